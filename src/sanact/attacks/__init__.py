@@ -1,0 +1,21 @@
+"""Attacks: frozen dataclasses that, called with a model, images and labels, return adversarial examples."""
+
+from sanact.attacks.base import Attack
+from sanact.attacks.bim import BIM
+from sanact.attacks.cw import CW
+from sanact.attacks.fgsm import FGSM
+from sanact.attacks.gradient import GradientAttack
+from sanact.attacks.ilcm import ILCM
+from sanact.attacks.mim import MIM
+from sanact.attacks.pgd import PGD
+
+ATTACKS: dict[str, type[Attack]] = {
+    "fgsm": FGSM,
+    "bim": BIM,
+    "ilcm": ILCM,
+    "mim": MIM,
+    "pgd": PGD,
+    "cw": CW,
+}
+
+__all__ = ["ATTACKS", "BIM", "CW", "FGSM", "ILCM", "MIM", "PGD", "Attack", "GradientAttack"]

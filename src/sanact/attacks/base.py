@@ -1,0 +1,73 @@
+"""What all attacks share: checks at the door, a model that is left as it was found, and a configuration."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sanact.attacks.projections import Generators
+from sanact.checks import Model, check_inputs, check_mode
+from sanact.preserve import preserved
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(ABC):
+    """Crafts adversarial examples against the model it is given; the dataclass is its configuration.
+
+    Call: model (x → logits), x (N, C, H, W) in [0, 1], y (N,) class indices → the examples, like x, in [0, 1].
+    generator: source of randomness, on the CPU: one for the batch, or one per example, so that an example's outcome does not
+        depend on its batch; None draws as from seed 0.
+    targeted: drive the prediction to y instead of away from it.
+    What is returned claims nothing: the judge predicts again.  Raises ValueError or TypeError for a model in training mode,
+    x outside [0, 1], labels out of range and NaN logits; warns of probabilities in place of logits.
+    """
+
+    targeted: bool = False
+
+    def __call__(self, model: Model, x: Tensor, y: Tensor, *, generator: Generators | None = None) -> Tensor:
+        return self._on_guard(model, x, y, torch.empty(0), generator)
+
+    def _on_guard(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators | None) -> Tensor:
+        check_mode(model, str(self))
+        check_inputs(x, y, str(self))
+        if not len(x):
+            return x.clone()
+        frozen = preserved(model) if isinstance(model, nn.Module) else preserved(nn.Identity())
+        with frozen, torch.no_grad():
+            return self.craft(model, x.detach(), y, eps, generator or torch.Generator().manual_seed(0))
+
+    @abstractmethod
+    def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
+        """The attack itself, without gradient tracking; eps (N,), or empty where the attack has no budget."""
+
+    @property
+    def budget(self) -> tuple[str, float | None]:
+        """The norm the attack keeps small, and how small it must stay; None if it has no bound."""
+        raise NotImplementedError
+
+    def for_replay(self) -> Attack:
+        """This attack as it crafts examples to be replayed on another model: it does not stop at the first success."""
+        return self
+
+    @property
+    def name(self) -> str:
+        from sanact.attacks import ATTACKS
+
+        return next((name for name, kind in ATTACKS.items() if kind is type(self)), type(self).__name__)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments that make this attack again, with the name it has in ATTACKS."""
+        return {"name": self.name} | asdict(self)
+
+    def require(self, fulfilled: bool, field: str, allowed: str) -> None:
+        """Raise ValueError for a field that is out of its range."""
+        if not fulfilled:
+            raise ValueError(f"{field} must be {allowed}, got {getattr(self, field)!r} (attack '{self.name}')")
+
+    def __str__(self) -> str:
+        return f"attack '{self.name}'"

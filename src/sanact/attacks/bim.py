@@ -1,0 +1,39 @@
+"""The basic iterative method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sanact.attacks.gradient import GradientAttack, Search
+from sanact.attacks.projections import Generators
+from sanact.checks import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class BIM(GradientAttack):
+    """Basic iterative method: FGSM in small steps.
+
+        x' ← Π( x' + α sign ∇J(x', y) ),  from x
+
+    steps: whole number ≥ 1.  step_size: α > 0, in input units; None is eps / steps.
+    Paper: Kurakin et al. 2017, arXiv:1607.02533.  Deviation: the best iterate is kept, not the last.
+    """
+
+    steps: int = 10
+    step_size: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(isinstance(self.steps, int) and self.steps >= 1, "steps", "a whole number ≥ 1")
+        self.require(self.step_size is None or self.step_size > 0, "step_size", "a positive number or None")
+
+    def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
+        search = Search(self, model, x, y, eps, y, toward=self.targeted)
+        self.climb(search, x, steps=self.steps, step_size=self.stride(eps))
+        return search.best
+
+    def stride(self, eps: Tensor, crossings: float = 1.0) -> Tensor:
+        """The step of each example, (N,); by default ``steps`` of them measure ``crossings`` times the radius."""
+        return crossings * eps / self.steps if self.step_size is None else eps.new_full(eps.shape, self.step_size)

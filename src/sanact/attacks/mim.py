@@ -1,0 +1,34 @@
+"""The momentum iterative method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sanact.attacks.bim import BIM
+from sanact.attacks.gradient import Search
+from sanact.attacks.projections import Generators
+from sanact.checks import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class MIM(BIM):
+    """Momentum iterative method: steps along a decaying sum of normalized gradients.
+
+        g ← μ g + ∇J / ‖∇J‖₁          x' ← Π( x' + α sign(g) ),  from x
+
+    decay: μ ≥ 0; 0 is BIM.  In L2 the step is α g / ‖g‖₂.
+    Paper: Dong et al. 2018, arXiv:1710.06081.  Deviation: the best iterate is kept, not the last.
+    """
+
+    decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(self.decay >= 0, "decay", "a number ≥ 0")
+
+    def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
+        search = Search(self, model, x, y, eps, y, toward=self.targeted)
+        self.climb(search, x, steps=self.steps, step_size=self.stride(eps), decay=self.decay)
+        return search.best

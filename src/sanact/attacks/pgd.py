@@ -1,0 +1,43 @@
+"""Projected gradient descent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sanact.attacks.bim import BIM
+from sanact.attacks.gradient import Search
+from sanact.attacks.projections import Generators, random_start
+from sanact.checks import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGD(BIM):
+    """Projected gradient descent: BIM from random starts.
+
+        x' ← Π( x' + α sign ∇J(x', y) ),  from x + U(ball)
+
+    steps: of each start.  step_size: α; None is 2.5 eps / steps, so that the ball can be crossed from any start.
+    restarts: random starts, ≥ 1; the best iterate of all is kept.  random_start: False starts at x, and then once.
+    Paper: Madry et al. 2018, arXiv:1706.06083.  Deviation: the best iterate is kept, not the last.
+    """
+
+    steps: int = 40
+    restarts: int = 1
+    random_start: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(isinstance(self.restarts, int) and self.restarts >= 1, "restarts", "a whole number ≥ 1")
+        self.require(self.random_start or self.restarts == 1, "restarts", "1 without random_start: all would be alike")
+
+    def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
+        search = Search(self, model, x, y, eps, y, toward=self.targeted)
+        if self.random_start:
+            search.visit(torch.arange(len(x), device=x.device), x)
+        for _ in range(self.restarts):
+            start = random_start(x, eps, self.norm, generator) if self.random_start else x
+            self.climb(search, start, steps=self.steps, step_size=self.stride(eps, crossings=2.5))
+        return search.best

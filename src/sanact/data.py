@@ -1,0 +1,229 @@
+"""Image-classification data sets: by Hub name, from a local folder, from tensors, or the bundled digits."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import datasets
+
+HUB = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10", "tiny-imagenet": "zh-plus/tiny-imagenet"}
+FOLDER = "SANACT_DATA"  # environment variable: where `mnist/`, `cifar10/`, … may lie on disk
+
+Integers = npt.NDArray[np.int64]
+
+
+class Batch(NamedTuple):
+    """index (N,): places in the split.  x: (N, C, H, W) float32 in [0, 1].  y: (N,) class indices."""
+
+    index: Integers
+    x: Tensor
+    y: Tensor
+
+
+class Images(Protocol):
+    def read(self, index: Integers) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Data:
+    """Labelled images of one split, or of a part of it; pixels are decoded only when a batch is asked for.
+
+    index: places in the split, (N,).  labels: class indices of these places, (N,).  classes: their names.
+    """
+
+    name: str
+    split: str
+    index: Integers
+    labels: Integers
+    classes: tuple[str, ...]
+    images: Images
+
+    @classmethod
+    def from_tensors(cls, x: Tensor, y: Tensor, *, name: str = "tensors", classes: Sequence[str] = ()) -> Data:
+        """Data held in memory: x (N, C, H, W) float in [0, 1], y (N,) class indices."""
+        if x.ndim != 4 or not x.is_floating_point():
+            raise ValueError(f"x must be float (N, C, H, W), got {x.dtype} {tuple(x.shape)} (data '{name}')")
+        if y.shape != x.shape[:1] or y.is_floating_point():
+            raise ValueError(f"y must be {len(x)} class indices, got {y.dtype} {tuple(y.shape)} (data '{name}')")
+        labels = y.numpy(force=True).astype(np.int64)
+        names = tuple(classes) or tuple(map(str, range(labels.max(initial=0) + 1)))
+        return cls(name, "all", np.arange(len(x)), labels, names, _InMemory(x.detach()))
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __repr__(self) -> str:
+        return f"Data({self.name}, {self.split}, {len(self)} images, {len(self.classes)} classes)"
+
+    @property
+    def fingerprint(self) -> str:
+        """Which images these are, whatever the machine: a hash of name, split, places, labels, and the first image."""
+        digest = hashlib.sha256(f"{self.name} {self.split}".encode())
+        digest.update(self.index.tobytes() + self.labels.tobytes())
+        digest.update(self.images.read(self.index[:1]).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def sample(self, examples: int, *, seed: int = 0) -> Data:
+        """A random part with the class shares of the whole, in the order of the split."""
+        if not 0 < examples <= len(self):
+            raise ValueError(f"examples must be in 1..{len(self)}, got {examples} (data '{self.name}', {self.split})")
+        if examples == len(self):
+            return self
+        order = np.random.default_rng(seed).permutation(len(self))
+        order = order[np.argsort(self.labels[order], kind="stable")]  # class by class, shuffled within each
+        chosen = order[(2 * np.arange(examples) + 1) * len(self) // (2 * examples)]  # evenly spaced: each class has its share
+        return self[np.sort(chosen)]
+
+    def __getitem__(self, places: slice | Integers) -> Data:
+        return replace(self, index=self.index[places], labels=self.labels[places])
+
+    def batches(self, size: int, *, order: Integers | None = None) -> Iterator[Batch]:
+        """Consecutive batches, or along ``order``: positions within this part, (M,)."""
+        order = np.arange(len(self)) if order is None else order
+        for start in range(0, len(order), size):
+            part = order[start : start + size]
+            index = self.index[part]
+            yield Batch(index, self.images.read(index), torch.from_numpy(self.labels[part]))
+
+
+@dataclass(frozen=True)
+class _InMemory:
+    x: Tensor
+
+    def read(self, index: Integers) -> Tensor:
+        return self.x[torch.from_numpy(index)]
+
+
+@dataclass(frozen=True)
+class _Column:
+    """The image column of a Hugging Face data set.  mode: "L" or "RGB".  size: (H, W), or None to leave as it is."""
+
+    rows: datasets.Dataset
+    column: str
+    mode: str
+    size: tuple[int, int] | None
+
+    def read(self, index: Integers) -> Tensor:
+        images = self.rows[index.tolist()][self.column]
+        arrays = [self._array(image) for image in images]
+        if shapes := {array.shape for array in arrays} - {arrays[0].shape} if arrays else set():
+            raise ValueError(
+                f"images must be of one size, got {sorted({arrays[0].shape[:2], *(s[:2] for s in shapes)})}; "
+                f"pass size=(height, width) to resize (column '{self.column}')"
+            )
+        pixels = torch.from_numpy(np.stack(arrays)) if arrays else torch.empty(0, 1, 1, len(self.mode))
+        return pixels.permute(0, 3, 1, 2).float().div(255).contiguous()
+
+    def _array(self, image: Any) -> npt.NDArray[np.uint8]:
+        if self.size is not None and image.size != self.size[::-1]:
+            image = image.resize(self.size[::-1], resample=2)  # bilinear
+        array: npt.NDArray[np.uint8] = np.asarray(image.convert(self.mode))
+        return array.reshape(*array.shape[:2], -1)
+
+
+def load_data(name: str, split: str = "test", *, size: tuple[int, int] | None = None) -> Data:
+    """Load a split of an image-classification data set.
+
+    name: "digits" (bundled, nothing is downloaded), a local folder, or a name on the Hugging Face Hub; "mnist", "cifar10"
+        and "tiny-imagenet" are short for their Hub names and are first looked for in the folder that SANACT_DATA names.
+    split: in the slicing syntax of `datasets`: "test", "train[:5000]", "train[5000:]", …
+    size: (height, width) to resize to; None leaves the images as they are.
+
+    The image and the label column are found by their types.  A set whose images are all grayscale gives one channel, any
+    other three.  Raises ValueError if the data, the split or a column cannot be found, saying what was tried.
+    """
+    base, bracket, _ = split.partition("[")
+    rows = _digits(base) if name == "digits" else _load(name, base)
+    if bracket:
+        import datasets
+
+        (part,) = datasets.ReadInstruction.from_spec(split).to_absolute({base: len(rows)})
+        index = np.arange(part.from_ or 0, len(rows) if part.to is None else part.to)
+    else:
+        index = np.arange(len(rows))
+    image, label = _columns(rows, name)
+    labels = np.asarray(rows.with_format("numpy")[label][:], dtype=np.int64)
+    feature = rows.features[label]
+    classes = tuple(getattr(feature, "names", None) or map(str, range(labels.max(initial=0) + 1)))
+    images = _Column(rows.select_columns([image]), image, _mode(rows, image), size)
+    return Data(name, split, index, labels[index], classes, images)
+
+
+def _load(name: str, split: str) -> datasets.Dataset:
+    import datasets
+
+    tried = [Path(name)]
+    if FOLDER in os.environ:
+        tried.append(Path(os.environ[FOLDER]) / name)
+    source = next((str(path) for path in tried if path.is_dir()), HUB.get(name, name))
+    try:
+        splits = datasets.load_dataset(source)
+    except Exception as error:  # of a dozen kinds: no network, no such name, a broken file
+        places = ", ".join(f"'{path}'" for path in tried)
+        raise ValueError(
+            f"no data set '{name}': looked for a folder at {places}, then loaded '{source}', which failed with "
+            f"{type(error).__name__}: {error}. Allowed: digits, {', '.join(HUB)}, a Hub name, a local folder; "
+            f"{FOLDER} names a folder to look in"
+        ) from error
+    if split not in splits:
+        raise ValueError(f"no split '{split}' in data set '{name}'; it has: {', '.join(splits)}")
+    return splits[split]
+
+
+def _digits(split: str) -> datasets.Dataset:
+    """scikit-learn's 1,797 digits of 8x8 pixels, enlarged to 28x28; every fourth image is in the test split."""
+    import datasets
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    if split not in ("train", "test"):
+        raise ValueError(f"no split '{split}' in data set 'digits'; it has: train, test")
+    digits = load_digits()
+    test = np.arange(len(digits.target)) % 4 == 3
+    chosen = test if split == "test" else ~test
+    images = [
+        Image.fromarray(np.round(image * (255 / 16)).astype(np.uint8)).resize((28, 28), Image.Resampling.BICUBIC)
+        for image in digits.images[chosen]
+    ]
+    names = [str(name) for name in digits.target_names]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    return datasets.Dataset.from_dict({"image": images, "label": digits.target[chosen]}, features=features)
+
+
+def _columns(rows: datasets.Dataset, name: str) -> tuple[str, str]:
+    import datasets
+
+    kinds: dict[str, list[str]] = {"image": [], "class label": [], "integer": []}
+    for column, feature in rows.features.items():
+        if isinstance(feature, datasets.Image):
+            kinds["image"].append(column)
+        elif isinstance(feature, datasets.ClassLabel):
+            kinds["class label"].append(column)
+        elif isinstance(feature, datasets.Value) and feature.dtype.startswith(("int", "uint")):
+            kinds["integer"].append(column)
+    labels = kinds["class label"] or kinds["integer"]
+    for what, found in (("image", kinds["image"]), ("label", labels)):
+        if len(found) != 1:
+            raise ValueError(
+                f"data set '{name}' must have one {what} column, got {found or 'none'}; its columns: "
+                + ", ".join(f"{column} ({type(feature).__name__})" for column, feature in rows.features.items())
+            )
+    return kinds["image"][0], labels[0]
+
+
+def _mode(rows: datasets.Dataset, column: str) -> str:
+    """ "L" if every image looked at is grayscale, else "RGB"; headers only, of at most 1,000 images spread over the set."""
+    places = np.unique(np.linspace(0, len(rows) - 1, 1000).astype(int)) if len(rows) else []
+    modes = {image.mode for image in rows.select(places)[column]}
+    return "L" if modes <= {"L", "1"} else "RGB"

@@ -1,0 +1,43 @@
+"""How cells are run: one after the other, each to a file of rows, skipping those that are there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from sanact.evaluation.judge import Cell, circumstances, judge
+from sanact.evaluation.rows import Parts, read_rows, write_rows
+from sanact.progress import progress_bar
+
+Engine = Literal["local"]
+
+
+def run(
+    cells: Iterable[Cell],
+    *,
+    out: Path | str,
+    engine: Engine = "local",
+    batch_size: int = 100,
+    device: str = "auto",
+    progress: bool = False,
+) -> list[Path]:
+    """Judge each cell and return the files of rows, in the order of the cells.
+
+    out: the folder; ``<cell>.parquet`` each.  A cell whose rows are there is skipped, one that was interrupted goes on where
+    it was.  Raises ValueError for a file of rows that cannot be read.
+    """
+    if engine != "local":
+        raise ValueError(f"engine must be one of local, got {engine!r}")
+    cells, out = list(cells), Path(out)
+    paths = [out / f"{cell.slug}.parquet" for cell in cells]
+    with progress_bar("judging", sum(len(cell.data) for cell in cells), show=progress) as advance:
+        for cell, path in zip(cells, paths, strict=True):
+            if path.exists():
+                read_rows(path)
+                advance(len(cell.data), str(cell))
+            else:
+                rows = judge(cell, batch_size=batch_size, device=device, folder=out, advance=advance)
+                write_rows(rows, path, circumstances(cell, device))
+            Parts(out / "unfinished" / cell.slug).remove()
+    return paths

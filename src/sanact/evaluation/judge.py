@@ -1,0 +1,260 @@
+"""The judge: has an attack run, re-checks what it returned, predicts again, and decides example by example."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import platform
+import re
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from sanact.attacks import Attack
+from sanact.attacks.projections import l2_norm
+from sanact.checks import check_inputs, check_logits, check_mode
+from sanact.data import Batch, Data, Integers
+from sanact.evaluation.rows import SCHEMA, Parts
+from sanact.evaluation.threat import KNOWLEDGE, Knowledge
+from sanact.plan import Plan, SanitizedModel, calibrate, changed, plan_to_dict, sanitize
+from sanact.progress import Advance
+from sanact.sanitizers import Sanitizer, bypass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One unit of evaluation.
+
+    model: undefended, in evaluation mode; x in [0, 1] → logits.  model_name: for people; weights are told apart by content.
+    defense: what is attached to the model; None judges it as it is.  calibration: clean training data, for a defense that
+        needs some.  attack, knowledge: who attacks.  seed: of the attack's draws, of which each example has its own.
+    """
+
+    data: Data
+    model: nn.Module
+    model_name: str
+    defense: Sanitizer | Plan | None
+    attack: Attack
+    knowledge: Knowledge
+    seed: int = 0
+    calibration: Data | None = None
+
+    def __post_init__(self) -> None:
+        if self.knowledge not in KNOWLEDGE:
+            raise ValueError(f"knowledge must be one of {', '.join(KNOWLEDGE)}, got {self.knowledge!r} ({self})")
+        if self.attack.targeted:
+            raise ValueError(f"the judge has labels, not targets: targeted must be False ({self.attack})")
+
+    @property
+    def defense_name(self) -> str:
+        names = dict.fromkeys(config["name"] for config in plan_to_dict(self.defense).values()) if self.defense else {}
+        return "+".join(names) or "none"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the rows depend on; two cells with the same identity have the same rows."""
+        return self._crafting() | {
+            "defense": plan_to_dict(self.defense) if self.defense is not None else None,
+            "calibration": self.calibration.fingerprint if self.calibration else None,
+            "attack": self.attack.config,
+            "knowledge": self.knowledge,
+        }
+
+    def _crafting(self) -> dict[str, Any]:
+        """What examples crafted on the undefended model depend on."""
+        return {
+            "data": {
+                "name": self.data.name,
+                "split": self.data.split,
+                "examples": len(self.data),
+                "fingerprint": self.data.fingerprint,
+            },
+            "model": {"name": self.model_name, "fingerprint": _fingerprint(self.model)},
+            "attack": self.attack.for_replay().config,
+            "seed": self.seed,
+        }
+
+    @property
+    def slug(self) -> str:
+        """A file name: for people, and a hash that tells all cells apart."""
+        words = [self.data.name, self.model_name, self.defense_name, self.attack.name, self.knowledge]
+        return re.sub(r"[^\w.-]+", "-", "_".join(words)) + "_" + _digest(self.identity)
+
+    @property
+    def crafting_slug(self) -> str:
+        words = [self.data.name, self.model_name, self.attack.name]
+        return re.sub(r"[^\w.-]+", "-", "_".join(words)) + "_" + _digest(self._crafting())
+
+    def __str__(self) -> str:
+        return f"{self.defense_name} · {self.attack.name} · {self.knowledge}"
+
+
+def judge(
+    cell: Cell,
+    *,
+    batch_size: int = 100,
+    device: str | torch.device = "auto",
+    folder: Path | None = None,
+    advance: Advance | None = None,
+) -> pa.Table:
+    """The rows of a cell, in the order of its data; see `rows.SCHEMA`.
+
+    batch_size: examples at once; memory grows with it, the rows do not depend on it but for the last bits of arithmetic.
+    device: "auto" takes CUDA where there is one, else the CPU.
+    folder: where finished batches are kept until the cell is done, and crafted examples for other cells to replay; None
+        keeps nothing.
+    Raises ValueError for what would be a false claim of robustness: a sanitizer that changes nothing, a defended model that
+    without its sanitizers is another than the undefended, an attack that left its ball or returned its input; and for a
+    model or data as `Attack` does.
+    """
+    device = pick_device(device)
+    base, judged = _models(cell, device)
+    finished = Parts(folder / "unfinished" / cell.slug) if folder else None
+    crafted = Parts(folder / "examples" / cell.crafting_slug) if folder and cell.knowledge == "oblivious" else None
+    order = finished.missing(cell.data.index) if finished else np.arange(len(cell.data))
+    if advance:
+        advance(len(cell.data) - len(order), str(cell))
+    tables = []
+    for number, batch in enumerate(cell.data.batches(batch_size, order=order)):
+        x, y = batch.x.to(device), batch.y.to(device)
+        if number == 0:
+            _check_models(cell, base, judged, x, y)
+        generators = [_generator(cell.seed, place) for place in batch.index]
+        if cell.knowledge == "white-box":
+            adversarial = cell.attack(judged, x, y, generator=generators)
+        elif crafted and not len(crafted.missing(batch.index)):
+            adversarial = _from_table(crafted.read(batch.index), x)
+        else:
+            adversarial = cell.attack.for_replay()(base, x, y, generator=generators)
+            if crafted:
+                crafted.write(_to_table(batch.index, adversarial))
+        rows = _decide(cell, judged, batch, x, y, adversarial)
+        if finished:
+            finished.write(rows)
+        tables.append(rows)
+        if advance:
+            advance(len(rows))
+    table = finished.read(cell.data.index) if finished else pa.concat_tables(tables)
+    if not any(distance > 0 for distance in table["linf"].to_pylist()) and table["prediction"].equals(table["label"]):
+        raise ValueError(f"{cell.attack} returned its input for all {len(table)} examples: it attacked nothing ({cell})")
+    return table
+
+
+def circumstances(cell: Cell, device: str | torch.device) -> dict[str, Any]:
+    """The header of a cell's rows: its identity, and with what it was made."""
+    return {
+        "cell": cell.identity,
+        "versions": {name: version(name) for name in ("sanact", "torch", "numpy")} | {"python": platform.python_version()},
+        "device": str(pick_device(device)),
+        "commit": _commit(),
+    }
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    if device != "auto":
+        return torch.device(device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _models(cell: Cell, device: torch.device) -> tuple[nn.Module, nn.Module]:
+    """The undefended model and the one to be judged, on the device; the cell's own stays where it is."""
+    check_mode(cell.model, str(cell))
+    base = copy.deepcopy(cell.model).to(device)
+    if cell.defense is None:
+        return base, base
+    defended = sanitize(base, cell.defense, example=next(cell.data[:1].batches(1)).x.to(device))
+    if cell.calibration is not None:
+        calibrate(defended, next(cell.calibration.batches(len(cell.calibration))).x.to(device))
+    return base, defended
+
+
+@torch.no_grad()
+def _check_models(cell: Cell, base: nn.Module, judged: nn.Module, x: Tensor, y: Tensor) -> None:
+    check_inputs(x, y, str(cell))
+    check_logits(base(x), y, str(cell))
+    if isinstance(judged, SanitizedModel):
+        with bypass(judged.sanitizers.values()):
+            if not torch.allclose(judged(x), base(x), rtol=1e-3, atol=1e-3):
+                raise ValueError(
+                    f"without its sanitizers the defended model is another than the undefended: its forward method does "
+                    f"something that tracing could not see ({cell})"
+                )
+        idle = [layer for layer, share in changed(judged, x).items() if share == 0]
+        if idle:
+            raise ValueError(f"{judged.sanitizers[idle[0]]} changed nothing in {len(x)} examples: it defends nothing ({cell})")
+
+
+@torch.no_grad()
+def _decide(cell: Cell, judged: nn.Module, batch: Batch, x: Tensor, y: Tensor, adversarial: Tensor) -> pa.Table:
+    """Range and budget again, and the predictions that count."""
+    if adversarial.shape != x.shape:
+        raise ValueError(f"{cell.attack} returned {tuple(adversarial.shape)} for {tuple(x.shape)} ({cell})")
+    check_inputs(adversarial, y, str(cell.attack))
+    distances = {"Linf": (adversarial - x).flatten(1).abs().amax(1), "L2": l2_norm(adversarial - x)}
+    norm, eps = cell.attack.budget
+    if eps is not None and (far := distances[norm].max()) > eps + 1e-6 * max(1, eps):
+        raise ValueError(f"{cell.attack} went {far:.6g} away in {norm}, its budget is {eps:.6g} ({cell})")
+    clean, attacked = judged(x), judged(adversarial)
+    check_logits(clean, y, str(cell))
+    check_logits(attacked, y, str(cell))
+    columns = [
+        batch.index,
+        batch.y,
+        clean.argmax(1).cpu(),
+        attacked.argmax(1).cpu(),
+        distances["Linf"].cpu(),
+        distances["L2"].cpu(),
+    ]
+    return pa.table(
+        [pa.array(np.asarray(column), type=field.type) for column, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
+    )
+
+
+def _generator(seed: int, place: int) -> torch.Generator:
+    """A stream of random numbers for one example of one seed."""
+    (state,) = np.random.SeedSequence((seed, int(place))).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state))
+
+
+def _to_table(index: Integers, x: Tensor) -> pa.Table:
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(x.cpu().float().flatten().numpy()), x[0].numel())
+    return pa.table({"index": index, "x": flat})
+
+
+def _from_table(table: pa.Table, like: Tensor) -> Tensor:
+    flat = table["x"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return torch.from_numpy(flat.copy()).reshape(like.shape).to(like)
+
+
+def _fingerprint(model: nn.Module) -> str:
+    digest = hashlib.sha256(type(model).__qualname__.encode())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _digest(identity: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _commit() -> str | None:
+    """The commit of the source tree this package runs from, if it runs from one."""
+    try:
+        return subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,12 @@
+"""What an attacker knows."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Knowledge = Literal["oblivious", "white-box"]
+
+KNOWLEDGE: dict[str, str] = {
+    "oblivious": "crafted on the undefended model and replayed: the attacker does not know of the defense",
+    "white-box": "crafted on the defended model through its own gradients",
+}

@@ -1,0 +1,235 @@
+"""Where the hidden activations of a network are: its graph of operations, traced once, and the places found in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+NOT_ELEMENTWISE = (
+    nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin
+)  # fmt: skip
+NONLINEAR = frozenset(  # of torch, torch.nn.functional and torch.Tensor; without the underscore of the in-place ones
+    "celu clamp clamp_max clamp_min clip elu gelu glu hardshrink hardsigmoid hardswish hardtanh leaky_relu logsigmoid mish "
+    "prelu relu relu6 rrelu selu sigmoid silu softplus softshrink softsign tanh tanhshrink threshold".split()
+)
+PRODUCTS = frozenset({"mul", "multiply", "imul"})
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or linear layer of a network, and where its hidden activation is.
+
+    name: as in `named_modules`.  type: the module's class.  place: the operation whose output is the hidden activation, or
+    None for an output layer.  after: the nonlinearity there, "" if the layer has none before the next layer, "gate" if it
+    has one that only scales another tensor (squeeze and excitation): a gate is no hidden activation.
+    """
+
+    name: str
+    type: str
+    place: fx.Node | None
+    after: str
+
+    @property
+    def role(self) -> str:
+        if self.place is None:
+            return "output layer"
+        return {"": "linear", "gate": "gate"}.get(self.after, f"after {self.after}")
+
+    @property
+    def hidden(self) -> bool:
+        """Whether this layer has an activation after a nonlinearity, which is what a plan for the whole network hits."""
+        return self.place is not None and self.after not in ("", "gate")
+
+
+def trace(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
+    """The network as a graph of operations on the same parameters and submodules.
+
+    example: an input, (N, C, H, W), needed only by a network whose forward method branches on shapes; its values are not
+        used.  None asks the model for its ``input_shape`` or timm's ``pretrained_cfg``.
+    Raises ValueError for a network that cannot be traced.
+    """
+    shape = input_shape(model) if example is None else tuple(example.shape[1:])
+    branches: list[bool] = []
+    while True:
+        tracer = _Tracer(branches)
+        try:
+            graph = tracer.trace(model)
+            break
+        except _Branch as branch:
+            error: Exception = branch
+            if shape is not None:
+                try:
+                    branches.append(branch.taken(model, shape))
+                    continue
+                except Exception as failed:  # it asks for a value
+                    error = failed
+        except Exception as failed:  # of as many kinds as there is Python code in a forward method
+            error = failed
+        raise ValueError(
+            f"{type(model).__name__} cannot be traced by torch.fx, which finds the hidden activations: {error}. Its forward "
+            "method may branch on shapes, if an example input is given, but not on values; mark a function that does with "
+            "torch.fx.wrap, or pass the part of the network that can be traced"
+        ) from error
+    traced = fx.GraphModule(tracer.root, graph, type(model).__name__)
+    _dropout_to_modules(traced)
+    return traced
+
+
+def input_shape(model: nn.Module) -> tuple[int, ...] | None:
+    """The (C, H, W) that a model says it was made for, if it says so."""
+    shape = getattr(model, "input_shape", None) or getattr(model, "pretrained_cfg", {}).get("input_size")
+    return tuple(shape) if shape else None
+
+
+class _Tracer(fx.Tracer):
+    """Looks into a module only if a convolution or linear layer is inside; a norm, dropout or pool is one operation.
+
+    So what depends on the training mode stays a module, and goes on depending on it.
+    """
+
+    def __init__(self, branches: Iterable[bool] = ()) -> None:
+        super().__init__()
+        self.branches = iter(branches)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if isinstance(m, CONTAINERS):
+            return False
+        return isinstance(m, LAYERS) or not any(isinstance(part, LAYERS) for part in m.modules())
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        for taken in self.branches:
+            return taken
+        raise _Branch(self.graph, obj.node)
+
+
+class _Branch(Exception):
+    """Tracing met a branch that it cannot decide without an input."""
+
+    def __init__(self, so_far: fx.Graph, condition: fx.Node) -> None:
+        super().__init__(f"a branch depends on '{condition}'")
+        self.so_far, self.condition = so_far, condition
+
+    def taken(self, model: nn.Module, shape: tuple[int, ...]) -> bool:
+        """Run what leads to the branch on an input that has a shape but no values."""
+        graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+        for node in self.so_far.nodes:
+            copies[node] = graph.node_copy(node, lambda original: copies[original])
+        graph.output(copies[self.condition])
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            return bool(fx.GraphModule(model, graph)(torch.empty(2, *shape)))
+
+
+def _dropout_to_modules(traced: fx.GraphModule) -> None:
+    """Replace functional dropout, whose training flag tracing has frozen, by modules that follow the mode."""
+    kinds = {"dropout": nn.Dropout, "dropout1d": nn.Dropout1d, "dropout2d": nn.Dropout2d, "alpha_dropout": nn.AlphaDropout}
+    for node in [n for n in traced.graph.nodes if n.op == "call_function" and _operation(n) in kinds]:
+        p = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
+        name = f"sanact_{node.name}"
+        traced.add_submodule(name, kinds[_operation(node)](p).train(traced.training))
+        with traced.graph.inserting_after(node):
+            replacement = traced.graph.call_module(name, (node.args[0] if node.args else node.kwargs["input"],))
+        node.replace_all_uses_with(replacement)
+        traced.graph.erase_node(node)
+    traced.recompile()
+
+
+def find_layers(traced: fx.GraphModule) -> list[Layer]:
+    """Every convolution and linear layer in the order of execution, with the place of its hidden activation.
+
+    A hidden activation is the output of the first nonlinearity that a layer's output reaches before the next layer, through
+    whatever lies between: norms, dropout, pooling, a sum with a shortcut, a concatenation.  Several layers can share one.
+    A layer whose output meets no nonlinearity is linear: its activation is its own output, after its batch norm.
+    """
+    modules = dict(traced.named_modules())
+    nodes = list(traced.graph.nodes)
+    reaching: dict[fx.Node, frozenset[fx.Node]] = {}  # layers whose output arrives here unchanged by a nonlinearity
+    first: dict[fx.Node, tuple[fx.Node, str]] = {}  # layer → the first nonlinearity it reaches
+    gates: set[fx.Node] = set()
+    for node in nodes:
+        arriving = frozenset().union(*(reaching[parent] for parent in node.all_input_nodes))
+        if _is_layer(node, modules):
+            reaching[node] = frozenset({node})
+            continue
+        reaching[node] = arriving
+        nonlinearity = _nonlinearity(node, modules)
+        if not nonlinearity and _operation(node) in PRODUCTS and any(
+            parent in gates and set(parent.all_input_nodes) <= set(node.all_input_nodes) for parent in node.all_input_nodes
+        ):
+            nonlinearity = "self-gated product"  # x · sigmoid(x), written out
+        if nonlinearity:
+            if node.users and all(_operation(user) in PRODUCTS for user in node.users):
+                gates.add(node)
+                own = frozenset() if _is_self_gate(node) else arriving
+                nonlinearity = "gate"
+            else:
+                own = arriving
+            for layer in own:
+                first.setdefault(layer, (node, nonlinearity))
+            reaching[node] = frozenset()
+    upstream = _upstream_of_a_layer(nodes, modules)
+    layers = []
+    for node in nodes:
+        if _is_layer(node, modules):
+            place, after = first.get(node, (_after_batch_norm(node, modules), ""))
+            kind = type(modules[str(node.target)]).__name__
+            layers.append(Layer(str(node.target), kind, place if place in upstream else None, after))
+    return layers
+
+
+def _is_layer(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    return node.op == "call_module" and isinstance(modules[str(node.target)], LAYERS)
+
+
+def _operation(node: fx.Node) -> str:
+    """The name of the function or method a node calls, the same for `relu_`, `F.relu` and `x.relu()`."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return "" if node.op in ("call_module", "get_attr", "placeholder", "output") else name.strip("_")
+
+
+def _nonlinearity(node: fx.Node, modules: dict[str, nn.Module]) -> str:
+    if node.op != "call_module":
+        return _operation(node) if _operation(node) in NONLINEAR else ""
+    return _nonlinear_module(modules[str(node.target)])
+
+
+def _nonlinear_module(module: nn.Module) -> str:
+    """The class of the nonlinearity that a module without layers is or holds, or ""."""
+    for part in module.modules():
+        if type(part).__module__ == nn.ReLU.__module__ and not isinstance(part, NOT_ELEMENTWISE):
+            return type(part).__name__
+    if type(module).__module__.startswith("torch.nn"):
+        return ""
+    try:  # a nonlinearity of the user's own, written with functions
+        inside = fx.Tracer().trace(module)
+    except Exception:  # it may do anything
+        return ""
+    return type(module).__name__ if any(_operation(node) in NONLINEAR for node in inside.nodes) else ""
+
+
+def _is_self_gate(gate: fx.Node) -> bool:
+    """Whether a gate scales the very tensor it was computed from: then the product is the nonlinearity."""
+    return all(set(gate.all_input_nodes) <= set(user.all_input_nodes) for user in gate.users)
+
+
+def _after_batch_norm(layer: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:
+    users = list(layer.users)
+    if len(users) == 1 and users[0].op == "call_module":
+        follower = modules[str(users[0].target)]
+        if isinstance(follower, nn.modules.batchnorm._BatchNorm):
+            return users[0]
+    return layer
+
+
+def _upstream_of_a_layer(nodes: Iterable[fx.Node], modules: dict[str, nn.Module]) -> set[fx.Node]:
+    """The operations that a later convolution or linear layer depends on: all but the output's."""
+    upstream: set[fx.Node] = set()
+    for node in reversed(list(nodes)):
+        if any(user in upstream or _is_layer(user, modules) for user in node.users):
+            upstream.add(node)
+    return upstream

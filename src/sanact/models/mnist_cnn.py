@@ -1,0 +1,46 @@
+"""MNIST-CNN, the network of the paper's Table 1."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MNISTCNN(nn.Module):
+    """Four convolutions and three linear layers: the MNIST network of Carlini and Wagner, which the paper calls MNIST-CNN.
+
+    forward: x (N, 1, 28, 28) in [0, 1] → logits (N, classes).  312,202 parameters with ten classes.
+    The first operation shifts x to [-0.5, 0.5], as the network's authors trained it.
+    Paper: Carlini and Wagner 2017, arXiv:1608.04644; `train_models.py` of their `nn_robust_attacks`.
+    """
+
+    input_shape = (1, 28, 28)
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 32, 3)
+        self.conv2 = nn.Conv2d(32, 32, 3)
+        self.pool3 = nn.MaxPool2d(2)
+        self.conv4 = nn.Conv2d(32, 64, 3)
+        self.conv5 = nn.Conv2d(64, 64, 3)
+        self.pool6 = nn.MaxPool2d(2)
+        self.fc7 = nn.Linear(1024, 200)
+        self.dropout = nn.Dropout(0.5)
+        self.fc8 = nn.Linear(200, 200)
+        self.logits = nn.Linear(200, classes)
+        for layer in self.modules():
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):  # Keras' defaults, which the authors trained with
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = F.relu(self.conv1(x - 0.5))  # (N, 32, 26, 26)
+        a = F.relu(self.conv2(a))  # (N, 32, 24, 24)
+        a = self.pool3(a)  # (N, 32, 12, 12)
+        a = F.relu(self.conv4(a))  # (N, 64, 10, 10)
+        a = F.relu(self.conv5(a))  # (N, 64, 8, 8)
+        a = self.pool6(a)  # (N, 64, 4, 4)
+        a = F.relu(self.fc7(torch.flatten(a, 1)))  # (N, 200)
+        a = F.relu(self.fc8(self.dropout(a)))  # (N, 200)
+        return self.logits(a)  # (N, classes)

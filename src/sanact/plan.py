@@ -1,0 +1,265 @@
+"""Plans: which sanitizer sits after which layers of a model; attaching them, saving them, seeing what they hit."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import translate
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+
+from sanact.files import replacing
+from sanact.graph import LAYERS, Layer, find_layers, input_shape, trace
+from sanact.preserve import preserved
+from sanact.sanitizers import SANITIZERS, Mask, Sanitizer, bypass
+from sanact.spec import make, parse
+
+Plan = Mapping[str, Sanitizer]
+
+
+class SanitizedModel(nn.Module):
+    """A network with sanitizers after some of its layers; made by `sanitize`.
+
+    forward: x as the network takes it → its logits.  The network was copied, and lies here as a graph of operations with the
+    sanitizers among them: an ordinary module, which deep-copies, pickles, compiles, and exports.
+
+    plan: pattern → configuration of the sanitizer, as JSON would hold it.
+    """
+
+    def __init__(self, network: nn.Module, plan: dict[str, dict[str, Any]]) -> None:
+        super().__init__()
+        self.network = network
+        self.plan = plan
+        self.train(network.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x)
+        return logits
+
+    @property
+    def sanitizers(self) -> dict[str, Sanitizer]:
+        """The sanitizers by the layer whose activation they clean, in the order of execution."""
+        return {part.where: part for part in self.modules() if isinstance(part, Sanitizer)}
+
+    def save(self, path: Path | str) -> None:
+        """Write weights and plan to one safetensors file; the plan is JSON in its header."""
+        with replacing(path) as temporary:
+            save_model(self.network, str(temporary), metadata={"plan": json.dumps(self.plan)})
+
+    def __repr__(self) -> str:
+        lines = [f"  ({layer}): {sanitizer!r}" for layer, sanitizer in self.sanitizers.items()]
+        return "\n".join([f"SanitizedModel({type(self.network).__name__}, sanitizing", *lines, ")"])
+
+
+def sanitize(model: nn.Module, plan: Sanitizer | Plan, *, example: Tensor | None = None) -> SanitizedModel:
+    """Attach sanitizers to a copy of ``model``; the model itself is left as it was found.
+
+    plan: a sanitizer, for every hidden activation of a convolution or linear layer, after its nonlinearity; or patterns of
+        layer names, each with its sanitizer: ``{"conv*": Mask(0.2), "fc7": MedianFilter(3)}``.  A pattern is a name, a glob,
+        or a regular expression after ``re:`` that the whole name must match.  ``"*"`` means what a sanitizer alone means;
+        any other pattern also hits linear layers (those without a nonlinearity) at their own output.
+    example: an input, (N, C, H, W), for networks that branch on shapes and do not say for which input they were made.
+
+    Each place gets a copy of its sanitizer.  Pooling and output layers are never sanitized.  Raises ValueError, and attaches
+    nothing, if a pattern matches no hidden layer, if two patterns meet at one place, if the model is sanitized already, or
+    if it cannot be traced.
+    """
+    if sanitized := [part for part in model.modules() if isinstance(part, Sanitizer)]:
+        raise ValueError(f"the model is sanitized already ({sanitized[0]}); pass the undefended model, and one plan for all")
+    patterns = as_plan(plan)
+    traced = trace(copy.deepcopy(model), example)
+    layers = find_layers(traced)
+    chosen: dict[Any, str] = {}
+    for pattern in patterns:
+        for layer in _matching(layers, pattern):
+            if (other := chosen.setdefault(layer.place, pattern)) != pattern:
+                raise ValueError(
+                    f"two sanitizers for one activation: the patterns '{other}' and '{pattern}' both hit '{layer.name}'"
+                )
+    for number, (place, pattern) in enumerate(chosen.items()):
+        owner = [layer for layer in layers if layer.place is place][-1]
+        sanitizer = copy.deepcopy(patterns[pattern])
+        sanitizer.where = owner.name if _calls(layers, owner) == 1 else f"{owner.name} ({place})"
+        sanitizer.channels_last = owner.type == "Linear"
+        name = f"sanitizer_{number}"
+        traced.add_submodule(name, sanitizer)
+        with traced.graph.inserting_after(place):
+            inserted = traced.graph.call_module(name, (place,))
+        place.replace_all_uses_with(inserted, delete_user_cb=lambda user, new=inserted: user is not new)
+    traced.recompile()
+    return SanitizedModel(traced, plan_to_dict(patterns))
+
+
+def load(path: Path | str, model: nn.Module, *, example: Tensor | None = None) -> SanitizedModel:
+    """Read what `SanitizedModel.save` wrote.
+
+    model: an undefended network of the same architecture; its weights are not used, and it is left as it was found.
+    Raises ValueError for a missing or corrupt file, or weights of another architecture.
+    """
+    path = Path(path)
+    try:
+        with safe_open(str(path), "pt") as file:
+            metadata = file.metadata() or {}
+        plan = plan_from_dict(json.loads(metadata["plan"]))
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"'{path}' is no sanitized model written by save(): {type(error).__name__}: {error}") from error
+    defended = sanitize(model, plan, example=example)
+    try:
+        load_model(defended.network, str(path))
+    except (RuntimeError, SafetensorError) as error:
+        raise ValueError(f"the weights in '{path}' do not fit {type(model).__name__}: {error}") from error
+    return defended
+
+
+def as_plan(plan: Sanitizer | Plan) -> Plan:
+    """Patterns and sanitizers; TypeError for anything else, ValueError for none."""
+    patterns = {"*": plan} if isinstance(plan, Sanitizer) else plan
+    if not isinstance(patterns, Mapping) or not all(isinstance(part, Sanitizer) for part in patterns.values()):
+        raise TypeError(f"a plan must be a sanitizer or map patterns to sanitizers, got {plan!r}")
+    if not patterns:
+        raise ValueError("a plan must have at least one pattern, got none")
+    return patterns
+
+
+def plan_to_dict(plan: Sanitizer | Plan) -> dict[str, dict[str, Any]]:
+    return {pattern: sanitizer.config for pattern, sanitizer in as_plan(plan).items()}
+
+
+def plan_from_dict(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Sanitizer]:
+    """The inverse of `plan_to_dict`; ValueError for an unknown sanitizer or argument."""
+    return {pattern: make("sanitizer", SANITIZERS, **config) for pattern, config in configs.items()}
+
+
+def parse_plan(texts: Iterable[str]) -> dict[str, Sanitizer]:
+    """A plan as the command line writes it, ``[PATTERN=]NAME[:ARGUMENT,…]`` each: ``conv*=mask:0.3,reading=mean_std``."""
+    plan: dict[str, Sanitizer] = {}
+    names = "|".join(SANITIZERS)
+    for text in texts:
+        match = re.fullmatch(rf"(?P<pattern>.+)=(?P<sanitizer>(?:{names})(?::[^:]*)?)", text)
+        pattern, sanitizer = (match["pattern"], match["sanitizer"]) if match else ("*", text)
+        if pattern in plan:
+            raise ValueError(f"two sanitizers for the pattern '{pattern}', the second is '{text}'")
+        plan[pattern] = parse("sanitizer", SANITIZERS, sanitizer)
+    return plan
+
+
+@dataclass(frozen=True)
+class ListedLayer:
+    """A convolution or linear layer, for a table.  shape: of its output without the batch.  role: see `graph.Layer`."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...] | None
+    role: str
+    sanitizer: str
+
+
+def list_layers(
+    model: nn.Module, plan: Sanitizer | Plan | None = None, *, example: Tensor | None = None
+) -> list[ListedLayer]:
+    """The convolution and linear layers of ``model`` in the order of execution, and what ``plan`` attaches to each.
+
+    example: an input, (N, C, H, W), to see output shapes with; None takes the shape the model says it was made for.
+    """
+    layers = find_layers(trace(model, example))
+    hits = {id(layer.place): pattern for pattern in as_plan(plan) for layer in _matching(layers, pattern)} if plan else {}
+    shapes = _output_shapes(model, example)
+    return [
+        ListedLayer(
+            layer.name,
+            layer.type,
+            shapes.get(layer.name),
+            layer.role,
+            repr(as_plan(plan)[hits[id(layer.place)]]) if plan and id(layer.place) in hits else "",
+        )
+        for layer in layers
+    ]
+
+
+def _output_shapes(model: nn.Module, example: Tensor | None) -> dict[str, tuple[int, ...]]:
+    if example is None:
+        if (shape := input_shape(model)) is None:
+            return {}
+        parameter = next(model.parameters())
+        example = torch.zeros(1, *shape, device=parameter.device, dtype=parameter.dtype)
+    shapes: dict[str, tuple[int, ...]] = {}
+    handles = [
+        module.register_forward_hook(lambda m, inputs, output, name=name: shapes.update({name: tuple(output.shape[1:])}))
+        for name, module in model.named_modules()
+        if isinstance(module, LAYERS)
+    ]
+    try:
+        with preserved(model), torch.no_grad():
+            model.eval()(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return shapes
+
+
+def calibrate(defended: SanitizedModel, images: Tensor, *, batch_size: int = 500) -> None:
+    """Show clean images to the sanitizers that need them, layer by layer: each sees what those before it leave.
+
+    images: (N, C, H, W) as the network takes them, of training data.
+    """
+    parts = list(defended.sanitizers.values())
+    for number, sanitizer in enumerate(parts):
+        if isinstance(sanitizer, Mask) and sanitizer.reading == "calibrated":
+            with bypass(parts[number:]), torch.no_grad():
+                sanitizer.calibrate(_inputs(defended, sanitizer, images.split(batch_size)))
+
+
+def _inputs(defended: nn.Module, sanitizer: nn.Module, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    seen: list[Tensor] = []
+    handle = sanitizer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    try:
+        for batch in batches:
+            defended(batch)
+            yield seen.pop()
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def changed(defended: SanitizedModel, x: Tensor) -> dict[str, float]:
+    """The share of the elements that each sanitizer changes on x, by layer; 0 is a sanitizer that does nothing."""
+    shares: dict[str, float] = {name: 0.0 for name in defended.sanitizers}
+
+    def compare(sanitizer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        shares[str(sanitizer.where)] = float((output != inputs[0]).float().mean())
+
+    handles = [sanitizer.register_forward_hook(compare) for sanitizer in defended.sanitizers.values()]
+    try:
+        defended(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return shares
+
+
+def _matching(layers: list[Layer], pattern: str) -> list[Layer]:
+    if pattern == "*":
+        matching = [layer for layer in layers if layer.hidden]
+    else:
+        expression = re.compile(pattern[3:] if pattern.startswith("re:") else translate(pattern))
+        matching = [layer for layer in layers if layer.place is not None and expression.fullmatch(layer.name)]
+    if not matching:
+        names = ", ".join(layer.name for layer in layers if layer.place is not None)
+        outputs = ", ".join(layer.name for layer in layers if layer.place is None)
+        raise ValueError(
+            f"the pattern '{pattern}' matches no hidden convolution or linear layer; there are: {names or 'none'} "
+            f"(not {outputs or 'any other'}: output layers are left alone)"
+        )
+    return matching
+
+
+def _calls(layers: list[Layer], owner: Layer) -> int:
+    return sum(layer.name == owner.name for layer in layers)

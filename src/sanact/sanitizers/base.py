@@ -1,0 +1,104 @@
+"""What all sanitizers share: which activations they take, how they are configured, how they are switched off."""
+
+from __future__ import annotations
+
+import inspect
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Sanitizer(nn.Module):
+    """An operator on one hidden activation: tensor in, tensor of the same shape and dtype out, never in place.
+
+    forward: a (N, C, H, W), each of the C feature maps on its own, or (N, F), each vector on its own.  An activation
+    (N, C, 1, 1), what global pooling leaves, is a vector too: its maps have no extent.  Any float dtype.
+    Raises ValueError for another rank, TypeError for another dtype.
+
+    where: the layer the sanitizer is attached to, for messages.  channels_last: take (N, H, W, C) for (N, C, H, W), as a
+    linear layer works on maps.  bypassed: return the input; see `bypass`.
+    """
+
+    where: str = ""
+    channels_last: bool = False
+    bypassed: bool = False
+
+    def forward(self, a: Tensor) -> Tensor:
+        if not a.is_floating_point():
+            raise TypeError(f"an activation must be of a float dtype, got {a.dtype} ({self})")
+        if a.ndim not in (2, 4):
+            raise ValueError(f"an activation must be (N, C, H, W) or (N, F), got {tuple(a.shape)} ({self})")
+        if self.bypassed:
+            return a
+        if a.ndim == 2 or a.shape[2:] == (1, 1):
+            return self.sanitize(a.reshape(a.shape[0], 1, 1, -1)).reshape(a.shape)
+        if self.channels_last:
+            return self.sanitize(a.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.sanitize(a)
+
+    @abstractmethod
+    def sanitize(self, maps: Tensor) -> Tensor:
+        """maps: (N, C, H, W); a vector comes as one map of height 1, (N, 1, 1, F)."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments that make this sanitizer again, with the name it has in SANITIZERS."""
+        arguments = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+        return {"name": self.name} | arguments
+
+    @property
+    def name(self) -> str:
+        from sanact.sanitizers import SANITIZERS
+
+        return next((name for name, kind in SANITIZERS.items() if kind is type(self)), type(self).__name__)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{key}={value!r}" for key, value in self.config.items() if key != "name")
+
+    def __str__(self) -> str:
+        return f"sanitizer '{self.name}'" + (f" on '{self.where}'" if self.where else "")
+
+
+@contextmanager
+def bypass(sanitizers: Iterable[Sanitizer]) -> Iterator[None]:
+    """Switch these sanitizers off for a while: each returns its input."""
+    sanitizers = list(sanitizers)
+    before = [sanitizer.bypassed for sanitizer in sanitizers]
+    try:
+        for sanitizer in sanitizers:
+            sanitizer.bypassed = True
+        yield
+    finally:
+        for sanitizer, was in zip(sanitizers, before, strict=True):
+            sanitizer.bypassed = was
+
+
+def pad_by_reflection(maps: Tensor, margin: tuple[int, int], dims: tuple[int, int]) -> Tensor:
+    """Widen two dimensions on both sides by mirroring at the outermost elements, which are not repeated.
+
+    Where the margin is wider than the map, the image bounces between the two edges as often as needed, and a map of one
+    element repeats it: SciPy's mode="mirror".  Works for any size, dtype and memory format.
+    """
+    for dim, by in zip(dims, margin, strict=True):
+        if by:
+            maps = maps.index_select(dim, reflected(maps.shape[dim], by, maps.device))
+    return maps
+
+
+def reflected(size: int, margin: int, device: torch.device) -> Tensor:
+    """The index each place of a padded dimension is read from, (size + 2 margin,)."""
+    places = torch.arange(-margin, size + margin, device=device)
+    period = max(2 * (size - 1), 1)
+    places = places.remainder(period)
+    return torch.minimum(places, period - places) if size > 1 else torch.zeros_like(places)
+
+
+def odd(name: str, value: int, sanitizer: str) -> int:
+    """``value`` if it is an odd whole number ≥ 1; else ValueError."""
+    if not isinstance(value, int) or value < 1 or value % 2 == 0:
+        raise ValueError(f"{name} must be an odd whole number ≥ 1, got {value!r} (sanitizer '{sanitizer}')")
+    return value

@@ -1,0 +1,158 @@
+"""The non-local-means sanitizer: average each element with those whose surroundings look alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sanact.sanitizers.base import Sanitizer, odd, pad_by_reflection
+
+Unit = Literal["std", "absolute"]
+
+
+class NonLocalMeans(Sanitizer):
+    """Average of the elements in a search window, weighted by how alike the patches around them are.
+
+        a'(i) = Σ_j w(i,j) a(j) / Σ_j w(i,j)        w(i,j) = exp( -d(i,j) / h² )
+
+    j runs over the window of size S around i, inside the map; d is the mean squared difference of the P x P patches around
+    i and j, borders mirrored as in `MedianFilter`.  A vector is filtered with patches and windows along its length.
+
+    h: how unlike patches may be, > 0; in units of the map's standard deviation, or absolute (``unit``).  Small h leaves the
+        map as it is, large h is a mean over the window.
+    patch_size, window_size: P and S, odd.
+    Cost: S²/2 passes over the map, since w(i,j) = w(j,i); a pass adds up its squared differences by doubling, so that
+    P = 11 costs one addition a dimension more than P = 3 or two.  Memory: a dozen maps, whatever S and P, in training too,
+    where the backward pass computes the weights again.  The gradient is exact, through the weights and through h.
+    Raises ValueError for an even size, h ≤ 0 or an unknown unit.
+    Paper: Buades et al. 2005, doi:10.1109/CVPR.2005.38; after it Mu et al. 2021, doi:10.3233/JIFS-210371.
+    Deviation: all elements of a patch weigh the same, where Buades has a Gaussian; the paper's sizes and h are lost.
+    """
+
+    def __init__(self, h: float = 0.5, patch_size: int = 3, window_size: int = 7, unit: Unit = "std") -> None:
+        super().__init__()
+        if not (math.isfinite(h) and h > 0):
+            raise ValueError(f"h must be a positive number, got {h} (sanitizer 'nl-means')")
+        if unit not in get_args(Unit):
+            raise ValueError(f"unit must be one of {', '.join(get_args(Unit))}, got {unit!r} (sanitizer 'nl-means')")
+        self.h, self.unit = float(h), unit
+        self.patch_size = odd("patch_size", patch_size, "nl-means")
+        self.window_size = odd("window_size", window_size, "nl-means")
+
+    @torch.compiler.disable  # fusing it takes minutes and runs slower; it stays eager inside a compiled network
+    def sanitize(self, maps: Tensor) -> Tensor:
+        a = maps.permute(0, 2, 3, 1)  # (N, H, W, C): the inner loops run along whole rows
+        if a.dtype in (torch.float16, torch.bfloat16):
+            a = a.float()
+        patch = (self.patch_size if a.shape[1] > 1 else 1), (self.patch_size if a.shape[2] > 1 else 1)
+        variance = a.var((1, 2), correction=0, keepdim=True) if self.unit == "std" else torch.ones_like(a[:, :1, :1])
+        scale = 1 / (patch[0] * patch[1] * self.h**2 * variance).clamp_min(torch.finfo(a.dtype).tiny)
+        padded = pad_by_reflection(a, (patch[0] // 2, patch[1] // 2), dims=(1, 2))
+        return _NonLocalMeans.apply(padded, scale, patch, self.window_size // 2).permute(0, 3, 1, 2).to(maps.dtype)
+
+
+class _NonLocalMeans(torch.autograd.Function):
+    """The weighted average, and its derivatives, a pair of shifted maps at a time.
+
+    padded: (N, H + P - 1, W + P - 1, C).  scale: (N, 1, 1, C), so that w = exp(-scale · sum of squares).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, padded: Tensor, scale: Tensor, patch: tuple[int, int], reach: int) -> Tensor:
+        a = _inner(padded, patch)  # (N, H, W, C)
+        total, norm = a.clone(), torch.ones_like(a)  # w(i,i) = 1
+        for i, j in _pairs(a, reach):
+            _, _, weight = _weights(padded, scale, patch, i, j)
+            total[i] += weight * a[j]
+            total[j] += weight * a[i]
+            norm[i] += weight
+            norm[j] += weight
+        average = total / norm
+        ctx.save_for_backward(padded, scale, average, norm)
+        ctx.patch, ctx.reach = patch, reach
+        return average
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        padded, scale, average, norm = ctx.saved_tensors
+        a = _inner(padded, ctx.patch)
+        share = gradient / norm  # ∂/∂total
+        loss = share * average  # -∂/∂norm
+        to_padded, to_scale = torch.zeros_like(padded), torch.zeros_like(scale)
+        to_a = _inner(to_padded, ctx.patch)
+        to_a += share
+        for i, j in _pairs(a, ctx.reach):
+            difference, squares, weight = _weights(padded, scale, ctx.patch, i, j)
+            to_a[j] += weight * share[i]
+            to_a[i] += weight * share[j]
+            to_exponent = -weight * (share[i] * a[j] - loss[i] + share[j] * a[i] - loss[j])
+            to_scale += (to_exponent * squares).sum((1, 2), keepdim=True)
+            rows, columns = ctx.patch
+            around = F.pad(to_exponent * scale, (0, 0, columns - 1, columns - 1, rows - 1, rows - 1))
+            to_difference = 2 * difference * _patch_sums(around, ctx.patch)
+            to_padded[_wider(i, ctx.patch)] += to_difference
+            to_padded[_wider(j, ctx.patch)] -= to_difference
+        return to_padded, to_scale, None, None
+
+
+Region = tuple[slice, slice, slice]  # of (N, H, W, C)
+
+
+def _pairs(a: Tensor, reach: int) -> Iterator[tuple[Region, Region]]:
+    """All places i and their neighbours j at one offset, both inside the map; of two opposite offsets only one."""
+    height, width = a.shape[1:3]
+    for dy in range(min(reach, height - 1) + 1):
+        furthest = min(reach, width - 1)
+        for dx in range(-furthest if dy else 1, furthest + 1):
+            left, right = max(-dx, 0), width - max(dx, 0)
+            yield (
+                (slice(None), slice(0, height - dy), slice(left, right)),
+                (slice(None), slice(dy, height), slice(left + dx, right + dx)),
+            )
+
+
+def _weights(
+    padded: Tensor, scale: Tensor, patch: tuple[int, int], i: Region, j: Region
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Differences of the padded maps, their squares summed over each patch, and w(i, j)."""
+    difference = padded[_wider(i, patch)] - padded[_wider(j, patch)]
+    squares = _patch_sums(difference.square(), patch)
+    return difference, squares, (squares * -scale).exp_()
+
+
+def _inner(padded: Tensor, patch: tuple[int, int]) -> Tensor:
+    """The map without its margin, a view."""
+    top, left = patch[0] // 2, patch[1] // 2
+    return padded[:, top : padded.shape[1] - top, left : padded.shape[2] - left]
+
+
+def _wider(region: Region, patch: tuple[int, int]) -> Region:
+    """What the patches around a region of the map cover in the padded map."""
+    batch, rows, columns = region
+    return batch, slice(rows.start, rows.stop + patch[0] - 1), slice(columns.start, columns.stop + patch[1] - 1)
+
+
+def _patch_sums(values: Tensor, patch: tuple[int, int]) -> Tensor:
+    """Sums over all patches that fit, (N, H, W, C) → (N, H - P + 1, W - P + 1, C).
+
+    By doubling: sums over 1, 2, 4, … neighbours, put together to P.  Unlike differences of cumulative sums, nothing cancels.
+    """
+    for dim, length in ((1, patch[0]), (2, patch[1])):
+        size = values.shape[dim] - length + 1
+        power, covered, sums = 1, 0, None
+        while covered < length:
+            if length & power:
+                part = values.narrow(dim, covered, size)
+                sums = part if sums is None else sums + part
+                covered += power
+            if covered < length:
+                fits = values.shape[dim] - power
+                values = values.narrow(dim, 0, fits) + values.narrow(dim, power, fits)
+                power *= 2
+        values = values if sums is None else sums
+    return values
