@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 HUB = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10", "tiny-imagenet": "zh-plus/tiny-imagenet"}
 FOLDER = "SANACT_DATA"  # environment variable: where `mnist/`, `cifar10/`, … may lie on disk
 
+EPS = {"digits": 0.3, "mnist": 0.3}  # the usual Linf budgets in the literature; 8/255 elsewhere
+
 Integers = npt.NDArray[np.int64]
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True)
+class Batch:
     """index (N,): places in the split.  x: (N, C, H, W) float32 in [0, 1].  y: (N,) class indices."""
 
     index: Integers
@@ -76,14 +79,17 @@ class Data:
 
     def sample(self, examples: int, *, seed: int = 0) -> Data:
         """A random part with the class shares of the whole, in the order of the split."""
+        return self.split_off(examples, seed=seed)[0]
+
+    def split_off(self, examples: int, *, seed: int = 0) -> tuple[Data, Data]:
+        """Two parts: ``examples`` drawn at random with the class shares of the whole, and the others."""
         if not 0 < examples <= len(self):
             raise ValueError(f"examples must be in 1..{len(self)}, got {examples} (data '{self.name}', {self.split})")
-        if examples == len(self):
-            return self
         order = np.random.default_rng(seed).permutation(len(self))
         order = order[np.argsort(self.labels[order], kind="stable")]  # class by class, shuffled within each
-        chosen = order[(2 * np.arange(examples) + 1) * len(self) // (2 * examples)]  # evenly spaced: each class has its share
-        return self[np.sort(chosen)]
+        spaced = (2 * np.arange(examples) + 1) * len(self) // (2 * examples)  # evenly, so each class has its share
+        drawn = np.isin(np.arange(len(self)), order[spaced])
+        return self[np.flatnonzero(drawn)], self[np.flatnonzero(~drawn)]
 
     def __getitem__(self, places: slice | Integers) -> Data:
         return replace(self, index=self.index[places], labels=self.labels[places])
@@ -120,7 +126,7 @@ class _Column:
         if shapes := {array.shape for array in arrays} - {arrays[0].shape} if arrays else set():
             raise ValueError(
                 f"images must be of one size, got {sorted({arrays[0].shape[:2], *(s[:2] for s in shapes)})}; "
-                f"pass size=(height, width) to resize (column '{self.column}')"
+                f"pass shape=(channels, height, width) to resize (column '{self.column}')"
             )
         pixels = torch.from_numpy(np.stack(arrays)) if arrays else torch.empty(0, 1, 1, len(self.mode))
         return pixels.permute(0, 3, 1, 2).float().div(255).contiguous()
@@ -132,16 +138,18 @@ class _Column:
         return array.reshape(*array.shape[:2], -1)
 
 
-def load_data(name: str, split: str = "test", *, size: tuple[int, int] | None = None) -> Data:
+def load_data(name: str, split: str = "test", *, shape: tuple[int, int, int] | None = None) -> Data:
     """Load a split of an image-classification data set.
 
     name: "digits" (bundled, nothing is downloaded), a local folder, or a name on the Hugging Face Hub; "mnist", "cifar10"
         and "tiny-imagenet" are short for their Hub names and are first looked for in the folder that SANACT_DATA names.
     split: in the slicing syntax of `datasets`: "test", "train[:5000]", "train[5000:]", …
-    size: (height, width) to resize to; None leaves the images as they are.
+    shape: (C, H, W) that a model takes: images are resized to it, and grayscale is repeated in three channels if C is 3.
+        None leaves them as they are.
 
     The image and the label column are found by their types.  A set whose images are all grayscale gives one channel, any
-    other three.  Raises ValueError if the data, the split or a column cannot be found, saying what was tried.
+    other three.  Raises ValueError if the data, the split or a column cannot be found, saying what was tried, and for
+    colour images where one channel is asked for: what to do with the colours is not ours to guess.
     """
     base, bracket, _ = split.partition("[")
     rows = _digits(base) if name == "digits" else _load(name, base)
@@ -156,8 +164,18 @@ def load_data(name: str, split: str = "test", *, size: tuple[int, int] | None = 
     labels = np.asarray(rows.with_format("numpy")[label][:], dtype=np.int64)
     feature = rows.features[label]
     classes = tuple(getattr(feature, "names", None) or map(str, range(labels.max(initial=0) + 1)))
-    images = _Column(rows.select_columns([image]), image, _mode(rows, image), size)
+    mode = _mode(rows, image)
+    if shape is not None and shape[0] != len(mode):
+        if (shape[0], mode) != (3, "L"):
+            raise ValueError(f"the model takes {shape[0]} channels, the images of '{name}' have {len(mode)} ({mode})")
+        mode = "RGB"
+    images = _Column(rows.select_columns([image]), image, mode, shape[1:] if shape else None)
     return Data(name, split, index, labels[index], classes, images)
+
+
+def usual_eps(name: str) -> float:
+    """The Linf budget that a data set is usually attacked with."""
+    return EPS.get(name, 8 / 255)
 
 
 def _load(name: str, split: str) -> datasets.Dataset:
@@ -173,8 +191,8 @@ def _load(name: str, split: str) -> datasets.Dataset:
         places = ", ".join(f"'{path}'" for path in tried)
         raise ValueError(
             f"no data set '{name}': looked for a folder at {places}, then loaded '{source}', which failed with "
-            f"{type(error).__name__}: {error}. Allowed: digits, {', '.join(HUB)}, a Hub name, a local folder; "
-            f"{FOLDER} names a folder to look in"
+            f"{type(error).__name__}: {error}. Allowed: digits, {', '.join(HUB)}, a Hub name, a local folder; the environment "
+            f"variable {FOLDER} ({os.environ.get(FOLDER, 'not set')}) names a folder that holds such folders"
         ) from error
     if split not in splits:
         raise ValueError(f"no split '{split}' in data set '{name}'; it has: {', '.join(splits)}")
@@ -224,6 +242,6 @@ def _columns(rows: datasets.Dataset, name: str) -> tuple[str, str]:
 
 def _mode(rows: datasets.Dataset, column: str) -> str:
     """ "L" if every image looked at is grayscale, else "RGB"; headers only, of at most 1,000 images spread over the set."""
-    places = np.unique(np.linspace(0, len(rows) - 1, 1000).astype(int)) if len(rows) else []
+    places = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), 1000)).astype(int))
     modes = {image.mode for image in rows.select(places)[column]}
     return "L" if modes <= {"L", "1"} else "RGB"

@@ -11,12 +11,38 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-NOT_ELEMENTWISE = (
-    nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin
-)  # fmt: skip
+NOT_ELEMENTWISE = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin)
 NONLINEAR = frozenset(  # of torch, torch.nn.functional and torch.Tensor; without the underscore of the in-place ones
-    "celu clamp clamp_max clamp_min clip elu gelu glu hardshrink hardsigmoid hardswish hardtanh leaky_relu logsigmoid mish "
-    "prelu relu relu6 rrelu selu sigmoid silu softplus softshrink softsign tanh tanhshrink threshold".split()
+    [
+        "celu",
+        "clamp",
+        "clamp_max",
+        "clamp_min",
+        "clip",
+        "elu",
+        "gelu",
+        "glu",
+        "hardshrink",
+        "hardsigmoid",
+        "hardswish",
+        "hardtanh",
+        "leaky_relu",
+        "logsigmoid",
+        "mish",
+        "prelu",
+        "relu",
+        "relu6",
+        "rrelu",
+        "selu",
+        "sigmoid",
+        "silu",
+        "softplus",
+        "softshrink",
+        "softsign",
+        "tanh",
+        "tanhshrink",
+        "threshold",
+    ]
 )
 PRODUCTS = frozenset({"mul", "multiply", "imul"})
 
@@ -81,10 +107,10 @@ def trace(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
     return traced
 
 
-def input_shape(model: nn.Module) -> tuple[int, ...] | None:
+def input_shape(model: nn.Module) -> tuple[int, int, int] | None:
     """The (C, H, W) that a model says it was made for, if it says so."""
-    shape = getattr(model, "input_shape", None) or getattr(model, "pretrained_cfg", {}).get("input_size")
-    return tuple(shape) if shape else None
+    shape: tuple[int, int, int] | None = getattr(model, "input_shape", None)
+    return shape or getattr(model, "pretrained_cfg", {}).get("input_size")
 
 
 class _Tracer(fx.Tracer):
@@ -127,7 +153,12 @@ class _Branch(Exception):
 
 def _dropout_to_modules(traced: fx.GraphModule) -> None:
     """Replace functional dropout, whose training flag tracing has frozen, by modules that follow the mode."""
-    kinds = {"dropout": nn.Dropout, "dropout1d": nn.Dropout1d, "dropout2d": nn.Dropout2d, "alpha_dropout": nn.AlphaDropout}
+    kinds = {
+        "dropout": nn.Dropout,
+        "dropout1d": nn.Dropout1d,
+        "dropout2d": nn.Dropout2d,
+        "alpha_dropout": nn.AlphaDropout,
+    }
     for node in [n for n in traced.graph.nodes if n.op == "call_function" and _operation(n) in kinds]:
         p = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
         name = f"sanact_{node.name}"
@@ -158,8 +189,12 @@ def find_layers(traced: fx.GraphModule) -> list[Layer]:
             continue
         reaching[node] = arriving
         nonlinearity = _nonlinearity(node, modules)
-        if not nonlinearity and _operation(node) in PRODUCTS and any(
-            parent in gates and set(parent.all_input_nodes) <= set(node.all_input_nodes) for parent in node.all_input_nodes
+        if (
+            not nonlinearity
+            and _operation(node) in PRODUCTS
+            and any(
+                parent in gates and set(parent.all_input_nodes) <= set(node.all_input_nodes) for parent in node.all_input_nodes
+            )
         ):
             nonlinearity = "self-gated product"  # x · sigmoid(x), written out
         if nonlinearity:

@@ -153,18 +153,20 @@ def parse_plan(texts: Iterable[str]) -> dict[str, Sanitizer]:
 
 @dataclass(frozen=True)
 class ListedLayer:
-    """A convolution or linear layer, for a table.  shape: of its output without the batch.  role: see `graph.Layer`."""
+    """A convolution or linear layer, for a table.
+
+    shape: of its output without the batch.  role, hidden: see `graph.Layer`.  sanitizer: what the plan attaches, or "".
+    """
 
     name: str
     type: str
     shape: tuple[int, ...] | None
     role: str
+    hidden: bool
     sanitizer: str
 
 
-def list_layers(
-    model: nn.Module, plan: Sanitizer | Plan | None = None, *, example: Tensor | None = None
-) -> list[ListedLayer]:
+def list_layers(model: nn.Module, plan: Sanitizer | Plan | None = None, *, example: Tensor | None = None) -> list[ListedLayer]:
     """The convolution and linear layers of ``model`` in the order of execution, and what ``plan`` attaches to each.
 
     example: an input, (N, C, H, W), to see output shapes with; None takes the shape the model says it was made for.
@@ -178,6 +180,7 @@ def list_layers(
             layer.type,
             shapes.get(layer.name),
             layer.role,
+            layer.hidden,
             repr(as_plan(plan)[hits[id(layer.place)]]) if plan and id(layer.place) in hits else "",
         )
         for layer in layers
@@ -214,7 +217,7 @@ def calibrate(defended: SanitizedModel, images: Tensor, *, batch_size: int = 500
     for number, sanitizer in enumerate(parts):
         if isinstance(sanitizer, Mask) and sanitizer.reading == "calibrated":
             with bypass(parts[number:]), torch.no_grad():
-                sanitizer.calibrate(_inputs(defended, sanitizer, images.split(batch_size)))
+                sanitizer.calibrate(_inputs(defended, sanitizer, torch.split(images, batch_size)))
 
 
 def _inputs(defended: nn.Module, sanitizer: nn.Module, batches: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -31,6 +31,6 @@ def progress_bar(what: str, total: int, *, show: bool = True) -> Iterator[Advanc
         task = bar.add_task(what, total=total)
 
         def advance(n: int = 1, what: str | None = None) -> None:
-            bar.update(task, advance=n, **({} if what is None else {"description": what}))
+            bar.update(task, advance=n, description=what)
 
         yield advance

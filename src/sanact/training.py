@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import nn
 
-from sanact.data import Data
+from sanact.data import Data, load_data
+from sanact.device import pick_device
+from sanact.files import replacing
+from sanact.models import build_model
 from sanact.progress import progress_bar
 
 
@@ -19,7 +27,8 @@ from sanact.progress import progress_bar
 class Recipe:
     """Stochastic gradient descent with Nesterov momentum on the cross-entropy.
 
-    epochs, batch_size: whole numbers ≥ 1.  lr: step size > 0.  seed: of the order of the examples and of dropout.
+    epochs, batch_size: whole numbers ≥ 1.  lr: step size, > 0.  momentum: in [0, 1).  seed: of the fresh weights, the order of
+    the examples, and dropout.
     The defaults are those of `train_models.py` in Carlini and Wagner's `nn_robust_attacks` (MNIST).
     Deviation: no time decay of the step size (1e-6 per step there).
     """
@@ -33,43 +42,39 @@ class Recipe:
     def __post_init__(self) -> None:
         for field in ("epochs", "lr", "batch_size"):
             if not getattr(self, field) > 0:
-                raise ValueError(f"{field} must be positive, got {getattr(self, field)} (Recipe)")
+                raise ValueError(f"{field} must be positive, got {getattr(self, field)} (recipe)")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {self.momentum} (recipe)")
 
 
-class Trained(NamedTuple):
-    """What the training came to: accuracy on the validation data in percent, and the time in seconds."""
-
-    accuracy: float
-    seconds: float
-
-
-def train(model: nn.Module, data: Data, *, validation: Data, recipe: Recipe | None = None, progress: bool = False) -> Trained:
-    """Train ``model`` in place and leave it in evaluation mode.
+def train(model: nn.Module, data: Data, *, validation: Data, recipe: Recipe, progress: bool = False) -> float:
+    """Train ``model`` in place and leave it in evaluation mode; returns its accuracy on ``validation`` in percent.
 
     The global random state ends as it was found.
     """
-    recipe = recipe or Recipe()
     device = next(model.parameters()).device
-    optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=recipe.momentum, nesterov=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
     rng = np.random.default_rng(recipe.seed)
     steps = -(-len(data) // recipe.batch_size)
-    start, score = time.monotonic(), float("nan")
+    score = float("nan")
     with (
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         progress_bar("training", recipe.epochs * steps, show=progress) as advance,
     ):
         torch.manual_seed(recipe.seed)
-        for epoch in range(recipe.epochs):
+        for epoch in range(1, recipe.epochs + 1):
             model.train()
             for batch in data.batches(recipe.batch_size, order=rng.permutation(len(data))):
                 loss = F.cross_entropy(model(batch.x.to(device)), batch.y.to(device))
+                if not loss.isfinite():
+                    raise ValueError(f"the loss became {float(loss)} in epoch {epoch}; try an lr below {recipe.lr}")
                 optimizer.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 advance()
             score = accuracy(model.eval(), validation)
-            advance(0, f"training, epoch {epoch + 1}: {score:.2f} % on {len(validation)} held-out images")
-    return Trained(score, time.monotonic() - start)
+            advance(0, f"training: {score:.2f} % of {len(validation)} held-out images after epoch {epoch}")
+    return score
 
 
 @torch.no_grad()
@@ -80,5 +85,50 @@ def accuracy(model: nn.Module, data: Data, *, batch_size: int = 500) -> float:
     return 100 * hits / len(data)
 
 
-def describe(recipe: Recipe) -> dict[str, str]:
-    return {key: str(value) for key, value in asdict(recipe).items()}
+def save_trained(model: nn.Module, path: Path | str, card: Mapping[str, Any]) -> None:
+    """Write the weights as safetensors, the card in its header, and the card again beside it for people, as Markdown."""
+    path = Path(path)
+    with replacing(path) as temporary:
+        save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, temporary, {"card": json.dumps(card)})
+    lines = [f"# {path.stem}", "", *(f"- **{key}**: {value}" for key, value in card.items()), ""]
+    with replacing(path.with_suffix(".md")) as temporary:
+        temporary.write_text("\n".join(lines), encoding="utf-8")
+
+
+def train_from_scratch(
+    name: str,
+    data: str,
+    out: Path | str,
+    recipe: Recipe,
+    *,
+    validation: int | None = None,
+    device: str = "auto",
+    command: str = "",
+    progress: bool = False,
+) -> dict[str, str]:
+    """Train a network by name on a data set by name, save weights and card to ``out``, and return the card.
+
+    validation: training images held out, with the class shares of the whole; None is a twelfth of them.
+    """
+    chosen = pick_device(device)
+    everything = load_data(data, "train")
+    held_out, rest = everything.split_off(validation or max(len(everything) // 12, 1), seed=recipe.seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        model = build_model(name, classes=len(everything.classes)).to(chosen)
+    start = time.monotonic()
+    score = train(model, rest, validation=held_out, recipe=recipe, progress=progress)
+    minutes = (time.monotonic() - start) / 60
+    test = load_data(data, "test")
+    card = {
+        "model": f"{name}, {sum(p.numel() for p in model.parameters()):,} parameters",
+        "data": f"{data}, {len(rest):,} images of its training split",
+        "test accuracy": f"{accuracy(model, test):.2f} % of {len(test):,} images",
+        "validation accuracy": f"{score:.2f} % of {len(held_out):,} training images held out",
+        "command": command,
+        "recipe": ", ".join(f"{key} {value}" for key, value in asdict(recipe).items()),
+        "device": f"{chosen}, {torch.get_num_threads()} threads, {minutes:.0f} minutes",
+        "versions": f"sanact {version('sanact')}, torch {version('torch')}",
+    }
+    save_trained(model, out, card)
+    return card

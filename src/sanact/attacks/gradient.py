@@ -19,7 +19,7 @@ from sanact.checks import Model, check_logits
 class GradientAttack(Attack):
     """Steps along the gradient of a loss, each projected back into the ball and into [0, 1].
 
-    eps: radius of the ball, > 0, in input units.  norm: of the ball, "Linf" or "L2".  loss: what is driven up, "ce" or "margin".
+    eps: radius of the ball, > 0, in input units.  norm: "Linf" or "L2".  loss: what is driven up, "ce" or "margin".
     early_stop: an example that is won leaves the batch; False goes on to the highest loss, for examples to be replayed
         elsewhere.
     Of all points visited, x itself included, an example keeps the best: adversarial ones first, then the highest loss.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -14,12 +14,12 @@ Generators = torch.Generator | Sequence[torch.Generator]
 
 def per_example(values: Tensor, like: Tensor) -> Tensor:
     """(N,) → (N, 1, …, 1), to be broadcast against ``like``."""
-    return values.reshape(-1, *[1] * (like.ndim - 1))
+    return torch.reshape(values, (-1, *[1] * (like.ndim - 1)))
 
 
 def l2_norm(delta: Tensor) -> Tensor:
     """(N, …) → (N,)"""
-    return delta.flatten(1).norm(dim=1)
+    return torch.linalg.vector_norm(delta.flatten(1), dim=1)
 
 
 def steepest(gradient: Tensor, norm: Norm) -> Tensor:
@@ -46,15 +46,15 @@ def random_start(x: Tensor, eps: Tensor, norm: Norm, generators: Generators) -> 
     """
     radius = per_example(eps, x)
     if norm == "Linf":
-        return (x + radius * (2 * _draw(torch.rand, x, generators) - 1)).clamp(0, 1)
-    direction = steepest(_draw(torch.randn, x, generators), norm)
-    length = _draw(torch.rand, x.flatten(1)[:, :1], generators)[:, 0] ** (1 / x[0].numel())
-    return (x + radius * per_example(length, x) * direction).clamp(0, 1)
-
-
-def _draw(distribution: type[torch.rand] | object, like: Tensor, generators: Generators) -> Tensor:
-    if isinstance(generators, torch.Generator):
-        drawn = distribution(like.shape, generator=generators)  # type: ignore[operator]
+        offset = 2 * _draw(torch.rand, x.shape, generators) - 1
     else:
-        drawn = torch.stack([distribution(like.shape[1:], generator=g) for g in generators])  # type: ignore[operator]
-    return drawn.to(like)
+        direction = steepest(_draw(torch.randn, x.shape, generators), norm)
+        length = _draw(torch.rand, x.shape[:1], generators) ** (1 / x[0].numel())
+        offset = per_example(length, x) * direction
+    return (x + radius * offset.to(x)).clamp(0, 1)
+
+
+def _draw(distribution: Callable[..., Tensor], shape: torch.Size, generators: Generators) -> Tensor:
+    if isinstance(generators, torch.Generator):
+        return distribution(shape, generator=generators)
+    return torch.stack([distribution(shape[1:], generator=generator) for generator in generators])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import json
 import platform
 import re
 import subprocess
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +24,7 @@ from sanact.attacks import Attack
 from sanact.attacks.projections import l2_norm
 from sanact.checks import check_inputs, check_logits, check_mode
 from sanact.data import Batch, Data, Integers
+from sanact.device import pick_device
 from sanact.evaluation.rows import SCHEMA, Parts
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge
 from sanact.plan import Plan, SanitizedModel, calibrate, changed, plan_to_dict, sanitize
@@ -50,6 +53,8 @@ class Cell:
     def __post_init__(self) -> None:
         if self.knowledge not in KNOWLEDGE:
             raise ValueError(f"knowledge must be one of {', '.join(KNOWLEDGE)}, got {self.knowledge!r} ({self})")
+        if self.defense is None:  # there is nothing to be oblivious of
+            object.__setattr__(self, "knowledge", "white-box")
         if self.attack.targeted:
             raise ValueError(f"the judge has labels, not targets: targeted must be False ({self.attack})")
 
@@ -83,6 +88,11 @@ class Cell:
         }
 
     @property
+    def replays(self) -> bool:
+        """Whether the examples are crafted on the undefended model: whatever its defense, they are the same."""
+        return self.knowledge == "oblivious" or self.defense is None
+
+    @property
     def slug(self) -> str:
         """A file name: for people, and a hash that tells all cells apart."""
         words = [self.data.name, self.model_name, self.defense_name, self.attack.name, self.knowledge]
@@ -95,6 +105,33 @@ class Cell:
 
     def __str__(self) -> str:
         return f"{self.defense_name} · {self.attack.name} · {self.knowledge}"
+
+
+def cells(
+    data: Data,
+    model: nn.Module,
+    model_name: str,
+    defenses: Iterable[Sanitizer | Plan | None],
+    attacks: Iterable[Attack],
+    knowledge: Iterable[Knowledge],
+    *,
+    seed: int = 0,
+    calibration: Data | None = None,
+) -> list[Cell]:
+    """Every combination, defense by defense."""
+    return [
+        Cell(
+            data=data,
+            model=model,
+            model_name=model_name,
+            defense=defense,
+            attack=attack,
+            knowledge=known,
+            seed=seed,
+            calibration=calibration,
+        )
+        for defense, attack, known in itertools.product(list(defenses), list(attacks), list(knowledge))
+    ]
 
 
 def judge(
@@ -118,7 +155,7 @@ def judge(
     device = pick_device(device)
     base, judged = _models(cell, device)
     finished = Parts(folder / "unfinished" / cell.slug) if folder else None
-    crafted = Parts(folder / "examples" / cell.crafting_slug) if folder and cell.knowledge == "oblivious" else None
+    crafted = Parts(folder / "examples" / cell.crafting_slug) if folder and cell.replays else None
     order = finished.missing(cell.data.index) if finished else np.arange(len(cell.data))
     if advance:
         advance(len(cell.data) - len(order), str(cell))
@@ -128,10 +165,10 @@ def judge(
         if number == 0:
             _check_models(cell, base, judged, x, y)
         generators = [_generator(cell.seed, place) for place in batch.index]
-        if cell.knowledge == "white-box":
+        if not cell.replays:
             adversarial = cell.attack(judged, x, y, generator=generators)
         elif crafted and not len(crafted.missing(batch.index)):
-            adversarial = _from_table(crafted.read(batch.index), x)
+            adversarial = _from_table(crafted.read(batch.index), x.shape[1:]).to(x)
         else:
             adversarial = cell.attack.for_replay()(base, x, y, generator=generators)
             if crafted:
@@ -148,6 +185,12 @@ def judge(
     return table
 
 
+def replayed_examples(cell: Cell, folder: Path) -> Tensor:
+    """The examples crafted on the undefended model when this cell was run, (N, C, H, W), in the order of its data."""
+    shape = next(cell.data[:1].batches(1)).x.shape[1:]
+    return _from_table(Parts(folder / "examples" / cell.crafting_slug).read(cell.data.index), shape)
+
+
 def circumstances(cell: Cell, device: str | torch.device) -> dict[str, Any]:
     """The header of a cell's rows: its identity, and with what it was made."""
     return {
@@ -156,12 +199,6 @@ def circumstances(cell: Cell, device: str | torch.device) -> dict[str, Any]:
         "device": str(pick_device(device)),
         "commit": _commit(),
     }
-
-
-def pick_device(device: str | torch.device) -> torch.device:
-    if device != "auto":
-        return torch.device(device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _models(cell: Cell, device: torch.device) -> tuple[nn.Module, nn.Module]:
@@ -214,7 +251,8 @@ def _decide(cell: Cell, judged: nn.Module, batch: Batch, x: Tensor, y: Tensor, a
         distances["L2"].cpu(),
     ]
     return pa.table(
-        [pa.array(np.asarray(column), type=field.type) for column, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
+        [pa.array(np.asarray(column), type=field.type) for column, field in zip(columns, SCHEMA, strict=True)],
+        schema=SCHEMA,
     )
 
 
@@ -229,9 +267,9 @@ def _to_table(index: Integers, x: Tensor) -> pa.Table:
     return pa.table({"index": index, "x": flat})
 
 
-def _from_table(table: pa.Table, like: Tensor) -> Tensor:
+def _from_table(table: pa.Table, shape: Sequence[int]) -> Tensor:
     flat = table["x"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return torch.from_numpy(flat.copy()).reshape(like.shape).to(like)
+    return torch.from_numpy(flat.copy()).reshape(-1, *shape)
 
 
 def _fingerprint(model: nn.Module) -> str:

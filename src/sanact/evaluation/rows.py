@@ -39,7 +39,9 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     try:
         table = pq.read_table(path, columns=columns, partitioning=None)
     except (OSError, pa.ArrowInvalid, KeyError) as error:
-        raise ValueError(f"'{path}' holds no rows: {error}. A broken file can be deleted: its cell is then run again") from error
+        raise ValueError(
+            f"'{path}' holds no rows: {error}. A broken file can be deleted: its cell is then run again"
+        ) from error
     if HEADER not in (table.schema.metadata or {}):
         raise ValueError(f"'{path}' holds no rows of sanact: its header does not say which cell they are")
     return table

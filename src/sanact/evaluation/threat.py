@@ -6,7 +6,7 @@ from typing import Literal
 
 Knowledge = Literal["oblivious", "white-box"]
 
-KNOWLEDGE: dict[str, str] = {
+KNOWLEDGE: dict[Knowledge, str] = {
     "oblivious": "crafted on the undefended model and replayed: the attacker does not know of the defense",
     "white-box": "crafted on the defended model through its own gradients",
 }

@@ -1,0 +1,131 @@
+"""Networks by name: our own, timm's, and the user's."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from sanact.models.mnist_cnn import MNISTCNN
+
+MODELS: dict[str, Callable[..., nn.Module]] = {"mnist-cnn": MNISTCNN}
+PRETRAINED: dict[tuple[str, str], str] = {("mnist-cnn", "mnist"): "mnist_cnn.safetensors"}  # (model, data) → file here
+
+__all__ = ["MNISTCNN", "MODELS", "PRETRAINED", "build_model", "load_model", "load_weights"]
+
+
+def load_model(name: str, *, weights: Path | str | None = None, classes: int | None = None) -> nn.Module:
+    """A network in evaluation mode, with weights.
+
+    name: "mnist-cnn" (ours); "timm:NAME" with timm's pretrained weights; or "path/to/file.py:factory", a function without
+        required arguments, or a class, that returns an `nn.Module`.
+    weights: a safetensors file or a state dict saved by PyTorch; or the name of the data that weights of ours were trained
+        on ("mnist"); None takes what the model has: ours on MNIST, timm's pretrained, the user's as its factory made it.
+    classes: of the network that the given weights belong to; None leaves it to the network.
+    Raises ValueError for an unknown name, a factory that fails, or weights that are missing, corrupt, or of another network.
+    """
+    if weights is None and name.startswith("timm:"):
+        return build_model(name, pretrained=True).eval()
+    model = build_model(name, classes=classes if weights is not None else None)
+    if weights is None and name in MODELS:
+        weights = "mnist"
+    if (ours := PRETRAINED.get((name, str(weights)))) is not None:
+        with as_file(files("sanact.models") / "weights" / ours) as path:
+            load_weights(model, path)
+    elif weights is not None:
+        load_weights(model, weights)
+    return model.eval()
+
+
+def build_model(name: str, *, classes: int | None = None, pretrained: bool = False) -> nn.Module:
+    """A network with fresh weights, or for timm with its pretrained ones; see `load_model` for the names.
+
+    classes: how many; None leaves it to the network.  A factory of the user's own decides for itself.
+    """
+    number = {} if classes is None else {"classes": classes}
+    if name in MODELS:
+        return MODELS[name](**number)
+    if name.startswith("timm:"):
+        return _timm(name.removeprefix("timm:"), pretrained, {} if classes is None else {"num_classes": classes})
+    path, colon, factory = name.rpartition(":")
+    if colon and path.endswith(".py"):
+        return _from_file(Path(path), factory)
+    raise ValueError(f"model must be one of {', '.join(MODELS)}, timm:NAME, or path/to/file.py:factory, got '{name}'")
+
+
+def load_weights(model: nn.Module, path: Path | str) -> None:
+    """Fill ``model`` from a safetensors file or a PyTorch state dict (tensors only: nothing in it is executed)."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no weights at '{path}'")
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
+        raise ValueError(f"'{path}' holds no weights: {type(error).__name__}: {error}") from error
+    except Exception as error:  # UnpicklingError, for anything but tensors
+        raise ValueError(f"'{path}' is no state dict of tensors; save model.state_dict(), as safetensors best") from error
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise ValueError(f"the weights in '{path}' do not fit {type(model).__name__}: {error}") from error
+
+
+class Normalize(nn.Module):
+    """Subtract a mean and divide by a standard deviation, per channel: (N, C, H, W) → (N, C, H, W)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).reshape(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+def _timm(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    """timm's network behind the normalization it was trained with, so that it takes x in [0, 1]."""
+    try:
+        import timm
+    except ImportError as error:
+        raise ValueError("a timm: model needs timm: pip install 'sanact[timm]'") from error
+    try:
+        model: Any = timm.create_model(name, pretrained=pretrained, **options)
+    except Exception as error:  # an unknown name, or no network to fetch weights from
+        raise ValueError(f"timm cannot make '{name}'{' with pretrained weights' * pretrained}: {error}") from error
+    made_for = model.pretrained_cfg
+    whole = nn.Sequential(OrderedDict(normalize=Normalize(made_for["mean"], made_for["std"]), network=model))
+    whole.input_shape = made_for["input_size"]
+    return whole
+
+
+def _from_file(path: Path, factory: str) -> nn.Module:
+    spec = importlib.util.spec_from_file_location(f"sanact_user_{path.stem}", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise ValueError(f"no file '{path}' to take the model '{factory}' from")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # so that what it defines can be pickled
+    try:
+        spec.loader.exec_module(module)
+        make = getattr(module, factory)
+        model = make()
+    except AttributeError as error:
+        made = [name for name, value in inspect.getmembers(module, callable) if value.__module__ == module.__name__]
+        raise ValueError(f"'{path}' has no working '{factory}': {error}; it defines: {', '.join(made) or 'nothing'}") from error
+    except Exception as error:  # the user's code may raise anything
+        raise ValueError(f"'{factory}' in '{path}' failed with {type(error).__name__}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"'{factory}' in '{path}' must return an nn.Module, got {type(model).__name__}")
+    return model

@@ -43,4 +43,5 @@ class MNISTCNN(nn.Module):
         a = self.pool6(a)  # (N, 64, 4, 4)
         a = F.relu(self.fc7(torch.flatten(a, 1)))  # (N, 200)
         a = F.relu(self.fc8(self.dropout(a)))  # (N, 200)
-        return self.logits(a)  # (N, classes)
+        logits: Tensor = self.logits(a)  # (N, classes)
+        return logits

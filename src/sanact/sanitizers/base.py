@@ -97,8 +97,8 @@ def reflected(size: int, margin: int, device: torch.device) -> Tensor:
     return torch.minimum(places, period - places) if size > 1 else torch.zeros_like(places)
 
 
-def odd(name: str, value: int, sanitizer: str) -> int:
-    """``value`` if it is an odd whole number ≥ 1; else ValueError."""
-    if not isinstance(value, int) or value < 1 or value % 2 == 0:
-        raise ValueError(f"{name} must be an odd whole number ≥ 1, got {value!r} (sanitizer '{sanitizer}')")
+def odd(name: str, value: int, sanitizer: str, *, least: int = 3) -> int:
+    """``value`` if it is an odd whole number, large enough to do anything; else ValueError."""
+    if not isinstance(value, int) or value < least or value % 2 == 0:
+        raise ValueError(f"{name} must be an odd whole number ≥ {least}, got {value!r} (sanitizer '{sanitizer}')")
     return value

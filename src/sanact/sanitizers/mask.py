@@ -43,9 +43,11 @@ class Mask(Sanitizer):
         super().__init__()
         if reading not in get_args(Reading):
             raise ValueError(f"reading must be one of {', '.join(get_args(Reading))}, got {reading!r} (sanitizer 'mask')")
-        low, high = {"fixed": (0.0, math.inf), "mean_std": (-math.inf, math.inf), "calibrated": (-math.inf, math.inf)}.get(
-            reading, (0.0, 1.0)
-        )
+        low, high = {
+            "fixed": (0.0, math.inf),
+            "mean_std": (-math.inf, math.inf),
+            "calibrated": (-math.inf, math.inf),
+        }.get(reading, (0.0, 1.0))
         if not (math.isfinite(strength) and low <= strength <= high) or (reading == "quantile" and strength == 1):
             raise ValueError(
                 f"strength must be in [{low:g}, {high:g}{')' if reading == 'quantile' else ']'} for reading '{reading}', "

@@ -32,7 +32,7 @@ class MedianFilter(Sanitizer):
 
     @torch.compiler.disable  # fusing it takes minutes and runs slower; it stays eager inside a compiled network
     def sanitize(self, maps: Tensor) -> Tensor:
-        result = _Median.apply(maps.permute(0, 2, 3, 1), self.kernel_size)  # (N, H, W, C): rows of windows lie together
+        result: Tensor = _Median.apply(maps.permute(0, 2, 3, 1), self.kernel_size)  # (N, H, W, C): rows of windows lie together
         return result.permute(0, 3, 1, 2)
 
 
@@ -117,9 +117,7 @@ def _selection(rows: int, columns: int) -> list[Comparison]:
     (rows-r)(columns-c) - 1 not below: one with more than half of the window on either side cannot be the median, as many
     fall away above as below, and the median of the rest is sought.  Comparisons that do not reach it are dropped.
     """
-    network = [
-        (r * columns + i, r * columns + j, True, True) for r in range(rows) for i, j, _, _ in _sorting(columns)
-    ]
+    network = [(r * columns + i, r * columns + j, True, True) for r in range(rows) for i, j, _, _ in _sorting(columns)]
     rest = _candidates(rows, columns)
     network += [(rest[i], rest[j], True, True) for i, j, _, _ in _sorting(len(rest))]
     needed, kept = {_middle(rows, columns)}, []

@@ -41,7 +41,7 @@ class NonLocalMeans(Sanitizer):
         if unit not in get_args(Unit):
             raise ValueError(f"unit must be one of {', '.join(get_args(Unit))}, got {unit!r} (sanitizer 'nl-means')")
         self.h, self.unit = float(h), unit
-        self.patch_size = odd("patch_size", patch_size, "nl-means")
+        self.patch_size = odd("patch_size", patch_size, "nl-means", least=1)
         self.window_size = odd("window_size", window_size, "nl-means")
 
     @torch.compiler.disable  # fusing it takes minutes and runs slower; it stays eager inside a compiled network
@@ -53,7 +53,8 @@ class NonLocalMeans(Sanitizer):
         variance = a.var((1, 2), correction=0, keepdim=True) if self.unit == "std" else torch.ones_like(a[:, :1, :1])
         scale = 1 / (patch[0] * patch[1] * self.h**2 * variance).clamp_min(torch.finfo(a.dtype).tiny)
         padded = pad_by_reflection(a, (patch[0] // 2, patch[1] // 2), dims=(1, 2))
-        return _NonLocalMeans.apply(padded, scale, patch, self.window_size // 2).permute(0, 3, 1, 2).to(maps.dtype)
+        average: Tensor = _NonLocalMeans.apply(padded, scale, patch, self.window_size // 2)
+        return average.permute(0, 3, 1, 2).to(maps.dtype)
 
 
 class _NonLocalMeans(torch.autograd.Function):
@@ -116,9 +117,7 @@ def _pairs(a: Tensor, reach: int) -> Iterator[tuple[Region, Region]]:
             )
 
 
-def _weights(
-    padded: Tensor, scale: Tensor, patch: tuple[int, int], i: Region, j: Region
-) -> tuple[Tensor, Tensor, Tensor]:
+def _weights(padded: Tensor, scale: Tensor, patch: tuple[int, int], i: Region, j: Region) -> tuple[Tensor, Tensor, Tensor]:
     """Differences of the padded maps, their squares summed over each patch, and w(i, j)."""
     difference = padded[_wider(i, patch)] - padded[_wider(j, patch)]
     squares = _patch_sums(difference.square(), patch)

@@ -1,0 +1,269 @@
+"""The command line: one function per verb, each a few calls into the library."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from sanact.report.tables import Grid
+
+app = typer.Typer(
+    name="sanact",
+    help="Sanitize the hidden activations of a CNN, attack it, and judge honestly what the defense bought.",
+    epilog="New here? Run: sanact demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+MODEL = "mnist-cnn, timm:NAME, or path/to/file.py:factory."
+DATA = "digits, mnist, cifar10, tiny-imagenet, a Hub name, or a local folder."
+PLAN = "[PATTERN=]NAME[:ARGUMENT,…], as in 'conv*=mask:0.3' or 'median:3'; repeat for more; or a JSON file. Names: {}."
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Seed = Annotated[int, typer.Option(help="Of every random draw.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …; auto takes CUDA where there is one.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Examples at once: memory, not results, depends on it.")]
+Out = Annotated[Path, typer.Option(help="Folder for rows; a run that was interrupted goes on from what it finds there.")]
+
+
+def main() -> None:
+    """Run the command line; an error that a user can mend is one line, not a traceback."""
+    try:
+        app()
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        from rich.console import Console
+
+        Console(stderr=True).print("error:", str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(1) from error
+
+
+@app.command()
+def demo(
+    out: Out = Path("runs/demo"),
+    examples: Annotated[int, typer.Option(min=1, help="Test images.")] = 200,
+    seed: Seed = 0,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """See it work, on scikit-learn's digits: train a small net, sanitize it three ways, attack it, and read the table."""
+    from sanact.experiments.demo import demo as run_demo
+
+    _show(run_demo(out, examples=examples, seed=seed, device=device, progress=not quiet), as_json)
+    if not as_json:
+        typer.echo(
+            "How to read it: replayed examples flatter a defense, for their author did not know of it. The white-box attacker\n"
+            "knows, but follows the defense's own gradient: where it does worse than replay, the gradient is masked, and the\n"
+            "number says nothing. Neither is robustness.\n\n"
+            "Next:\n"
+            "  sanact layers mnist-cnn --plan 'conv*=mask:0.3'         which activations a plan hits\n"
+            "  sanact evaluate mnist-cnn --data digits --plan median    your own plan, model, data, attacks\n"
+            "  sanact reproduce table2 --data mnist --examples 100      the paper's Table 2\n"
+        )
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help=MODEL, show_default=False)],
+    data: Annotated[str, typer.Option(help=DATA)] = "mnist",
+    split: Annotated[str, typer.Option(help="Of the data: test, validation, train[:5000], …")] = "test",
+    weights: Annotated[
+        str | None, typer.Option(help="Safetensors file, or what ours were trained on.", show_default="the model's own")
+    ] = None,
+    plan: Annotated[list[str] | None, typer.Option("--plan", "-p", help=PLAN.format("mask, median, nl-means"))] = None,
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--attack",
+            "-a",
+            help="NAME[:KEY=VALUE,…], as in 'pgd:eps=8/255,steps=100'; repeat for more. Names: fgsm, bim, ilcm, mim, pgd, cw.",
+            show_default="fgsm and pgd at the data's usual budget",
+        ),
+    ] = None,
+    knowledge: Annotated[
+        list[str] | None, typer.Option("--knowledge", "-k", help="oblivious or white-box; repeat.", show_default="both")
+    ] = None,
+    examples: Annotated[
+        int | None, typer.Option(min=1, help="Images, with equal class shares.", show_default="1000, or all")
+    ] = None,
+    l2: Annotated[float, typer.Option(min=0, help="Budget at which attacks without one (cw) are reported again.")] = 2.0,
+    out: Out = Path("runs"),
+    seed: Seed = 0,
+    device: Device = "auto",
+    batch_size: BatchSize = 100,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Judge a model, defended by a plan and undefended, under attack.
+
+    Example: sanact evaluate mnist-cnn --data mnist --plan 'conv[12]=mask:0.3' --attack pgd:eps=0.1 --examples 100
+    """
+    from sanact.attacks import ATTACKS
+    from sanact.data import load_data, usual_eps
+    from sanact.engine import run
+    from sanact.evaluation.judge import cells
+    from sanact.evaluation.threat import KNOWLEDGE
+    from sanact.graph import input_shape
+    from sanact.models import load_model
+    from sanact.report.tables import grid, results
+    from sanact.spec import parse
+
+    eps = usual_eps(data)
+    attacks = [parse("attack", ATTACKS, text) for text in attack or [f"fgsm:eps={eps}", f"pgd:eps={eps}"]]
+    defenses = [None, _plan(plan)] if plan else [None]
+    classes = len(load_data(data, split).classes) if weights and model.startswith("timm:") else None
+    network = load_model(model, weights=weights, classes=classes)
+    whole = load_data(data, split, shape=input_shape(network))
+    chosen = whole.sample(examples or min(1000, len(whole)), seed=seed)
+    calibration = load_data(data, "train", shape=input_shape(network)) if _calibrated(plan) else None
+    judged = cells(
+        chosen,
+        network,
+        model,
+        defenses,
+        attacks,
+        knowledge or KNOWLEDGE,  # type: ignore[arg-type]  # the cell checks it
+        seed=seed,
+        calibration=calibration and calibration.sample(min(1000, len(calibration)), seed=seed),
+    )
+    found = results(run(judged, out=out, batch_size=batch_size, device=device, progress=not quiet), l2=l2)
+    _show([grid(found, known) for known in dict.fromkeys(cell.knowledge for cell in judged)], as_json)
+
+
+@app.command()
+def reproduce(
+    experiment: Annotated[str, typer.Argument(help="table2, mask-readings, budgets, or plans.", show_default=False)],
+    data: Annotated[str, typer.Option(help="Whose row of the paper: mnist.")] = "mnist",
+    examples: Annotated[int, typer.Option(min=1, help="Images, with equal class shares.")] = 1000,
+    out: Out = Path("runs/reproduce"),
+    seed: Seed = 0,
+    device: Device = "auto",
+    batch_size: BatchSize = 100,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Make a table of the paper, or what it rests on, and put it beside the paper's figures.
+
+    table2: accuracy under FGSM, C&W and PGD, oblivious as in the paper, and white-box.
+    mask-readings: which reading of the lost mask formula comes closest.
+    budgets: at which eps the undefended net lands near the paper's figures.
+    plans: each sanitizer's best layers and strengths.
+    """
+    from sanact.experiments import EXPERIMENTS, Setting
+    from sanact.files import replacing
+    from sanact.report.tables import markdown
+
+    if experiment not in EXPERIMENTS:
+        raise ValueError(f"experiment must be one of {', '.join(EXPERIMENTS)}, got '{experiment}'")
+    setting = Setting(
+        data=data, examples=examples, out=out, seed=seed, device=device, batch_size=batch_size, progress=not quiet
+    )
+    grids = EXPERIMENTS[experiment](setting)
+    with replacing(out / f"{experiment}-{data}.md") as temporary:
+        temporary.write_text("\n".join(map(markdown, grids)) + f"\n`{_command()}`\n", encoding="utf-8")
+    _show(grids, as_json)
+
+
+@app.command()
+def train(
+    model: Annotated[str, typer.Argument(help=MODEL, show_default=False)],
+    data: Annotated[str, typer.Option(help=DATA)] = "digits",
+    out: Annotated[Path, typer.Option(help="Safetensors file; a card in Markdown is put beside it.")] = Path(
+        "weights.safetensors"
+    ),
+    validation: Annotated[
+        int | None, typer.Option(min=1, help="Training images to hold out, with equal class shares.", show_default="a twelfth")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.", show_default="50")] = None,
+    lr: Annotated[float | None, typer.Option(help="Step size.", show_default="0.01")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Examples a step.", show_default="128")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model from scratch and save its weights with a card that says how.
+
+    The recipe is Carlini and Wagner's for MNIST-CNN. Example: sanact train mnist-cnn --data mnist --out mnist.safetensors
+    """
+    from sanact.training import Recipe, train_from_scratch
+
+    given: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed}
+    recipe = Recipe(**{key: value for key, value in given.items() if value is not None})
+    card = train_from_scratch(
+        model, data, out, recipe, validation=validation, device=device, command=_command(), progress=not quiet
+    )
+    typer.echo(json.dumps(card, indent=2) if as_json else f"{card['test accuracy']} of the test split; saved to {out}")
+
+
+@app.command()
+def layers(
+    model: Annotated[str, typer.Argument(help=MODEL, show_default=False)],
+    plan: Annotated[list[str] | None, typer.Option("--plan", "-p", help=PLAN.format("mask, median, nl-means"))] = None,
+    shape: Annotated[
+        str | None, typer.Option("--input", help="C,H,W of an input.", show_default="what the model was made for")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the convolution and linear layers of a model, where their hidden activations are, and what a plan hits."""
+    from dataclasses import asdict
+
+    import torch
+
+    from sanact.models import build_model
+    from sanact.plan import list_layers
+    from sanact.report.tables import layer_table
+
+    network = build_model(model).eval()
+    example = torch.zeros(1, *map(int, shape.split(","))) if shape else None
+    listed = list_layers(network, _plan(plan) if plan else None, example=example)
+    if as_json:
+        typer.echo(json.dumps([asdict(layer) for layer in listed], indent=2))
+    else:
+        _console().print(layer_table(model, [asdict(layer) for layer in listed]))
+
+
+def _plan(texts: list[str]) -> Any:
+    """A plan from the command line, or from a JSON file as `plan_to_dict` has it."""
+    from sanact.plan import parse_plan, plan_from_dict
+
+    if len(texts) == 1 and texts[0].endswith(".json"):
+        try:
+            return plan_from_dict(json.loads(Path(texts[0]).read_text(encoding="utf-8")))
+        except (OSError, json.JSONDecodeError, AttributeError, TypeError) as error:
+            raise ValueError(f"'{texts[0]}' holds no plan, {{pattern: {{name: …, argument: …}}}}: {error}") from error
+    return parse_plan(texts)
+
+
+def _calibrated(texts: list[str] | None) -> bool:
+    return any(getattr(part, "reading", "") == "calibrated" for part in (_plan(texts) if texts else {}).values())
+
+
+def _show(grids: list[Grid], as_json: bool) -> None:
+    from sanact.report.tables import as_json as to_json
+    from sanact.report.tables import rich_table
+
+    if as_json:
+        typer.echo(json.dumps(to_json(grids), indent=2))
+        return
+    for grid in grids:
+        _console().print(f"[bold]{grid.title}[/bold]", highlight=False)
+        _console().print(rich_table(grid))
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console()
+
+
+def _command() -> str:
+    return shlex.join(["sanact", *sys.argv[1:]])

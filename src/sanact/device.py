@@ -1,0 +1,17 @@
+"""Which device to compute on."""
+
+from __future__ import annotations
+
+import torch
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """The device of this name; "auto" is CUDA where there is one, else the CPU.  ValueError if it is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device must be auto, cpu, or one that is there, got '{device}': {error}") from error
+    return chosen

@@ -1,0 +1,25 @@
+"""At which budgets the undefended network lands near the paper's undefended figures."""
+
+from __future__ import annotations
+
+from sanact.attacks import FGSM, PGD
+from sanact.evaluation.rows import accuracy, read_rows
+from sanact.experiments.setting import Setting
+from sanact.report.tables import Grid, grid, results
+
+
+def budgets(setting: Setting) -> list[Grid]:
+    """Bisect eps, to a thousandth, on validation images, for FGSM and for PGD."""
+    data, found = setting.validation(), {}
+    _, fgsm, _, pgd = setting.source.paper["none"]
+    for kind, target in ((FGSM, fgsm), (PGD, pgd)):
+        low, high = 0, 500  # in thousandths
+        while high - low > 1:
+            middle = (low + high) // 2
+            (path,) = setting.run(setting.cells(data, [None], [kind(eps=middle / 1000)]))
+            found[kind.__name__, middle] = path
+            if accuracy(read_rows(path)).value > target:
+                low = middle
+            else:
+                high = middle
+    return [grid(results(found[key] for key in sorted(found)), "oblivious")]

@@ -1,0 +1,53 @@
+"""Table 2: accuracy of the undefended and the sanitized network under FGSM, C&W and PGD."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from sanact.attacks import FGSM, PGD
+from sanact.evaluation.threat import KNOWLEDGE
+from sanact.experiments.setting import Setting
+from sanact.plan import plan_from_dict
+from sanact.report.tables import CLEAN, Grid, Result, attack_title, grid, results
+
+PlanDict = dict[str, dict[str, Any]]
+
+# By data set and sanitizer: what `sanact reproduce plans` chose on validation images.
+PLANS: dict[str, dict[str, PlanDict]] = {
+    "mnist": {
+        "nl-means": {"conv1": {"name": "nl-means"}},
+        "median": {"conv2": {"name": "median", "kernel_size": 5}},
+        "mask": {"*": {"name": "mask"}},
+    }
+}
+
+
+def table2(setting: Setting) -> list[Grid]:
+    """The paper's table, oblivious, beside its figures; the same white-box; and both at fixed budgets."""
+    calibrated, source = setting.attacks(), setting.source
+    sweep = [attack(eps=eps) for attack in (FGSM, PGD) for eps in source.sweep]
+    defenses = [None, *map(plan_from_dict, PLANS[setting.data].values())]
+    paths = setting.run(setting.cells(setting.test(), defenses, [*calibrated, *sweep], KNOWLEDGE))
+    found = results(paths, l2=source.l2)
+    columns = [CLEAN, *(title for attack in calibrated for title in _titles(attack.config, source.l2))]
+    beside = beside_paper(found, source.paper, columns)
+    swept = [attack_title(attack.config) for attack in sweep]
+    return [
+        *(grid(beside if k == "oblivious" else found, k, columns) for k in KNOWLEDGE),
+        *(grid(found, k, swept) for k in KNOWLEDGE),
+    ]
+
+
+def _titles(attack: Mapping[str, Any], l2: float) -> list[str]:
+    return [attack_title(attack)] if "eps" in attack else [attack_title(attack), attack_title(attack, l2=l2)]
+
+
+def beside_paper(found: list[Result], paper: Mapping[str, tuple[float | None, ...]], columns: list[str]) -> list[Result]:
+    """Put the paper's figures to the results of the columns clean, FGSM, C&W without bound, and PGD."""
+    theirs = [columns[0], columns[1], columns[2], columns[4]]
+    return [
+        replace(r, paper=paper[r.defense][theirs.index(r.attack)]) if r.attack in theirs and r.defense in paper else r
+        for r in found
+    ]

@@ -1,0 +1,170 @@
+"""Tables from rows: accuracies with their intervals, under the knowledge they were measured with, beside a paper's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from sanact.evaluation.rows import accuracy, clean_accuracy, header, read_rows
+from sanact.evaluation.statistics import Accuracy
+from sanact.evaluation.threat import KNOWLEDGE, Knowledge
+
+TITLES = {"fgsm": "FGSM", "bim": "BIM", "ilcm": "ILCM", "mim": "MIM", "pgd": "PGD", "cw": "C&W"}
+CLEAN = "clean"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One accuracy: of a defense, under an attack, by an attacker with some knowledge.
+
+    attack: the title of its column.  knowledge: "" for the accuracy on clean images.  paper: the figure a paper gives, in
+    percent, or None.  plan: what was attached where.
+    """
+
+    data: str
+    split: str
+    model: str
+    defense: str
+    plan: Mapping[str, Mapping[str, Any]] | None
+    attack: str
+    knowledge: str
+    accuracy: Accuracy
+    paper: float | None = None
+    rows: str = ""
+
+
+def results(paths: Iterable[Path], *, l2: float | None = None) -> list[Result]:
+    """The accuracies in files of rows; of each defense the one on clean images first.
+
+    l2: a budget at which attacks without one are reported a second time.
+    """
+    found: list[Result] = []
+    for path in paths:
+        rows = read_rows(path)
+        cell = header(rows)["cell"]
+        plan, attack = cell["defense"], cell["attack"]
+        names = dict.fromkeys(config["name"] for config in plan.values()) if plan else {}
+        common = {
+            "data": cell["data"]["name"],
+            "split": cell["data"]["split"],
+            "model": cell["model"]["name"],
+            "defense": "+".join(names) or "none",
+            "plan": plan,
+            "rows": path.name,
+        }
+        if not any(r.attack == CLEAN and r.plan == plan and r.model == common["model"] for r in found):
+            found.append(Result(**common, attack=CLEAN, knowledge="", accuracy=clean_accuracy(rows)))
+        for budget in (None,) if l2 is None or "eps" in attack else (None, l2):
+            title, share = attack_title(attack, l2=budget), accuracy(rows, l2=budget)
+            found.append(Result(**common, attack=title, knowledge=cell["knowledge"], accuracy=share))
+    return found
+
+
+def attack_title(attack: Mapping[str, Any], *, l2: float | None = None) -> str:
+    """What heads a column: the attack, and the budget it was given or is reported at."""
+    title = TITLES.get(attack["name"], attack["name"])
+    if "eps" not in attack:
+        return f"{title}, no bound" if l2 is None else f"{title}, L2 ≤ {l2:.3g}"
+    steps = f"-{attack['steps']}" if "steps" in attack else ""
+    return f"{title}{steps}, {attack['norm']} {attack['eps']:.3g}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of results, before it is drawn: one row a defense, one column an attack."""
+
+    title: str
+    columns: list[str]
+    rows: dict[str, list[Result | None]]
+
+
+def grid(found: Sequence[Result], knowledge: Knowledge, columns: Sequence[str] = ()) -> Grid:
+    """The results of attackers with this knowledge.
+
+    columns: titles, in their order; none is all there are.  On an undefended model every attacker is white-box, and there is
+    no defense to know of: its results are in every grid.
+    """
+    chosen = [r for r in found if r.attack == CLEAN or r.knowledge == knowledge or r.plan is None]
+    columns = list(columns) or list(dict.fromkeys(r.attack for r in chosen))
+    chosen = [r for r in chosen if r.attack in columns]
+    if not chosen:
+        raise ValueError(
+            f"no results of {knowledge} attackers in these rows; there are: {sorted({r.knowledge for r in found})}"
+        )
+    plans = {r.defense: {plan_text(s.plan) for s in chosen if s.defense == r.defense} for r in chosen}
+    rows: dict[str, list[Result | None]] = {}
+    for result in chosen:
+        name = result.defense if len(plans[result.defense]) == 1 else plan_text(result.plan)
+        rows.setdefault(name, [None] * len(columns))[columns.index(result.attack)] = result
+    first = chosen[0]
+    title = (
+        f"{knowledge}: {KNOWLEDGE[knowledge]}\n"
+        f"{first.model} on {first.accuracy.n:,} images of {first.data} ({first.split}), accuracy in % with 95 % intervals"
+    )
+    return Grid(title, columns, rows)
+
+
+def plan_text(plan: Mapping[str, Mapping[str, Any]] | None) -> str:
+    """A plan as the command line takes it."""
+    parts = []
+    for pattern, config in (plan or {}).items():
+        arguments = ",".join(f"{key}={value}" for key, value in config.items() if key != "name")
+        parts.append(f"{pattern}={config['name']}:{arguments}" if pattern != "*" else f"{config['name']}:{arguments}")
+    return " ".join(parts) or "none"
+
+
+def rich_table(table: Grid) -> Table:
+    """For the terminal."""
+    drawn = Table(box=SIMPLE_HEAD, pad_edge=False)
+    drawn.add_column("defense")
+    for column in table.columns:
+        drawn.add_column(column.replace(", ", "\n"), justify="right")
+    for defense, cells in table.rows.items():
+        drawn.add_row(defense, *(_cell(result, "\n") for result in cells), end_section=True)
+    return drawn
+
+
+def markdown(table: Grid) -> str:
+    """For a README."""
+    lines = [
+        f"**{table.title.splitlines()[0]}**",
+        "",
+        table.title.splitlines()[1] + ".",
+        "",
+        "| defense | " + " | ".join(table.columns) + " |",
+        "|---|" + "--:|" * len(table.columns),
+    ]
+    lines += [f"| {d} | " + " | ".join(_cell(r, "<br>") for r in cells) + " |" for d, cells in table.rows.items()]
+    return "\n".join(lines) + "\n"
+
+
+def as_json(grids: Iterable[Grid]) -> list[dict[str, Any]]:
+    """For programs: every result once, with its knowledge."""
+    unique = {id(r): r for table in grids for cells in table.rows.values() for r in cells if r is not None}
+    return [asdict(r) | {"accuracy": r.accuracy._asdict()} for r in unique.values()]
+
+
+def layer_table(model: str, layers: Iterable[Mapping[str, Any]]) -> Table:
+    """The layers of a model, as `plan.ListedLayer` describes them."""
+    drawn = Table(title=model, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    for column in ("layer", "type", "output", "activation", "sanitizer"):
+        drawn.add_column(column, overflow="fold")
+    for layer in layers:
+        shape = " x ".join(map(str, layer["shape"])) if layer["shape"] else "?"
+        drawn.add_row(layer["name"], layer["type"], shape, layer["role"], layer["sanitizer"] or "-")
+    return drawn
+
+
+def _cell(result: Result | None, separator: str) -> str:
+    if result is None:
+        return "-"
+    lines = [f"{result.accuracy.value:.1f}", f"{result.accuracy.low:.1f}–{result.accuracy.high:.1f}"]
+    if result.paper is not None:
+        below = " ▼" if result.accuracy.value < result.paper else ""
+        lines.append(f"paper {result.paper:.2f}{below}")
+    return separator.join(lines)
