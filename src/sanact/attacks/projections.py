@@ -14,12 +14,12 @@ Generators = torch.Generator | Sequence[torch.Generator]
 
 def per_example(values: Tensor, like: Tensor) -> Tensor:
     """(N,) → (N, 1, …, 1), to be broadcast against ``like``."""
-    return torch.reshape(values, (-1, *[1] * (like.ndim - 1)))
+    return values.reshape(-1, *[1] * (like.dim() - 1))
 
 
 def l2_norm(delta: Tensor) -> Tensor:
     """(N, …) → (N,)"""
-    return torch.linalg.vector_norm(delta.flatten(1), dim=1)
+    return delta.flatten(1).square().sum(1).sqrt()
 
 
 def steepest(gradient: Tensor, norm: Norm) -> Tensor:

@@ -35,7 +35,7 @@ class Sanitizer(nn.Module):
         if self.bypassed:
             return a
         if a.ndim == 2 or a.shape[2:] == (1, 1):
-            return self.sanitize(a.reshape(a.shape[0], 1, 1, -1)).reshape(a.shape)
+            return self.sanitize(a.reshape(a.shape[0], 1, 1, a.shape[1])).reshape(a.shape)
         if self.channels_last:
             return self.sanitize(a.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.sanitize(a)

@@ -1,0 +1,77 @@
+"""What the tests share: our network, images for it, and a network whose answers are known in closed form."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sanact.data import Batch, Data, load_data
+from sanact.models import load_model
+
+
+def load_or_skip(name: str, split: str) -> Data:
+    """A data set from the folder SANACT_DATA; without the variable the test is skipped, with it nothing is forgiven."""
+    if "SANACT_DATA" not in os.environ:
+        pytest.skip(f"needs the data set '{name}': set SANACT_DATA to the folder that holds it")
+    return load_data(name, split)
+
+
+@pytest.fixture(scope="session")
+def net() -> nn.Module:
+    """MNIST-CNN with our weights, in evaluation mode."""
+    return load_model("mnist-cnn")
+
+
+@pytest.fixture(scope="session")
+def mnist() -> Data:
+    """100 MNIST test images, ten of each class."""
+    return load_or_skip("mnist", "test").sample(100)
+
+
+@pytest.fixture(scope="session")
+def images(mnist: Data, net: nn.Module) -> Batch:
+    """50 of them that the network classifies correctly."""
+    batch = next(mnist.batches(100))
+    right = torch.nonzero(net(batch.x).argmax(1) == batch.y)[:50, 0]
+    return Batch(batch.index[right.numpy()], batch.x[right], batch.y[right])
+
+
+class Linear(nn.Module):
+    """Two logits, ± (w · x + b) / 2: the distance to the boundary is |w · x + b| over the dual norm of w."""
+
+    def __init__(self, w: Tensor, b: float) -> None:
+        super().__init__()
+        self.w, self.b = w, b
+
+    def margin(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.w + self.b
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([-self.margin(x), self.margin(x)], dim=1) / 2
+
+
+@pytest.fixture
+def linear() -> Linear:
+    return Linear(torch.randn(16, generator=torch.Generator().manual_seed(1)).double(), 0.05)
+
+
+@pytest.fixture
+def points() -> Tensor:
+    """Inputs in the middle of [0, 1], so that no small perturbation meets its borders: (32, 1, 4, 4)."""
+    return 0.4 + 0.2 * torch.rand(32, 1, 4, 4, generator=torch.Generator().manual_seed(2)).double()
+
+
+@pytest.fixture
+def user_model(tmp_path: Path) -> str:
+    """A model of a user's own, as the command line names it."""
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from torch import nn\n"
+        "def tiny():\n"
+        "    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 26 * 26, 10)).eval()\n"
+    )
+    return f"{path}:tiny"

@@ -1,0 +1,136 @@
+"""What every sanitizer in SANITIZERS must do, whatever it computes."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor
+
+from sanact.sanitizers import SANITIZERS, Mask, MedianFilter, NonLocalMeans, Sanitizer, bypass
+
+ALL: list[Sanitizer] = [
+    *(kind() for kind in SANITIZERS.values()),
+    *(Mask(s, r) for s, r in [(0.4, "fixed"), (0.2, "max_all"), (0.6, "quantile"), (0.3, "mean_std")]),  # type: ignore[arg-type]
+    MedianFilter(5),
+    NonLocalMeans(0.7, patch_size=5, window_size=3, unit="absolute"),
+]
+SHAPES = [(2, 3, 9, 7), (2, 3, 2, 2), (2, 3, 1, 5), (2, 3, 1, 1), (2, 11)]
+
+
+@pytest.fixture(params=ALL, ids=repr)
+def sanitizer(request: pytest.FixtureRequest) -> Sanitizer:
+    return copy.deepcopy(request.param)
+
+
+def draw(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_keeps_shape_and_dtype_and_leaves_its_input_alone(sanitizer: Sanitizer, shape: tuple[int, ...], dtype: torch.dtype):
+    a = draw(*shape, dtype=dtype)
+    before = a.clone()
+    out = sanitizer(a)
+    assert out.shape == a.shape and out.dtype == dtype
+    assert torch.equal(a, before)
+    assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_is_close_to_double(sanitizer: Sanitizer, dtype: torch.dtype):
+    a = draw(2, 3, 9, 7, dtype=dtype)
+    out, exact = sanitizer(a).double(), sanitizer(a.double())
+    assert ((out - exact).abs() > 0.02).double().mean() < 0.02  # an element at the very threshold may fall either way
+
+
+def test_runs_under_autocast(sanitizer: Sanitizer):
+    a = draw(2, 3, 8, 8, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert sanitizer(a.bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_gradient_is_that_of_finite_differences(sanitizer: Sanitizer, shape: tuple[int, ...]):
+    assert torch.autograd.gradcheck(sanitizer, (draw(*shape).requires_grad_(),), atol=1e-6)
+
+
+def test_memory_layout_does_not_matter(sanitizer: Sanitizer):
+    a = draw(2, 4, 9, 7)
+    expected = sanitizer(a)
+    strided = torch.stack([a, -a], dim=-1)[..., 0]
+    assert not strided.is_contiguous()
+    for same in (a.contiguous(memory_format=torch.channels_last), strided, a.transpose(2, 3).contiguous().transpose(2, 3)):
+        torch.testing.assert_close(sanitizer(same), expected)
+
+
+def test_examples_do_not_influence_each_other(sanitizer: Sanitizer):
+    a = draw(5, 3, 9, 7)
+    torch.testing.assert_close(sanitizer(a)[2:3], sanitizer(a[2:3]))
+    order = torch.tensor([3, 0, 4, 1, 2])
+    torch.testing.assert_close(sanitizer(a[order]), sanitizer(a)[order])
+
+
+def test_maps_do_not_influence_each_other(sanitizer: Sanitizer):
+    if sanitizer.config.get("reading") == "max_all":
+        pytest.skip("this reading looks at all maps at once")
+    a = draw(2, 5, 9, 7)
+    torch.testing.assert_close(sanitizer(a)[:, 3:4], sanitizer(a[:, 3:4]))
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 9, 7), (0, 11)], ids=str)
+def test_takes_an_empty_batch(sanitizer: Sanitizer, shape: tuple[int, ...]):
+    assert sanitizer(torch.empty(shape)).shape == shape
+
+
+def test_a_constant_map_stays_as_it_is(sanitizer: Sanitizer):
+    a = torch.full((2, 3, 9, 7), 2.5)
+    torch.testing.assert_close(sanitizer(a), a)
+
+
+def test_does_something(sanitizer: Sanitizer):
+    a = draw(2, 3, 9, 7)
+    assert not torch.equal(sanitizer(a), a)
+
+
+def test_pooled_maps_are_a_vector(sanitizer: Sanitizer):
+    a = draw(2, 11)
+    torch.testing.assert_close(sanitizer(a[:, :, None, None])[:, :, 0, 0], sanitizer(a))
+
+
+def test_channels_last_activations_of_a_linear_layer(sanitizer: Sanitizer):
+    a = draw(2, 4, 9, 7)
+    expected = sanitizer(a).permute(0, 2, 3, 1)
+    sanitizer.channels_last = True
+    torch.testing.assert_close(sanitizer(a.permute(0, 2, 3, 1)), expected)
+
+
+def test_bypass_returns_the_input_and_ends_with_the_block(sanitizer: Sanitizer):
+    a = draw(2, 3, 9, 7)
+    with pytest.raises(KeyError), bypass([sanitizer]):
+        assert torch.equal(sanitizer(a), a)
+        raise KeyError
+    assert not torch.equal(sanitizer(a), a)
+
+
+def test_config_makes_it_again(sanitizer: Sanitizer):
+    config = sanitizer.config
+    again = SANITIZERS[config.pop("name")](**config)
+    assert again.config == sanitizer.config
+    a = draw(2, 3, 9, 7)
+    assert torch.equal(pickle.loads(pickle.dumps(sanitizer))(a), again(a))
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3, 4), (2, 3, 4, 4, 4)], ids=str)
+def test_refuses_another_rank_by_name(sanitizer: Sanitizer, shape: tuple[int, ...]):
+    sanitizer.where = "layer7"
+    with pytest.raises(ValueError, match=rf"\(N, C, H, W\) or \(N, F\), got .*sanitizer '{sanitizer.name}' on 'layer7'"):
+        sanitizer(torch.rand(shape))
+
+
+def test_refuses_integers(sanitizer: Sanitizer):
+    with pytest.raises(TypeError, match=r"float dtype, got torch\.int64"):
+        sanitizer(torch.ones(2, 3, 4, 4, dtype=torch.int64))
