@@ -135,7 +135,8 @@ def evaluate(
         calibration=calibration and calibration.sample(min(1000, len(calibration)), seed=seed),
     )
     found = results(run(judged, out=out, batch_size=batch_size, device=device, progress=not quiet), l2=l2)
-    _show([grid(found, known) for known in dict.fromkeys(cell.knowledge for cell in judged)], as_json)
+    known = {cell.knowledge for cell in judged}
+    _show([grid(found, one) for one in KNOWLEDGE if one in known], as_json)
 
 
 @app.command()

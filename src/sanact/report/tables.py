@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,19 @@ from sanact.evaluation.threat import KNOWLEDGE, Knowledge
 
 TITLES = {"fgsm": "FGSM", "bim": "BIM", "ilcm": "ILCM", "mim": "MIM", "pgd": "PGD", "cw": "C&W"}
 CLEAN = "clean"
+MARKS = {
+    "▼": "▼ below the paper's figure",
+    "✗": "✗ this attacker failed: examples replayed from the undefended model leave less, so the gradient is masked",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """One accuracy: of a defense, under an attack, by an attacker with some knowledge.
 
-    attack: the title of its column.  knowledge: "" for the accuracy on clean images.  paper: the figure a paper gives, in
-    percent, or None.  plan: what was attached where.
+    attack: the title of its column.  knowledge: "" for the accuracy on clean images.  plan: what was attached where.
+    paper: the figure a paper gives, in percent, or None.  replay: what the same attack left when it was oblivious, in
+    percent, beside the result of an attacker who knows more; None where it was not run.
     """
 
     data: str
@@ -35,7 +40,13 @@ class Result:
     knowledge: str
     accuracy: Accuracy
     paper: float | None = None
+    replay: float | None = None
     rows: str = ""
+
+    @property
+    def masked(self) -> bool:
+        """Whether replayed examples did more harm: then this attacker failed, and the figure is no robustness."""
+        return self.replay is not None and self.replay < self.accuracy.value
 
 
 def results(paths: Iterable[Path], *, l2: float | None = None) -> list[Result]:
@@ -62,7 +73,12 @@ def results(paths: Iterable[Path], *, l2: float | None = None) -> list[Result]:
         for budget in (None,) if l2 is None or "eps" in attack else (None, l2):
             title, share = attack_title(attack, l2=budget), accuracy(rows, l2=budget)
             found.append(Result(**common, attack=title, knowledge=cell["knowledge"], accuracy=share))
-    return found
+    replayed = {_key(r): r.accuracy.value for r in found if r.knowledge == "oblivious"}
+    return [r if r.knowledge in ("", "oblivious") else replace(r, replay=replayed.get(_key(r))) for r in found]
+
+
+def _key(result: Result) -> tuple[str, ...]:
+    return result.data, result.split, result.model, plan_text(result.plan), result.attack
 
 
 def attack_title(attack: Mapping[str, Any], *, l2: float | None = None) -> str:
@@ -76,11 +92,12 @@ def attack_title(attack: Mapping[str, Any], *, l2: float | None = None) -> str:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of results, before it is drawn: one row a defense, one column an attack."""
+    """A table of results, before it is drawn: one row a defense, one column an attack; the notes go below."""
 
     title: str
     columns: list[str]
     rows: dict[str, list[Result | None]]
+    notes: list[str]
 
 
 def grid(found: Sequence[Result], knowledge: Knowledge, columns: Sequence[str] = ()) -> Grid:
@@ -106,7 +123,9 @@ def grid(found: Sequence[Result], knowledge: Knowledge, columns: Sequence[str] =
         f"{knowledge}: {KNOWLEDGE[knowledge]}\n"
         f"{first.model} on {first.accuracy.n:,} images of {first.data} ({first.split}), accuracy in % with 95 % intervals"
     )
-    return Grid(title, columns, rows)
+    notes = [f"{name}: {plan}" for name, (plan, *others) in plans.items() if plan != "none" and not others]
+    notes += [text for mark, text in MARKS.items() if any(mark in _marks(result) for result in chosen)]
+    return Grid(title, columns, rows, notes)
 
 
 def plan_text(plan: Mapping[str, Mapping[str, Any]] | None) -> str:
@@ -120,7 +139,7 @@ def plan_text(plan: Mapping[str, Mapping[str, Any]] | None) -> str:
 
 def rich_table(table: Grid) -> Table:
     """For the terminal."""
-    drawn = Table(box=SIMPLE_HEAD, pad_edge=False)
+    drawn = Table(box=SIMPLE_HEAD, pad_edge=False, caption="\n".join(table.notes), caption_justify="left")
     drawn.add_column("defense")
     for column in table.columns:
         drawn.add_column(column.replace(", ", "\n"), justify="right")
@@ -140,7 +159,7 @@ def markdown(table: Grid) -> str:
         "|---|" + "--:|" * len(table.columns),
     ]
     lines += [f"| {d} | " + " | ".join(_cell(r, "<br>") for r in cells) + " |" for d, cells in table.rows.items()]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *(f"- {note}" for note in table.notes)]) + "\n"
 
 
 def as_json(grids: Iterable[Grid]) -> list[dict[str, Any]]:
@@ -165,6 +184,14 @@ def _cell(result: Result | None, separator: str) -> str:
         return "-"
     lines = [f"{result.accuracy.value:.1f}", f"{result.accuracy.low:.1f}–{result.accuracy.high:.1f}"]
     if result.paper is not None:
-        below = " ▼" if result.accuracy.value < result.paper else ""
-        lines.append(f"paper {result.paper:.2f}{below}")
+        lines.append(f"paper {result.paper:.2f}")
+    if result.masked:
+        lines.append(f"replay {result.replay:.1f}")
+    if marks := _marks(result):
+        lines[-1] += f" {marks}"
     return separator.join(lines)
+
+
+def _marks(result: Result) -> str:
+    below = result.paper is not None and result.accuracy.value < result.paper
+    return "▼" * below + "✗" * result.masked

@@ -97,6 +97,11 @@ def reflected(size: int, margin: int, device: torch.device) -> Tensor:
     return torch.minimum(places, period - places) if size > 1 else torch.zeros_like(places)
 
 
+def variance(a: Tensor, dims: tuple[int, int]) -> Tensor:
+    """Of the elements of each map, kept broadcastable; unlike `torch.var`, silent on an empty batch."""
+    return (a - a.mean(dims, keepdim=True)).square().mean(dims, keepdim=True)
+
+
 def odd(name: str, value: int, sanitizer: str, *, least: int = 3) -> int:
     """``value`` if it is an odd whole number, large enough to do anything; else ValueError."""
     if not isinstance(value, int) or value < least or value % 2 == 0:

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from sanact.sanitizers.base import Sanitizer
+from sanact.sanitizers.base import Sanitizer, variance
 
 Reading = Literal["fixed", "max", "max_all", "quantile", "mean_std", "calibrated"]
 SPATIAL, ALL = (2, 3), (1, 2, 3)
@@ -74,8 +74,8 @@ class Mask(Sanitizer):
             rank = max(math.ceil(self.strength * flat.shape[2]), 1)
             return flat.kthvalue(rank, dim=2, keepdim=True).values[..., None]
         if self.reading == "mean_std":
-            std, mean = torch.std_mean(maps.abs(), SPATIAL, correction=0, keepdim=True)
-            return mean + self.strength * std
+            magnitude = maps.abs()
+            return magnitude.mean(SPATIAL, keepdim=True) + self.strength * variance(magnitude, SPATIAL).sqrt()
         if self.mean is None or self.std is None:
             raise RuntimeError(f"a calibrated mask needs data first: sanact.calibrate(defended, images) ({self})")
         shape = (1, 1, 1, -1) if maps.shape[1:3] == (1, 1) else (1, -1, 1, 1)

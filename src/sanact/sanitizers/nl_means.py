@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sanact.sanitizers.base import Sanitizer, odd, pad_by_reflection
+from sanact.sanitizers.base import Sanitizer, odd, pad_by_reflection, variance
 
 Unit = Literal["std", "absolute"]
 
@@ -50,8 +50,8 @@ class NonLocalMeans(Sanitizer):
         if a.dtype in (torch.float16, torch.bfloat16):
             a = a.float()
         patch = (self.patch_size if a.shape[1] > 1 else 1), (self.patch_size if a.shape[2] > 1 else 1)
-        variance = a.var((1, 2), correction=0, keepdim=True) if self.unit == "std" else torch.ones_like(a[:, :1, :1])
-        scale = 1 / (patch[0] * patch[1] * self.h**2 * variance).clamp_min(torch.finfo(a.dtype).tiny)
+        unit = variance(a, (1, 2)) if self.unit == "std" else torch.ones_like(a[:, :1, :1])
+        scale = 1 / (patch[0] * patch[1] * self.h**2 * unit).clamp_min(torch.finfo(a.dtype).tiny)
         padded = pad_by_reflection(a, (patch[0] // 2, patch[1] // 2), dims=(1, 2))
         average: Tensor = _NonLocalMeans.apply(padded, scale, patch, self.window_size // 2)
         return average.permute(0, 3, 1, 2).to(maps.dtype)

@@ -1,0 +1,58 @@
+# `make` alone lists the targets. Every target sets up what it needs in $(VENV) first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+# Where the tests find MNIST, CIFAR-10 and Tiny ImageNet; without the folder the tests that need it are skipped, and say so.
+export SANACT_DATA ?= $(abspath ../shared/data)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test slow check bench docs clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/core ## the whole in two minutes: train on digits, attack, print the table
+	$(BIN)/sanact demo
+
+test: $(VENV)/test ## the test suite
+	$(BIN)/pytest
+
+slow: $(VENV)/test ## the tests that take minutes
+	$(BIN)/pytest -m slow
+
+check: $(VENV)/test ## ruff, mypy strict, import-linter
+	$(BIN)/ruff check --output-format concise
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/bench ## time the attacks and sanitizers beside other libraries; writes docs/results/benchmarks
+	$(BIN)/python -m benchmarks
+
+docs: $(VENV)/docs ## the reference of the Python interface, in build/docs
+	$(BIN)/pdoc --docformat google --output-directory build/docs sanact
+
+clean: ## remove the environment and everything built
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+
+$(VENV)/core: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade 'pip>=25.1'
+	$(PIP) install --editable .
+	touch $@
+
+# torchattacks pins versions of requests and tqdm that nothing here can meet, and uses neither: hence --no-deps.
+$(VENV)/test: $(VENV)/core
+	$(PIP) install --editable '.[timm,onnx]' --group test --group check
+	$(PIP) install --no-deps torchattacks
+	touch $@
+
+$(VENV)/bench: $(VENV)/test
+	$(PIP) install --group bench
+	touch $@
+
+$(VENV)/docs: $(VENV)/core
+	$(PIP) install --group docs
+	touch $@
