@@ -53,7 +53,13 @@ def check_logits(logits: Tensor, y: Tensor, where: str) -> None:
     if len(y) and classes > 1 and (logits >= 0).all() and (logits.float().sum(1) - 1).abs().max() < 1e-4:
         warnings.warn(
             "the model returns probabilities where logits are due: gradients through softmax vanish and attacks look weaker "
-            f"than they are; remove the softmax ({where})",
+            "than they are; remove the softmax",
             ProbabilitiesWarning,
-            stacklevel=2,
+            stacklevel=1,  # one text at one place: Python shows it once a run, whichever attack meets it at whichever step
         )
+
+
+def check_gradient(gradient: Tensor, where: str) -> None:
+    """Raise ValueError for NaN: its sign is 0, so an attack would stand still in silence."""
+    if broken := int(gradient.flatten(1).isnan().any(1).sum()):
+        raise ValueError(f"the gradient of the loss is NaN for {broken} of {len(gradient)} examples ({where})")

@@ -32,8 +32,7 @@ def thresholds(reading: str, strength: float, maps: np.ndarray) -> np.ndarray:
 )
 def test_formula(reading, strength):
     expected = [
-        [reference.mask(m, tau) for m, tau in zip(maps, thresholds(reading, strength, maps), strict=True)]
-        for maps in A.numpy()
+        [reference.mask(m, tau) for m, tau in zip(maps, thresholds(reading, strength, maps), strict=True)] for maps in A.numpy()
     ]
     np.testing.assert_array_equal(Mask(strength, reading)(A).numpy(), np.array(expected))
 

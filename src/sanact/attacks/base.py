@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -34,11 +35,13 @@ class Attack(ABC):
     def _on_guard(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators | None) -> Tensor:
         check_mode(model, str(self))
         check_inputs(x, y, str(self))
+        if isinstance(generator, Sequence) and len(generator) != len(x):
+            raise ValueError(f"generator must be one, or one per example: {len(x)}, got {len(generator)} ({self})")
         if not len(x):
             return x.clone()
         frozen = preserved(model) if isinstance(model, nn.Module) else preserved(nn.Identity())
         with frozen, torch.no_grad():
-            return self.craft(model, x.detach(), y, eps, generator or torch.Generator().manual_seed(0))
+            return self.craft(model, x.detach(), y.long(), eps, generator or torch.Generator().manual_seed(0))
 
     @abstractmethod
     def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:

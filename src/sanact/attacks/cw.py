@@ -10,7 +10,7 @@ from torch import Tensor
 from sanact.attacks.base import Attack
 from sanact.attacks.losses import margin
 from sanact.attacks.projections import Generators
-from sanact.checks import Model, check_logits
+from sanact.checks import Model, check_gradient, check_logits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +78,7 @@ class CW(Attack):
                 short = margin(logits, y[index]) * (1 if self.targeted else -1)  # what is missing to success, without κ
                 objective = squared + c[index] * (short + self.confidence).clamp_min(0)
                 (gradient,) = torch.autograd.grad(objective.sum(), w)
+            check_gradient(gradient, str(self))
             w, squared, objective = w.detach(), squared.detach(), objective.detach()
 
             success = short.detach() <= -self.confidence if self.confidence else short.detach() < 0

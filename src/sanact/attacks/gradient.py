@@ -12,7 +12,7 @@ from torch import Tensor
 from sanact.attacks.base import Attack
 from sanact.attacks.losses import LOSSES, LossName
 from sanact.attacks.projections import Generators, Norm, per_example, project, steepest
-from sanact.checks import Model, check_logits
+from sanact.checks import Model, check_gradient, check_logits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +47,11 @@ class GradientAttack(Attack):
         generator: Generators | None = None,
     ) -> Tensor:
         if eps is None:
-            eps = torch.full((len(x),), self.eps)
-        elif eps.shape != x.shape[:1] or not bool((eps >= 0).all()):
-            raise ValueError(f"eps must be {len(x)} numbers ≥ 0, one per example, got {eps} ({self})")
+            eps = torch.full((len(x),), self.eps, dtype=torch.float64)
+        if eps.shape != x.shape[:1]:
+            raise ValueError(f"eps must hold one number per example, {tuple(x.shape[:1])}, got {tuple(eps.shape)} ({self})")
+        if bool((bad := ~((eps >= 0) & eps.isfinite())).any()):
+            raise ValueError(f"eps must be finite and ≥ 0, got {float(eps[bad][0])} ({self})")
         return self._on_guard(model, x, y, eps.to(x), generator)
 
     @property
@@ -76,6 +78,7 @@ class GradientAttack(Attack):
                 if last or (self.early_stop and bool(won.all())):
                     return
                 (gradient,) = torch.autograd.grad(loss.sum(), here)
+            check_gradient(gradient, str(self))
             if self.early_stop and bool(won.any()):
                 index, here, gradient, mean = (part[~won] for part in (index, here, gradient, mean))
             if decay:

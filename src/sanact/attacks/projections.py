@@ -26,7 +26,9 @@ def steepest(gradient: Tensor, norm: Norm) -> Tensor:
     """The unit step along which the loss grows fastest: sign(g) in Linf, g / ‖g‖₂ in L2; 0 where the gradient is 0."""
     if norm == "Linf":
         return gradient.sign()
-    return gradient / per_example(l2_norm(gradient), gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
+    tiny = torch.finfo(gradient.dtype).tiny
+    gradient = gradient / per_example(gradient.flatten(1).abs().amax(1), gradient).clamp_min(tiny)  # lest its square underflow
+    return gradient / per_example(l2_norm(gradient), gradient).clamp_min(tiny)
 
 
 def project(moved: Tensor, x: Tensor, eps: Tensor, norm: Norm) -> Tensor:

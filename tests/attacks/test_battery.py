@@ -1,0 +1,299 @@
+"""What every attack in ATTACKS must do, whatever it computes."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sanact.attacks import ATTACKS, CW, Attack, GradientAttack
+from sanact.attacks.projections import l2_norm
+from sanact.data import Batch
+from tests.conftest import Linear
+
+EPS = {"Linf": 0.3, "L2": 3.0}
+QUICK: dict[str, dict[str, Any]] = {"cw": {"search_steps": 3, "steps": 60, "initial_c": 1.0}}
+BUDGETED = [(kind, norm) for kind in ATTACKS.values() if issubclass(kind, GradientAttack) for norm in EPS]
+ALL: list[Attack] = [
+    *(kind(eps=EPS[norm], norm=norm) for kind, norm in BUDGETED),  # type: ignore[arg-type]
+    *(kind(**QUICK.get(name, {})) for name, kind in ATTACKS.items() if not issubclass(kind, GradientAttack)),
+]
+
+
+def title(attack: Attack) -> str:
+    return f"{attack.name}-{attack.budget[0]}"
+
+
+def each(attacks: list[Attack]) -> Any:
+    return pytest.mark.parametrize("attack", attacks, ids=title)
+
+
+GRADIENT = [attack for attack in ALL if isinstance(attack, GradientAttack)]
+TARGETED = [replace(attack, targeted=True) for attack in ALL if attack.name != "ilcm"]
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    """Five classes, smooth, float64, with modules whose training flag matters and a parameter that is frozen."""
+    generator = torch.Generator().manual_seed(3)
+    layers = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 5)
+    ).double()
+    for parameter in layers.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) / 2
+    layers[0].bias.requires_grad_(False)
+    return layers.eval()
+
+
+@pytest.fixture
+def batch(model: nn.Module) -> tuple[Tensor, Tensor]:
+    """12 images with black and white pixels, and what the model takes them for."""
+    x = (1.4 * torch.rand(12, 1, 6, 6, generator=torch.Generator().manual_seed(4), dtype=torch.float64) - 0.2).clamp(0, 1)
+    return x, model(x).argmax(1)
+
+
+def distance(adversarial: Tensor, x: Tensor, norm: str) -> Tensor:
+    delta = (adversarial - x).flatten(1)
+    return delta.abs().amax(1) if norm == "Linf" else delta.square().sum(1).sqrt()
+
+
+def generators(index: Tensor) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(100 + int(i)) for i in index]
+
+
+@each([*ALL, *TARGETED])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_result_is_a_valid_image_inside_the_ball(attack, model, batch, dtype):
+    x, y = batch[0].to(dtype), batch[1]
+    before = x.clone()
+    adversarial = attack(model.to(dtype), x, y)
+    assert adversarial.shape == x.shape and adversarial.dtype == dtype and not adversarial.requires_grad
+    assert adversarial.min() >= 0 and adversarial.max() <= 1
+    norm, eps = attack.budget
+    assert eps is None or distance(adversarial, x, norm).max() <= eps * (1 + 1e-6)
+    assert torch.equal(x, before)
+
+
+def trace(model: nn.Module) -> list[object]:
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    modules = [[module.training, *(len(getattr(module, kind)) for kind in hooks)] for module in model.modules()]
+    parameters = [[parameter.requires_grad, parameter.grad] for parameter in model.parameters()]
+    return [modules, parameters, {name: value.tolist() for name, value in model.state_dict().items()}]
+
+
+@each(ALL)
+def test_leaves_the_model_as_it_was(attack, model, batch):
+    before = trace(model)
+    attack(model, *batch)
+    assert trace(model) == before
+
+
+@each(ALL)
+def test_leaves_the_model_as_it_was_after_an_error_inside_it(attack, model, batch):
+    calls = []
+
+    def fail_the_second_time(*_: object) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyError("inside")
+
+    model[2].register_forward_hook(fail_the_second_time)
+    before = trace(model)
+    with pytest.raises(KeyError, match="inside"):
+        attack(model, *batch)
+    assert trace(model) == before
+    assert torch.is_grad_enabled()
+
+
+@each(ALL)
+def test_global_random_state_is_untouched(attack, model, batch):
+    before = torch.get_rng_state()
+    attack(model, *batch)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@each(ALL)
+def test_same_seed_same_result(attack, model, batch):
+    first, second = (attack(model, *batch, generator=torch.Generator().manual_seed(7)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(attack(model, *batch), attack(model, *batch, generator=torch.Generator().manual_seed(0)))
+
+
+@each([*ALL, *(attack.for_replay() for attack in GRADIENT)])
+@pytest.mark.parametrize("sizes", [[1] * 12, [5, 7]], ids=["one by one", "two batches"])
+def test_an_example_does_not_depend_on_its_batch(attack, model, batch, sizes):
+    x, y = batch
+    together = attack(model, x, y, generator=generators(torch.arange(12)))
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    for part in order.split(sizes):
+        torch.testing.assert_close(attack(model, x[part], y[part], generator=generators(part)), together[part])
+
+
+@each(ALL)
+def test_takes_any_callable(attack, model, batch):
+    assert torch.equal(attack(lambda x: model(x), *batch), attack(model, *batch))
+
+
+@each(ALL)
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8], ids=str)
+def test_takes_labels_of_any_integer_type(attack, model, batch, dtype):
+    x, y = batch
+    assert torch.equal(attack(model, x, y.to(dtype)), attack(model, x, y))
+
+
+@each(ALL)
+def test_memory_layout_does_not_matter(attack, model, batch):
+    x, y = batch
+    torch.testing.assert_close(attack(model, x.mT.contiguous().mT, y), attack(model, x, y))
+
+
+@each(ALL)
+def test_takes_an_empty_batch(attack, model):
+    assert attack(model, torch.empty(0, 1, 6, 6).double(), torch.empty(0, dtype=torch.long)).shape == (0, 1, 6, 6)
+
+
+@each(ALL)
+def test_fools_our_network(attack, net: nn.Module, images: Batch):
+    missed = net(attack(net, images.x, images.y)).argmax(1) != images.y
+    assert missed.double().mean() >= (0.5 if attack.name == "fgsm" else 0.9)
+
+
+@each(TARGETED)
+def test_targeted_reaches_its_targets(attack, net: nn.Module, images: Batch):
+    targets = (images.y + 1) % 10
+    reached = net(attack(net, images.x, targets)).argmax(1) == targets
+    assert reached.double().mean() >= (0.05 if attack.name == "fgsm" else 0.5)
+
+
+@each(GRADIENT)
+def test_early_stop_changes_nothing_about_who_is_fooled(attack, net: nn.Module, images: Batch):
+    close = replace(attack, eps=attack.eps / 3)
+    early, late = (a(net, images.x, images.y) for a in (close, close.for_replay()))
+    assert torch.equal(net(early).argmax(1) == images.y, net(late).argmax(1) == images.y)
+    assert not torch.equal(early, late)
+
+
+@each(GRADIENT)
+def test_an_example_already_misclassified_comes_back_unchanged(attack, model, batch):
+    x, y = batch
+    wrong = torch.arange(12) < 4
+    adversarial = attack(model, x, torch.where(wrong, (y + 1) % 5, y))
+    assert torch.equal(adversarial[wrong], x[wrong])
+    assert not torch.equal(adversarial[~wrong], x[~wrong])
+
+
+@each([attack for attack in TARGETED if isinstance(attack, GradientAttack)])
+def test_an_example_already_at_its_target_comes_back_unchanged(attack, model, batch):
+    x, y = batch
+    assert torch.equal(attack(model, x, y), x)
+
+
+@each([attack.for_replay() for attack in GRADIENT])
+def test_each_example_has_the_budget_it_was_given(attack, linear: Linear, points: Tensor):
+    eps = torch.linspace(0, 0.2, len(points))
+    y = linear(points).argmax(1)
+    torch.testing.assert_close(distance(attack(linear, points, y, eps=eps), points, attack.norm), eps.double())
+
+
+@each([*GRADIENT, *(replace(a, step_size=0.1) for a in GRADIENT if hasattr(a, "step_size"))])
+def test_no_budget_returns_the_input(attack, model, batch):
+    x, y = batch
+    assert torch.equal(attack(model, x, y, eps=torch.zeros(12)), x)
+
+
+@each([*ALL, *TARGETED])
+def test_config_makes_it_again(attack):
+    config = attack.config
+    again = ATTACKS[config.pop("name")](**config)
+    assert again == attack and hash(again) == hash(attack)
+
+
+@each(ALL)
+def test_is_frozen(attack):
+    with pytest.raises(FrozenInstanceError):
+        attack.targeted = True
+
+
+# The linear model: margin |w·x + b|, so the boundary is margin / ‖w‖₁ away in Linf and margin / ‖w‖₂ in L2.
+
+
+def boundary(linear: Linear, points: Tensor, norm: str) -> Tensor:
+    return linear.margin(points).abs() / (linear.w.abs().sum() if norm == "Linf" else linear.w.square().sum().sqrt())
+
+
+@each([*GRADIENT, *(a for a in TARGETED if isinstance(a, GradientAttack))])
+@pytest.mark.parametrize(("share", "succeeds"), [(1.01, True), (0.99, False)], ids=["outside", "inside"])
+def test_succeeds_just_beyond_the_boundary_and_not_before(attack, linear, points, share, succeeds):
+    predicted = linear(points).argmax(1)
+    y = 1 - predicted if attack.targeted else predicted
+    adversarial = attack(linear, points, y, eps=share * boundary(linear, points, attack.norm))
+    assert ((linear(adversarial).argmax(1) != predicted) == succeeds).all()
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_cw_finds_the_nearest_adversarial_point(linear, points, targeted):
+    predicted = linear(points).argmax(1)
+    adversarial = CW(targeted=targeted, initial_c=0.1, steps=300)(linear, points, 1 - predicted if targeted else predicted)
+    assert (linear(adversarial).argmax(1) != predicted).all()
+    ratio = l2_norm(adversarial - points) / boundary(linear, points, "L2")
+    assert ratio.min() >= 1 and ratio.max() < 1.03
+
+
+# Bad input: what came, what is allowed, and which attack.
+
+
+@each(ALL)
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda x, y: (x + 0.5, y), ValueError, r"x must lie in \[0, 1\], got \[0\.5, 1\.5\]"),
+        (lambda x, y: (x - 0.5, y), ValueError, r"x must lie in \[0, 1\], got \[-0\.5, 0\.5\]"),
+        (lambda x, y: (x * torch.nan, y), ValueError, r"x must lie in \[0, 1\], got \[nan, nan\]"),
+        (lambda x, y: (x.long(), y), TypeError, r"x must be of a float dtype, got torch\.int64"),
+        (lambda x, y: (x, y.double()), TypeError, r"y must hold class indices, got torch\.float64"),
+        (lambda x, y: (x, y[:, None]), ValueError, r"x must be \(N, C, H, W\) and y \(N,\), got \(12, 1, 6, 6\) and \(12, 1\)"),
+        (lambda x, y: (x, torch.full_like(y, 5)), ValueError, r"y must lie in 0\.\.4, got 5\.\.5"),
+        (lambda x, y: (x, torch.full_like(y, -1)), ValueError, r"y must lie in 0\.\.4, got -1\.\.-1"),
+    ],
+)
+def test_bad_examples(attack, model, batch, change, error, message):
+    with pytest.raises(error, match=rf"{message}.*\(attack '{attack.name}'\)"):
+        attack(model, *change(*batch))
+
+
+@each(ALL)
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda z: z * torch.nan, "the model returned NaN logits for 12 of 12 examples"),
+        (lambda z: z[:, :, None], r"the model must return logits \(12, classes\), got \(12, 5, 1\)"),
+        (lambda z: z[:3], r"the model must return logits \(12, classes\), got \(3, 5\)"),
+        (lambda z: z - z.detach() + (z - z.detach()).abs().sqrt(), "the gradient of the loss is NaN for 12 of 12 examples"),
+    ],
+    ids=["nan", "rank", "length", "nan gradient"],
+)
+def test_bad_models(attack, model, batch, wrong, message):
+    with pytest.raises(ValueError, match=rf"{message}.*\(attack '{attack.name}'\)"):
+        attack(lambda x: wrong(model(x)), *batch)
+
+
+@each(ALL)
+def test_refuses_a_model_in_training_mode(attack, model, batch):
+    model[4].train()
+    with pytest.raises(ValueError, match=rf"evaluation mode, got training mode in '4' .*\(attack '{attack.name}'\)"):
+        attack(model, *batch)
+
+
+@each(ALL)
+def test_refuses_a_wrong_number_of_generators(attack, model, batch):
+    with pytest.raises(ValueError, match=rf"one per example: 12, got 1 \(attack '{attack.name}'\)"):
+        attack(model, *batch, generator=generators(torch.arange(1)))
+
+
+@each(ALL)
+def test_warns_of_probabilities(attack, model, batch):
+    with pytest.warns(UserWarning, match="probabilities where logits are due"):
+        attack(nn.Sequential(model, nn.Softmax(1)).eval(), *batch)

@@ -1,0 +1,224 @@
+"""The judge decides alone, and refuses what would be a false claim of robustness."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sanact import CW, FGSM, PGD, Attack, Mask, MedianFilter, sanitize
+from sanact.data import Data
+from sanact.evaluation.judge import Cell, cells, judge, replayed_examples
+from sanact.evaluation.rows import SCHEMA, accuracy
+
+PLAN = {"0": Mask(0.3)}
+
+
+def tiny() -> nn.Module:
+    """A convolution and a linear layer: 8x8 images, 3 classes."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 36, 3)).eval()
+
+
+def images(n: int = 40) -> Data:
+    """Labelled by the tiny network itself, so that it is right on all."""
+    x = 0.9 * torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    return Data.from_tensors(x, tiny()(x).argmax(1), classes=("a", "b", "c"))
+
+
+def cell(**changes) -> Cell:
+    given = dict(data=images(), model=tiny(), model_name="tiny", defense=PLAN, attack=PGD(eps=0.05), knowledge="white-box")
+    return Cell(**given | changes)
+
+
+def columns(table) -> dict[str, np.ndarray]:
+    return {name: np.array(table[name]) for name in table.column_names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Returns(Attack):
+    """An attack that returns the images with a change of ours."""
+
+    shift: float = 0.0
+    eps: float = 0.1
+    cut: int = 8
+
+    @property
+    def budget(self):
+        return "Linf", self.eps
+
+    def craft(self, model, x, y, eps, generator):
+        return (x + self.shift)[..., : self.cut]
+
+
+def test_rows_say_what_a_look_by_hand_says():
+    model, data, defended = tiny(), images(), sanitize(tiny(), PLAN)
+    rows = judge(cell(attack=FGSM(eps=0.05)))
+    x, y = data.images.x, torch.from_numpy(data.labels)
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(defended(x), y, reduction="sum"), x)
+    candidate = (x + 0.05 * gradient.sign()).clamp(0, 1).detach()
+    harmed = defended(candidate).argmax(1) != y
+    already = defended(x).argmax(1) != y  # FGSM leaves alone what is won
+    got = columns(rows)
+    assert rows.schema.equals(SCHEMA)
+    assert got["index"].tolist() == list(range(40))
+    assert got["label"].tolist() == y.tolist()
+    assert got["clean_prediction"].tolist() == defended(x).argmax(1).tolist()
+    assert ((got["prediction"] != got["label"]) == (harmed | already).numpy()).all()
+    assert np.allclose(got["linf"][already], 0)
+    moved = (harmed & ~already).numpy()
+    assert moved.any()
+    np.testing.assert_allclose(got["linf"][moved], (candidate - x).detach().abs().amax((1, 2, 3))[moved], rtol=1e-5)
+    np.testing.assert_allclose(got["l2"][moved], (candidate - x).detach().flatten(1).norm(dim=1)[moved], rtol=1e-5)
+    assert model.training is False
+
+
+@pytest.mark.parametrize("knowledge", ["oblivious", "white-box"])
+@pytest.mark.parametrize("attack", [PGD(eps=0.04, steps=5, restarts=2), CW(search_steps=2, steps=20, step_size=0.1)], ids=str)
+def test_batch_size_does_not_matter(knowledge, attack):
+    tables = [columns(judge(cell(knowledge=knowledge, attack=attack), batch_size=size)) for size in (40, 7, 1)]
+    for other in tables[1:]:
+        for name in ("index", "label", "clean_prediction", "prediction"):
+            assert (other[name] == tables[0][name]).all()
+        np.testing.assert_allclose(other["l2"], tables[0]["l2"], atol=1e-4)
+
+
+def test_an_oblivious_attacker_crafts_on_the_undefended_model(tmp_path):
+    attack, data = PGD(eps=0.05, early_stop=False), images()
+    oblivious = cell(knowledge="oblivious", attack=attack)
+    rows = columns(judge(oblivious, folder=tmp_path))
+    replayed = replayed_examples(oblivious, tmp_path)
+    streams = [
+        torch.Generator().manual_seed(int(np.random.SeedSequence((0, i)).generate_state(1, np.uint64)[0])) for i in range(40)
+    ]
+    y = torch.from_numpy(data.labels)
+    torch.testing.assert_close(replayed, attack(tiny(), data.images.x, y, generator=streams))
+    assert (rows["prediction"] == sanitize(tiny(), PLAN)(replayed).argmax(1).numpy()).all()
+    assert (tiny()(replayed).argmax(1) != y).any()
+
+
+def test_examples_are_crafted_once_for_all_defenses(tmp_path, monkeypatch):
+    crafted = []
+    monkeypatch.setattr(Returns, "craft", lambda self, model, x, *rest: crafted.append(len(x)) or x + 0.01)
+    for defense in (None, MedianFilter(3), Mask(0.2)):
+        judge(cell(defense=defense, knowledge="oblivious", attack=Returns()), folder=tmp_path, batch_size=20)
+    assert crafted == [20, 20]
+
+
+def test_white_box_does_more_harm_than_replay():
+    attack = PGD(eps=0.05)
+    share = {k: accuracy(judge(cell(knowledge=k, attack=attack))).value for k in ("oblivious", "white-box")}
+    assert share["white-box"] < share["oblivious"]
+
+
+def test_the_seed_moves_random_starts():
+    attack = PGD(eps=0.03, steps=1)
+    first, again, other = (columns(judge(cell(attack=attack, seed=seed)))["l2"] for seed in (0, 0, 1))
+    assert (first == again).all() and not (first == other).all()
+
+
+def test_leaves_no_trace():
+    model = tiny()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    judge(cell(model=model))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert not model.training and not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
+
+
+def test_calibration_images_reach_the_mask():
+    rows = judge(cell(defense=Mask(0.5, "calibrated"), calibration=images(20)))
+    assert len(rows) == 40
+
+
+def test_on_an_undefended_model_every_attacker_is_white_box():
+    assert cell(defense=None, knowledge="oblivious").identity == cell(defense=None).identity
+
+
+def test_identity_tells_cells_apart():
+    other_net = tiny()
+    other_net[0].weight.data.mul_(1.001)
+    variants = [
+        cell(),
+        cell(seed=1),
+        cell(attack=PGD(eps=0.06)),
+        cell(knowledge="oblivious"),
+        cell(defense={"0": Mask(0.31)}),
+        cell(defense=None),
+        cell(model=other_net),
+        cell(data=images(41)),
+        cell(calibration=images(10)),
+    ]
+    assert len({variant.slug for variant in variants}) == len(variants)
+    assert cell().slug == cell().slug
+
+
+def test_cells_are_all_combinations_defense_by_defense():
+    made = cells(images(), tiny(), "tiny", [None, Mask()], [FGSM(eps=0.1), PGD(eps=0.1)], ["oblivious", "white-box"])
+    assert [str(c) for c in made[4:]] == [
+        "mask · fgsm · oblivious",
+        "mask · fgsm · white-box",
+        "mask · pgd · oblivious",
+        "mask · pgd · white-box",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"knowledge": "secret"}, "knowledge must be one of oblivious, white-box, got 'secret'"),
+        ({"attack": PGD(eps=0.1, targeted=True)}, "targeted must be False"),
+    ],
+)
+def test_a_cell_refuses(changes, message):
+    with pytest.raises(ValueError, match=message):
+        cell(**changes)
+
+
+class Remembers(nn.Module):
+    """Answers differently each time it is called: tracing sees one call only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network, self.calls = tiny(), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.network(x) * self.calls
+
+
+def nan_net() -> nn.Module:
+    model = tiny()
+    model[3].bias.data[0] = float("nan")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"defense": Mask(0.0, "fixed")}, r"sanitizer 'mask' on '0' changed nothing in 40 examples: it defends nothing"),
+        ({"attack": Returns()}, "returned its input for all 40 examples: it attacked nothing"),
+        ({"attack": Returns(shift=1e-3, eps=1e-4)}, r"went 0\.001\d* away in Linf, its budget is 0\.0001"),
+        ({"attack": Returns(shift=0.5, eps=1.0)}, r"x must lie in \[0, 1\], got"),
+        ({"attack": Returns(cut=7)}, r"returned \(40, 1, 8, 7\) for \(40, 1, 8, 8\)"),
+        ({"model": tiny().train()}, "must be in evaluation mode"),
+        ({"model": nan_net()}, "NaN logits for 40 of 40"),
+        ({"model": Remembers().eval(), "defense": Mask()}, "another than the undefended"),
+        ({"data": Data.from_tensors(torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 3]))}, r"y must lie in 0\.\.2, got 0\.\.3"),
+        (
+            {"data": Data.from_tensors(2 * torch.ones(4, 1, 8, 8), torch.zeros(4).long())},
+            r"x must lie in \[0, 1\], got \[2, 2\]",
+        ),
+    ],
+    ids=lambda value: None if isinstance(value, dict) else value[:30],
+)
+def test_refuses_to_judge(changes, message):
+    with pytest.raises(ValueError, match=message):
+        judge(replace(cell(data=images()), **changes), batch_size=40)

@@ -1,0 +1,148 @@
+"""Tables say whose knowledge a figure was measured with, what the paper has, and where an attack failed."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+
+import pyarrow as pa
+import pytest
+from rich.console import Console
+
+from sanact.evaluation.rows import SCHEMA, write_rows
+from sanact.report.tables import as_json, grid, layer_table, markdown, plan_text, results, rich_table
+
+MASK = {"conv1": {"name": "mask", "strength": 0.3, "reading": "max"}}
+PGD = {"name": "pgd", "eps": 0.1, "norm": "Linf", "steps": 40}
+CW = {"name": "cw", "steps": 1000}
+
+
+def write(folder, number, *, right, defense=None, attack=PGD, knowledge="white-box", l2=1.0):
+    """A file of 10 rows, 9 right on the clean images and ``right`` on the attacked."""
+    rows = pa.table(
+        {
+            "index": range(10),
+            "label": [1] * 10,
+            "clean_prediction": [1] * 9 + [0],
+            "prediction": [1] * right + [0] * (10 - right),
+            "linf": [0.1] * 10,
+            "l2": [l2] * 10,
+        },
+        schema=SCHEMA,
+    )
+    cell = {
+        "data": {"name": "mnist", "split": "test"},
+        "model": {"name": "mnist-cnn"},
+        "defense": defense,
+        "attack": attack,
+        "knowledge": knowledge,
+    }
+    path = folder / f"{number}.parquet"
+    write_rows(rows, path, {"cell": cell})
+    return path
+
+
+@pytest.fixture
+def paths(tmp_path):
+    return [
+        write(tmp_path, 0, right=1),
+        write(tmp_path, 1, right=6, defense=MASK, knowledge="oblivious"),
+        write(tmp_path, 2, right=7, defense=MASK),
+        write(tmp_path, 3, right=2, attack=CW, l2=3.0),
+        write(tmp_path, 4, right=5, defense=MASK, attack=CW, knowledge="oblivious", l2=3.0),
+        write(tmp_path, 5, right=4, defense=MASK, attack=CW, l2=3.0),
+    ]
+
+
+def drawn(table) -> str:
+    console = Console(width=160, record=True, file=StringIO())
+    console.print(table)
+    return console.export_text()
+
+
+def test_every_figure_once_with_its_knowledge(paths):
+    found = {(r.defense, r.attack, r.knowledge): r.accuracy.hits for r in results(paths, l2=2.0)}
+    assert found == {
+        ("none", "clean", ""): 9,
+        ("mask", "clean", ""): 9,
+        ("none", "PGD-40, Linf 0.1", "white-box"): 1,
+        ("mask", "PGD-40, Linf 0.1", "oblivious"): 6,
+        ("mask", "PGD-40, Linf 0.1", "white-box"): 7,
+        ("none", "C&W, no bound", "white-box"): 2,
+        ("none", "C&W, L2 ≤ 2", "white-box"): 9,
+        ("mask", "C&W, no bound", "oblivious"): 5,
+        ("mask", "C&W, L2 ≤ 2", "oblivious"): 9,
+        ("mask", "C&W, no bound", "white-box"): 4,
+        ("mask", "C&W, L2 ≤ 2", "white-box"): 9,
+    }
+
+
+def test_an_attack_that_does_less_than_replay_is_marked(paths):
+    found = results(paths)
+    assert [r.attack for r in found if r.masked] == ["PGD-40, Linf 0.1"]
+    text = markdown(grid(found, "white-box"))
+    assert "70.0<br>39.7–89.2<br>replay 60.0 ✗" in text
+    assert "- ✗ this attacker failed" in text
+    assert "✗" not in markdown(grid(found, "oblivious"))
+
+
+def test_the_undefended_model_is_in_every_table(paths):
+    found = results(paths)
+    for knowledge in ("oblivious", "white-box"):
+        assert list(grid(found, knowledge).rows) == ["none", "mask"]
+
+
+def test_a_table_of_one_knowledge_holds_no_figure_of_another(paths):
+    for knowledge in ("oblivious", "white-box"):
+        table = grid(results(paths), knowledge)
+        assert table.title.startswith(knowledge)
+        assert {r.knowledge for r in table.rows["mask"] if r} == {"", knowledge}
+
+
+def test_refuses_a_knowledge_that_was_not_measured(paths):
+    with pytest.raises(ValueError, match="no results of oblivious attackers .* there are: .*white-box"):
+        grid(results(paths[2:3], l2=None), "oblivious", ["PGD-40, Linf 0.1"])
+
+
+def test_a_missing_combination_is_a_dash(paths):
+    table = grid(results(paths[:4]), "oblivious")
+    assert table.rows["mask"][-1] is None
+    assert markdown(table).splitlines()[-3].endswith("| - |")
+
+
+def test_two_plans_of_one_sanitizer_are_two_rows(tmp_path):
+    other = {"conv1": MASK["conv1"] | {"strength": 0.4}}
+    found = results([write(tmp_path, i, right=5, defense=plan) for i, plan in enumerate((MASK, other))])
+    assert list(grid(found, "white-box").rows) == [plan_text(MASK), plan_text(other)]
+
+
+def test_plan_text_is_what_the_command_line_takes():
+    from sanact.plan import parse_plan, plan_to_dict
+
+    plan = MASK | {"re:fc[78]": {"name": "median", "kernel_size": 5}, "*": {"name": "nl-means", "h": 0.5}}
+    again = plan_to_dict(parse_plan(plan_text(plan).split(" ")))
+    assert {pattern: config | plan[pattern] for pattern, config in again.items()} == again
+
+
+def test_terminal_and_markdown_show_the_same_figures(paths):
+    table = grid(results(paths, l2=2.0), "white-box")
+    terminal, text = drawn(rich_table(table)), markdown(table)
+    for figure in ("90.0", "70.0", "40.0", "10.0", "20.0", "replay 60.0 ✗", "mask: conv1=mask:strength=0.3,reading=max"):
+        assert figure in terminal and figure in text
+
+
+def test_json_has_every_result_once(paths):
+    found = results(paths)
+    listed = json.loads(json.dumps(as_json([grid(found, "oblivious"), grid(found, "white-box")])))
+    assert len(listed) == len(found)
+    assert {entry["accuracy"]["hits"] for entry in listed if entry["knowledge"] == "oblivious"} == {6, 5}
+
+
+def test_layers_that_are_not_hit_show_a_dash():
+    layers = [
+        {"name": "conv1", "type": "Conv2d", "shape": (32, 26, 26), "role": "after relu", "sanitizer": "Mask()"},
+        {"name": "logits", "type": "Linear", "shape": None, "role": "output layer", "sanitizer": ""},
+    ]
+    lines = [line.split() for line in drawn(layer_table("net", layers)).splitlines()]
+    assert ["conv1", "Conv2d", "32", "x", "26", "x", "26", "after", "relu", "Mask()"] in lines
+    assert ["logits", "Linear", "?", "output", "layer", "-"] in lines

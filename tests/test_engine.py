@@ -1,0 +1,87 @@
+"""Cells run once; a killed run goes on, and ends with the rows of one that was left alone."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from sanact import PGD, Mask
+from sanact.data import Data
+from sanact.engine import run
+from sanact.evaluation.judge import Cell
+from sanact.evaluation.rows import header, read_rows
+
+
+def made() -> Cell:
+    """Slow enough to be killed in the middle: 40 batches of five."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 3)).eval()
+    x = torch.rand(200, 1, 8, 8, generator=generator)
+    data = Data.from_tensors(x, model(x).argmax(1))
+    attack = PGD(eps=0.03, steps=100, restarts=2)
+    return Cell(data=data, model=model, model_name="tiny", defense=Mask(0.2), attack=attack, knowledge="oblivious", seed=5)
+
+
+def judge_in(out: Path) -> Path:
+    (path,) = run([made()], out=out, batch_size=5, device="cpu")
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    return judge_in(tmp_path_factory.mktemp("whole"))
+
+
+def test_after_kill_9_the_rows_are_those_of_an_uninterrupted_run(whole, tmp_path):
+    program = f"from pathlib import Path; from tests.test_engine import judge_in; judge_in(Path({str(tmp_path)!r}))"
+    for batches in (3, 11, 20):
+        running = subprocess.Popen([sys.executable, "-c", program])
+        deadline = time.monotonic() + 120
+        while len(list(tmp_path.glob("unfinished/*/*.parquet"))) < batches and running.poll() is None:
+            assert time.monotonic() < deadline
+        running.send_signal(signal.SIGKILL)
+        assert running.wait() == -signal.SIGKILL
+        assert not list(tmp_path.glob("*.parquet"))
+    path = judge_in(tmp_path)
+    assert path.name == whole.name
+    assert read_rows(path).equals(read_rows(whole))
+    assert not list(tmp_path.glob("unfinished/*"))
+
+
+def test_the_header_says_what_the_rows_are_of(whole):
+    said = header(read_rows(whole))
+    assert said["cell"]["attack"] == {"name": "pgd"} | said["cell"]["attack"]
+    assert said["cell"]["defense"] == {"*": {"name": "mask", "strength": 0.2, "reading": "max"}}
+    assert said["cell"]["knowledge"] == "oblivious"
+    assert said["cell"]["seed"] == 5
+    assert said["cell"]["data"]["examples"] == 200
+    assert said["versions"]["torch"] == version("torch")
+    assert said["device"] == "cpu"
+
+
+def test_a_cell_whose_rows_are_there_is_skipped(whole, monkeypatch):
+    monkeypatch.setattr("sanact.engine.judge", lambda *given, **options: pytest.fail("judged again"))
+    assert judge_in(whole.parent) == whole
+
+
+def test_rows_that_cannot_be_read_are_not_overwritten(tmp_path):
+    path = tmp_path / f"{made().slug}.parquet"
+    path.write_text("broken")
+    with pytest.raises(ValueError, match="can be deleted: its cell is then run again"):
+        judge_in(tmp_path)
+    assert path.read_text() == "broken"
+
+
+def test_refuses_an_unknown_engine(tmp_path):
+    with pytest.raises(ValueError, match="engine must be one of local, got 'cloud'"):
+        run([], out=tmp_path, engine="cloud")
