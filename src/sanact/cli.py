@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -26,7 +27,15 @@ MODEL = "mnist-cnn, timm:NAME, or path/to/file.py:factory."
 DATA = "digits, mnist, cifar10, tiny-imagenet, a Hub name, or a local folder."
 PLAN = "[PATTERN=]NAME[:ARGUMENT,…], as in 'conv*=mask:0.3' or 'median:3'; repeat for more; or a JSON file. Names: {}."
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+
+def _quiet(quiet: bool) -> bool:
+    """Ask the libraries that fetch data and weights for silence; they look when they are imported, which is later."""
+    if quiet:
+        os.environ |= {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    return quiet
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.", callback=_quiet)]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Seed = Annotated[int, typer.Option(help="Of every random draw.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …; auto takes CUDA where there is one.")]
@@ -41,7 +50,8 @@ def main() -> None:
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         from rich.console import Console
 
-        Console(stderr=True).print("error:", str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        message = " ".join(str(error).split())
+        Console(stderr=True).print("error:", message, style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(1) from error
 
 
@@ -54,7 +64,10 @@ def demo(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """See it work, on scikit-learn's digits: train a small net, sanitize it three ways, attack it, and read the table."""
+    """See it work, on scikit-learn's digits: train a small net, sanitize it three ways, attack it, and read the table.
+
+    Example: sanact demo --examples 50
+    """
     from sanact.experiments.demo import demo as run_demo
 
     _show(run_demo(out, examples=examples, seed=seed, device=device, progress=not quiet), as_json)
@@ -119,7 +132,7 @@ def evaluate(
     eps = usual_eps(data)
     attacks = [parse("attack", ATTACKS, text) for text in attack or [f"fgsm:eps={eps}", f"pgd:eps={eps}"]]
     defenses = [None, _plan(plan)] if plan else [None]
-    classes = len(load_data(data, split).classes) if weights and model.startswith("timm:") else None
+    classes = len(load_data(data, split).classes) if weights else None
     network = load_model(model, weights=weights, classes=classes)
     whole = load_data(data, split, shape=input_shape(network))
     chosen = whole.sample(examples or min(1000, len(whole)), seed=seed)
@@ -157,10 +170,13 @@ def reproduce(
     mask-readings: which reading of the lost mask formula comes closest.
     budgets: at which eps the undefended net lands near the paper's figures.
     plans: each sanitizer's best layers and strengths.
+
+    Example: sanact reproduce table2 --data mnist --examples 100
     """
     from sanact.experiments import EXPERIMENTS, Setting
     from sanact.files import replacing
-    from sanact.report.tables import markdown
+    from sanact.report.figures import accuracy_by_budget
+    from sanact.report.tables import every_result, markdown
 
     if experiment not in EXPERIMENTS:
         raise ValueError(f"experiment must be one of {', '.join(EXPERIMENTS)}, got '{experiment}'")
@@ -170,7 +186,12 @@ def reproduce(
     grids = EXPERIMENTS[experiment](setting)
     with replacing(out / f"{experiment}-{data}.md") as temporary:
         temporary.write_text("\n".join(map(markdown, grids)) + f"\n`{_command()}`\n", encoding="utf-8")
+    if (figure := accuracy_by_budget(every_result(grids))) is not None:
+        with replacing(out / f"{experiment}-{data}.svg") as temporary:
+            figure.savefig(temporary, format="svg", metadata={"Date": None})
     _show(grids, as_json)
+    if not as_json:
+        typer.echo(f"Rows, table and figure are in {out}")
 
 
 @app.command()
@@ -214,7 +235,10 @@ def layers(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the convolution and linear layers of a model, where their hidden activations are, and what a plan hits."""
+    """List the convolution and linear layers of a model, where their hidden activations are, and what a plan hits.
+
+    Example: sanact layers timm:resnet18 --plan 'layer1.*=mask:0.3'
+    """
     from dataclasses import asdict
 
     import torch
@@ -224,7 +248,10 @@ def layers(
     from sanact.report.tables import layer_table
 
     network = build_model(model).eval()
-    example = torch.zeros(1, *map(int, shape.split(","))) if shape else None
+    try:
+        example = torch.zeros(1, *map(int, shape.split(","))) if shape else None
+    except ValueError as error:
+        raise ValueError(f"input must be C,H,W, as in 3,224,224, got '{shape}'") from error
     listed = list_layers(network, _plan(plan) if plan else None, example=example)
     if as_json:
         typer.echo(json.dumps([asdict(layer) for layer in listed], indent=2))

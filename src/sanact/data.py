@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 HUB = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10", "tiny-imagenet": "zh-plus/tiny-imagenet"}
 FOLDER = "SANACT_DATA"  # environment variable: where `mnist/`, `cifar10/`, … may lie on disk
 
+GRAY = {"1", "L", "LA"}  # Pillow's modes of grayscale
+
 EPS = {"digits": 0.3, "mnist": 0.3}  # the usual Linf budgets in the literature; 8/255 elsewhere
 
 Integers = npt.NDArray[np.int64]
@@ -74,7 +76,7 @@ class Data:
         """Which images these are, whatever the machine: a hash of name, split, places, labels, and the first image."""
         digest = hashlib.sha256(f"{self.name} {self.split}".encode())
         digest.update(self.index.tobytes() + self.labels.tobytes())
-        digest.update(self.images.read(self.index[:1]).numpy().tobytes())
+        digest.update(self.images.read(self.index[:1]).numpy(force=True).tobytes())
         return digest.hexdigest()[:16]
 
     def sample(self, examples: int, *, seed: int = 0) -> Data:
@@ -132,9 +134,15 @@ class _Column:
         return pixels.permute(0, 3, 1, 2).float().div(255).contiguous()
 
     def _array(self, image: Any) -> npt.NDArray[np.uint8]:
+        if (_mode({image.mode}, self.column), self.mode) == ("RGB", "L"):
+            raise ValueError(
+                f"the images looked at were grayscale, but one is in colour ({image.mode}); "
+                f"pass shape=(3, height, width) (column '{self.column}')"
+            )
+        image = image.convert(self.mode)  # before resizing: the numbers of a palette cannot be averaged
         if self.size is not None and image.size != self.size[::-1]:
             image = image.resize(self.size[::-1], resample=2)  # bilinear
-        array: npt.NDArray[np.uint8] = np.asarray(image.convert(self.mode))
+        array: npt.NDArray[np.uint8] = np.asarray(image)
         return array.reshape(*array.shape[:2], -1)
 
 
@@ -156,15 +164,16 @@ def load_data(name: str, split: str = "test", *, shape: tuple[int, int, int] | N
     if bracket:
         import datasets
 
-        (part,) = datasets.ReadInstruction.from_spec(split).to_absolute({base: len(rows)})
-        index = np.arange(part.from_ or 0, len(rows) if part.to is None else part.to)
+        parts = datasets.ReadInstruction.from_spec(split).to_absolute({base: len(rows)})
+        index = np.concatenate([np.arange(part.from_, part.to) for part in parts])
     else:
         index = np.arange(len(rows))
     image, label = _columns(rows, name)
     labels = np.asarray(rows.with_format("numpy")[label][:], dtype=np.int64)
     feature = rows.features[label]
     classes = tuple(getattr(feature, "names", None) or map(str, range(labels.max(initial=0) + 1)))
-    mode = _mode(rows, image)
+    places = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), 1000)).astype(int))  # spread over the set
+    mode = _mode({picture.mode for picture in rows.select(places)[image]}, image)
     if shape is not None and shape[0] != len(mode):
         if (shape[0], mode) != (3, "L"):
             raise ValueError(f"the model takes {shape[0]} channels, the images of '{name}' have {len(mode)} ({mode})")
@@ -240,8 +249,8 @@ def _columns(rows: datasets.Dataset, name: str) -> tuple[str, str]:
     return kinds["image"][0], labels[0]
 
 
-def _mode(rows: datasets.Dataset, column: str) -> str:
-    """ "L" if every image looked at is grayscale, else "RGB"; headers only, of at most 1,000 images spread over the set."""
-    places = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), 1000)).astype(int))
-    modes = {image.mode for image in rows.select(places)[column]}
-    return "L" if modes <= {"L", "1"} else "RGB"
+def _mode(modes: set[str], column: str) -> str:
+    """ "L" if all of Pillow's modes are grayscale, else "RGB"; ValueError for more than 8 bits, which Pillow would cut off."""
+    if deep := sorted(mode for mode in modes if mode.startswith(("I", "F"))):
+        raise ValueError(f"images must have 8 bits a channel, got Pillow's mode '{deep[0]}' (column '{column}')")
+    return "L" if modes <= GRAY else "RGB"

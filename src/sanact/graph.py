@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from sanact.preserve import preserved
+
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 NOT_ELEMENTWISE = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin)
@@ -20,6 +22,7 @@ NONLINEAR = frozenset(  # of torch, torch.nn.functional and torch.Tensor; withou
         "clamp_min",
         "clip",
         "elu",
+        "erf",
         "gelu",
         "glu",
         "hardshrink",
@@ -28,6 +31,8 @@ NONLINEAR = frozenset(  # of torch, torch.nn.functional and torch.Tensor; withou
         "hardtanh",
         "leaky_relu",
         "logsigmoid",
+        "maximum",
+        "minimum",
         "mish",
         "prelu",
         "relu",
@@ -45,6 +50,9 @@ NONLINEAR = frozenset(  # of torch, torch.nn.functional and torch.Tensor; withou
     ]
 )
 PRODUCTS = frozenset({"mul", "multiply", "imul"})
+ARITHMETIC = PRODUCTS | {"add", "div", "neg", "sub", "truediv"}
+SHAPING = frozenset(["clone", "contiguous", "expand", "expand_as", "getitem", "reshape", "squeeze", "unsqueeze", "view"])
+SIZES = frozenset({"dim", "getattr", "numel", "size"})
 
 
 @dataclass(frozen=True)
@@ -76,17 +84,27 @@ class Layer:
 def trace(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
     """The network as a graph of operations on the same parameters and submodules.
 
+    Each module stays in the mode it is in; where the network's own code asks for the mode, that of evaluation is traced.
     example: an input, (N, C, H, W), needed only by a network whose forward method branches on shapes; its values are not
         used.  None asks the model for its ``input_shape`` or timm's ``pretrained_cfg``.
     Raises ValueError for a network that cannot be traced.
     """
     shape = input_shape(model) if example is None else tuple(example.shape[1:])
+    with preserved(model):
+        traced = fx.GraphModule(model, _graph(model.eval(), shape), type(model).__name__)
+    modes = {name: part.training for name, part in model.named_modules()}
+    for name, part in traced.named_modules():
+        part.training = modes.get(name, model.training)
+    _dropout_to_modules(traced)
+    _read_what_is_changed_in_place(traced)
+    return traced
+
+
+def _graph(model: nn.Module, shape: tuple[int, ...] | None) -> fx.Graph:
     branches: list[bool] = []
     while True:
-        tracer = _Tracer(branches)
         try:
-            graph = tracer.trace(model)
-            break
+            return _Tracer(branches).trace(model)
         except _Branch as branch:
             error: Exception = branch
             if shape is not None:
@@ -102,9 +120,6 @@ def trace(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
             "method may branch on shapes, if an example input is given, but not on values; mark a function that does with "
             "torch.fx.wrap, or pass the part of the network that can be traced"
         ) from error
-    traced = fx.GraphModule(tracer.root, graph, type(model).__name__)
-    _dropout_to_modules(traced)
-    return traced
 
 
 def input_shape(model: nn.Module) -> tuple[int, int, int] | None:
@@ -147,19 +162,26 @@ class _Branch(Exception):
         for node in self.so_far.nodes:
             copies[node] = graph.node_copy(node, lambda original: copies[original])
         graph.output(copies[self.condition])
+        like = next(model.parameters(), torch.empty(0))
         with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-            return bool(fx.GraphModule(model, graph)(torch.empty(2, *shape)))
+            return bool(fx.GraphModule(model, graph)(torch.empty(2, *shape, device=like.device, dtype=like.dtype)))
 
 
 def _dropout_to_modules(traced: fx.GraphModule) -> None:
-    """Replace functional dropout, whose training flag tracing has frozen, by modules that follow the mode."""
+    """Replace functional dropout, whose training flag tracing has frozen, by modules that follow the mode.
+
+    Dropout that is on even in evaluation mode stays as it is.
+    """
     kinds = {
         "dropout": nn.Dropout,
         "dropout1d": nn.Dropout1d,
         "dropout2d": nn.Dropout2d,
         "alpha_dropout": nn.AlphaDropout,
+        "feature_alpha_dropout": nn.FeatureAlphaDropout,
     }
     for node in [n for n in traced.graph.nodes if n.op == "call_function" and _operation(n) in kinds]:
+        if node.args[2] if len(node.args) > 2 else node.kwargs.get("training", True):
+            continue
         p = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
         name = f"sanact_{node.name}"
         traced.add_submodule(name, kinds[_operation(node)](p).train(traced.training))
@@ -168,6 +190,26 @@ def _dropout_to_modules(traced: fx.GraphModule) -> None:
         node.replace_all_uses_with(replacement)
         traced.graph.erase_node(node)
     traced.recompile()
+
+
+def _read_what_is_changed_in_place(traced: fx.GraphModule) -> None:
+    """Let what comes after an in-place operation read its result by name: ``a.relu_(); conv(a)`` as ``conv(a.relu_())``."""
+    modules = dict(traced.named_modules())
+    order = {node: number for number, node in enumerate(traced.graph.nodes)}
+    for node in order:
+        if node.all_input_nodes and _is_in_place(node, modules):
+            node.all_input_nodes[0].replace_all_uses_with(node, lambda user, own=node: order[user] > order[own])
+    traced.recompile()
+
+
+def _is_in_place(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(modules[str(node.target)], "inplace", False))
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    flagged = node.kwargs.get("inplace", node.args[-1:] == (True,))
+    return bool(flagged and _operation(node) in NONLINEAR) or (
+        name.endswith("_") and _operation(node) in NONLINEAR | ARITHMETIC
+    )
 
 
 def find_layers(traced: fx.GraphModule) -> list[Layer]:
@@ -179,42 +221,40 @@ def find_layers(traced: fx.GraphModule) -> list[Layer]:
     """
     modules = dict(traced.named_modules())
     nodes = list(traced.graph.nodes)
+    varying = _varying(nodes)
     reaching: dict[fx.Node, frozenset[fx.Node]] = {}  # layers whose output arrives here unchanged by a nonlinearity
     first: dict[fx.Node, tuple[fx.Node, str]] = {}  # layer → the first nonlinearity it reaches
-    gates: set[fx.Node] = set()
+    gates: dict[fx.Node, tuple[fx.Node, frozenset[fx.Node]]] = {}  # what carries a gate on to a product → the gate, its layers
     for node in nodes:
         arriving = frozenset().union(*(reaching[parent] for parent in node.all_input_nodes))
         if _is_layer(node, modules):
             reaching[node] = frozenset({node})
             continue
-        reaching[node] = arriving
-        nonlinearity = _nonlinearity(node, modules)
-        if (
-            not nonlinearity
-            and _operation(node) in PRODUCTS
-            and any(
-                parent in gates and set(parent.all_input_nodes) <= set(node.all_input_nodes) for parent in node.all_input_nodes
-            )
-        ):
-            nonlinearity = "self-gated product"  # x · sigmoid(x), written out
-        if nonlinearity:
-            if node.users and all(_operation(user) in PRODUCTS for user in node.users):
-                gates.add(node)
-                own = frozenset() if _is_self_gate(node) else arriving
-                nonlinearity = "gate"
-            else:
-                own = arriving
-            for layer in own:
-                first.setdefault(layer, (node, nonlinearity))
-            reaching[node] = frozenset()
+        after = _nonlinearity(node, modules)
+        held = [gates[parent] for parent in node.all_input_nodes if parent in gates]
+        if after and _only_scales(node, varying):
+            gates[node] = node, arriving
+            arriving, after = frozenset(), ""
+        elif held and _is_product(node, varying):
+            scaled = any(parent in varying and parent not in gates for parent in node.all_input_nodes)
+            for gate, layers in held:
+                if scaled and not layers <= arriving:
+                    first |= {layer: (gate, "gate") for layer in layers - first.keys()}
+                elif layers:  # x · sigmoid(x), or tanh(x) · sigmoid(y)
+                    arriving, after = arriving | layers, "gated product"
+        elif held:
+            gates[node] = held[0]
+        if after:
+            first |= {layer: (node, after) for layer in arriving - first.keys()}
+        reaching[node] = frozenset() if after else arriving
     upstream = _upstream_of_a_layer(nodes, modules)
-    layers = []
+    found = []
     for node in nodes:
         if _is_layer(node, modules):
             place, after = first.get(node, (_after_batch_norm(node, modules), ""))
             kind = type(modules[str(node.target)]).__name__
-            layers.append(Layer(str(node.target), kind, place if place in upstream else None, after))
-    return layers
+            found.append(Layer(str(node.target), kind, place if place in upstream else None, after))
+    return found
 
 
 def _is_layer(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
@@ -247,9 +287,32 @@ def _nonlinear_module(module: nn.Module) -> str:
     return type(module).__name__ if any(_operation(node) in NONLINEAR for node in inside.nodes) else ""
 
 
-def _is_self_gate(gate: fx.Node) -> bool:
-    """Whether a gate scales the very tensor it was computed from: then the product is the nonlinearity."""
-    return all(set(gate.all_input_nodes) <= set(user.all_input_nodes) for user in gate.users)
+def _varying(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """The operations whose result depends on the values of the input: not parameters, constants and sizes."""
+    varying: set[fx.Node] = set()
+    for node in nodes:
+        if node.op == "placeholder" or (_operation(node) not in SIZES and varying.intersection(node.all_input_nodes)):
+            varying.add(node)
+    return varying
+
+
+def _is_product(node: fx.Node, varying: set[fx.Node]) -> bool:
+    return _operation(node) in PRODUCTS and len(varying.intersection(node.all_input_nodes)) > 1
+
+
+def _only_scales(node: fx.Node, varying: set[fx.Node]) -> bool:
+    """Whether the result only multiplies others, at once or after arithmetic with constants and changes of shape."""
+    return bool(node.users) and all(
+        _is_product(user, varying)
+        or (
+            (
+                (_operation(user) in SHAPING and user.args[0] is node)
+                or (_operation(user) in ARITHMETIC and not varying.intersection(user.all_input_nodes) - {node})
+            )
+            and _only_scales(user, varying)
+        )
+        for user in node.users
+    )
 
 
 def _after_batch_norm(layer: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:

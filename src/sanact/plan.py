@@ -37,8 +37,9 @@ class SanitizedModel(nn.Module):
     def __init__(self, network: nn.Module, plan: dict[str, dict[str, Any]]) -> None:
         super().__init__()
         self.network = network
+        self.architecture = type(network).__name__  # a copy of the graph loses it
         self.plan = plan
-        self.train(network.training)
+        self.training = network.training
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.network(x)
@@ -56,7 +57,7 @@ class SanitizedModel(nn.Module):
 
     def __repr__(self) -> str:
         lines = [f"  ({layer}): {sanitizer!r}" for layer, sanitizer in self.sanitizers.items()]
-        return "\n".join([f"SanitizedModel({type(self.network).__name__}, sanitizing", *lines, ")"])
+        return "\n".join([f"SanitizedModel({self.architecture}, sanitizing", *lines, ")"])
 
 
 def sanitize(model: nn.Module, plan: Sanitizer | Plan, *, example: Tensor | None = None) -> SanitizedModel:
@@ -72,23 +73,19 @@ def sanitize(model: nn.Module, plan: Sanitizer | Plan, *, example: Tensor | None
     nothing, if a pattern matches no hidden layer, if two patterns meet at one place, if the model is sanitized already, or
     if it cannot be traced.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"the model must be an nn.Module, got {type(model).__name__}")
     if sanitized := [part for part in model.modules() if isinstance(part, Sanitizer)]:
         raise ValueError(f"the model is sanitized already ({sanitized[0]}); pass the undefended model, and one plan for all")
     patterns = as_plan(plan)
     traced = trace(copy.deepcopy(model), example)
     layers = find_layers(traced)
-    chosen: dict[Any, str] = {}
-    for pattern in patterns:
-        for layer in _matching(layers, pattern):
-            if (other := chosen.setdefault(layer.place, pattern)) != pattern:
-                raise ValueError(
-                    f"two sanitizers for one activation: the patterns '{other}' and '{pattern}' both hit '{layer.name}'"
-                )
-    for number, (place, pattern) in enumerate(chosen.items()):
+    hits = _hits(layers, patterns)
+    for number, place in enumerate([node for node in traced.graph.nodes if node in hits]):
         owner = [layer for layer in layers if layer.place is place][-1]
-        sanitizer = copy.deepcopy(patterns[pattern])
+        sanitizer = copy.deepcopy(patterns[hits[place]]).train(traced.training)
         sanitizer.where = owner.name if _calls(layers, owner) == 1 else f"{owner.name} ({place})"
-        sanitizer.channels_last = owner.type == "Linear"
+        sanitizer.channels_last = isinstance(traced.get_submodule(owner.name), nn.Linear)
         name = f"sanitizer_{number}"
         traced.add_submodule(name, sanitizer)
         with traced.graph.inserting_after(place):
@@ -109,7 +106,7 @@ def load(path: Path | str, model: nn.Module, *, example: Tensor | None = None) -
         with safe_open(str(path), "pt") as file:
             metadata = file.metadata() or {}
         plan = plan_from_dict(json.loads(metadata["plan"]))
-    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"'{path}' is no sanitized model written by save(): {type(error).__name__}: {error}") from error
     defended = sanitize(model, plan, example=example)
     try:
@@ -122,7 +119,9 @@ def load(path: Path | str, model: nn.Module, *, example: Tensor | None = None) -
 def as_plan(plan: Sanitizer | Plan) -> Plan:
     """Patterns and sanitizers; TypeError for anything else, ValueError for none."""
     patterns = {"*": plan} if isinstance(plan, Sanitizer) else plan
-    if not isinstance(patterns, Mapping) or not all(isinstance(part, Sanitizer) for part in patterns.values()):
+    if not isinstance(patterns, Mapping) or not all(
+        isinstance(pattern, str) and isinstance(part, Sanitizer) for pattern, part in patterns.items()
+    ):
         raise TypeError(f"a plan must be a sanitizer or map patterns to sanitizers, got {plan!r}")
     if not patterns:
         raise ValueError("a plan must have at least one pattern, got none")
@@ -172,7 +171,8 @@ def list_layers(model: nn.Module, plan: Sanitizer | Plan | None = None, *, examp
     example: an input, (N, C, H, W), to see output shapes with; None takes the shape the model says it was made for.
     """
     layers = find_layers(trace(model, example))
-    hits = {id(layer.place): pattern for pattern in as_plan(plan) for layer in _matching(layers, pattern)} if plan else {}
+    patterns = {} if plan is None else as_plan(plan)
+    hits = _hits(layers, patterns)
     shapes = _output_shapes(model, example)
     return [
         ListedLayer(
@@ -181,7 +181,7 @@ def list_layers(model: nn.Module, plan: Sanitizer | Plan | None = None, *, examp
             shapes.get(layer.name),
             layer.role,
             layer.hidden,
-            repr(as_plan(plan)[hits[id(layer.place)]]) if plan and id(layer.place) in hits else "",
+            repr(patterns[hits[layer.place]]) if layer.place in hits else "",
         )
         for layer in layers
     ]
@@ -211,13 +211,17 @@ def _output_shapes(model: nn.Module, example: Tensor | None) -> dict[str, tuple[
 def calibrate(defended: SanitizedModel, images: Tensor, *, batch_size: int = 500) -> None:
     """Show clean images to the sanitizers that need them, layer by layer: each sees what those before it leave.
 
-    images: (N, C, H, W) as the network takes them, of training data.
+    images: (N, C, H, W) as the network takes them, of training data; N ≥ 1.  The network runs in evaluation mode.
     """
+    if len(images) == 0:
+        raise ValueError("calibration needs at least one image, got none")
     parts = list(defended.sanitizers.values())
-    for number, sanitizer in enumerate(parts):
-        if isinstance(sanitizer, Mask) and sanitizer.reading == "calibrated":
-            with bypass(parts[number:]), torch.no_grad():
-                sanitizer.calibrate(_inputs(defended, sanitizer, torch.split(images, batch_size)))
+    with preserved(defended), torch.no_grad():
+        defended.eval()
+        for number, sanitizer in enumerate(parts):
+            if isinstance(sanitizer, Mask) and sanitizer.reading == "calibrated":
+                with bypass(parts[number:]):
+                    sanitizer.calibrate(_inputs(defended, sanitizer, torch.split(images, batch_size)))
 
 
 def _inputs(defended: nn.Module, sanitizer: nn.Module, batches: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -233,7 +237,10 @@ def _inputs(defended: nn.Module, sanitizer: nn.Module, batches: Iterable[Tensor]
 
 @torch.no_grad()
 def changed(defended: SanitizedModel, x: Tensor) -> dict[str, float]:
-    """The share of the elements that each sanitizer changes on x, by layer; 0 is a sanitizer that does nothing."""
+    """The share of the elements that each sanitizer changes on x, by layer; 0 is a sanitizer that does nothing.
+
+    The network runs in evaluation mode.
+    """
     shares: dict[str, float] = {name: 0.0 for name in defended.sanitizers}
 
     def compare(sanitizer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -241,25 +248,41 @@ def changed(defended: SanitizedModel, x: Tensor) -> dict[str, float]:
 
     handles = [sanitizer.register_forward_hook(compare) for sanitizer in defended.sanitizers.values()]
     try:
-        defended(x)
+        with preserved(defended):
+            defended.eval()(x)
     finally:
         for handle in handles:
             handle.remove()
     return shares
 
 
+def _hits(layers: list[Layer], patterns: Iterable[str]) -> dict[Any, str]:
+    """The places to sanitize, each with the one pattern that hits it."""
+    hits: dict[Any, str] = {}
+    for pattern in patterns:
+        for layer in _matching(layers, pattern):
+            if (other := hits.setdefault(layer.place, pattern)) != pattern:
+                raise ValueError(
+                    f"two sanitizers for one activation: the patterns '{other}' and '{pattern}' both hit '{layer.name}'"
+                )
+    return hits
+
+
 def _matching(layers: list[Layer], pattern: str) -> list[Layer]:
     if pattern == "*":
         matching = [layer for layer in layers if layer.hidden]
     else:
-        expression = re.compile(pattern[3:] if pattern.startswith("re:") else translate(pattern))
+        try:
+            expression = re.compile(pattern[3:] if pattern.startswith("re:") else translate(pattern))
+        except re.error as error:
+            raise ValueError(f"'{pattern}' is no regular expression: {error}") from error
         matching = [layer for layer in layers if layer.place is not None and expression.fullmatch(layer.name)]
     if not matching:
         names = ", ".join(layer.name for layer in layers if layer.place is not None)
         outputs = ", ".join(layer.name for layer in layers if layer.place is None)
         raise ValueError(
-            f"the pattern '{pattern}' matches no hidden convolution or linear layer; there are: {names or 'none'} "
-            f"(not {outputs or 'any other'}: output layers are left alone)"
+            f"the pattern '{pattern}' matches no hidden convolution or linear layer; there are: {names or 'none'}"
+            + (f" (not {outputs}: output layers are left alone)" if outputs else "")
         )
     return matching
 

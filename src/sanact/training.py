@@ -19,6 +19,7 @@ from torch import nn
 from sanact.data import Data, load_data
 from sanact.device import pick_device
 from sanact.files import replacing
+from sanact.graph import input_shape
 from sanact.models import build_model
 from sanact.progress import progress_bar
 
@@ -89,7 +90,8 @@ def save_trained(model: nn.Module, path: Path | str, card: Mapping[str, Any]) ->
     """Write the weights as safetensors, the card in its header, and the card again beside it for people, as Markdown."""
     path = Path(path)
     with replacing(path) as temporary:
-        save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, temporary, {"card": json.dumps(card)})
+        state = {k: v.cpu().clone(memory_format=torch.contiguous_format) for k, v in model.state_dict().items()}  # also if tied
+        save_file(state, temporary, {"card": json.dumps(card)})
     lines = [f"# {path.stem}", "", *(f"- **{key}**: {value}" for key, value in card.items()), ""]
     with replacing(path.with_suffix(".md")) as temporary:
         temporary.write_text("\n".join(lines), encoding="utf-8")
@@ -109,17 +111,20 @@ def train_from_scratch(
     """Train a network by name on a data set by name, save weights and card to ``out``, and return the card.
 
     validation: training images held out, with the class shares of the whole; None is a twelfth of them.
+    Raises ValueError before any work if ``out`` does not end in ``.safetensors``, by which `load_weights` knows the format.
     """
+    if Path(out).suffix != ".safetensors":
+        raise ValueError(f"out must be a file that ends in .safetensors, got '{out}'")
     chosen = pick_device(device)
-    everything = load_data(data, "train")
-    held_out, rest = everything.split_off(validation or max(len(everything) // 12, 1), seed=recipe.seed)
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        model = build_model(name, classes=len(everything.classes)).to(chosen)
+        model = build_model(name, classes=len(load_data(data, "train").classes)).to(chosen)
+    everything = load_data(data, "train", shape=input_shape(model))
+    held_out, rest = everything.split_off(validation or max(len(everything) // 12, 1), seed=recipe.seed)
+    test = load_data(data, "test", shape=input_shape(model))
     start = time.monotonic()
     score = train(model, rest, validation=held_out, recipe=recipe, progress=progress)
     minutes = (time.monotonic() - start) / 60
-    test = load_data(data, "test")
     card = {
         "model": f"{name}, {sum(p.numel() for p in model.parameters()):,} parameters",
         "data": f"{data}, {len(rest):,} images of its training split",

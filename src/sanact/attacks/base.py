@@ -24,7 +24,7 @@ class Attack(ABC):
         depend on its batch; None draws as from seed 0.
     targeted: drive the prediction to y instead of away from it.
     What is returned claims nothing: the judge predicts again.  Raises ValueError or TypeError for a model in training mode,
-    x outside [0, 1], labels out of range and NaN logits; warns of probabilities in place of logits.
+    x outside [0, 1], labels out of range, NaN logits or gradients; warns of probabilities in place of logits.
     """
 
     targeted: bool = False

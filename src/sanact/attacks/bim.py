@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -27,7 +28,7 @@ class BIM(GradientAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require(isinstance(self.steps, int) and self.steps >= 1, "steps", "a whole number ≥ 1")
-        self.require(self.step_size is None or self.step_size > 0, "step_size", "a positive number or None")
+        self.require(self.step_size is None or 0 < self.step_size < math.inf, "step_size", "a positive number or None")
 
     def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
         search = Search(self, model, x, y, eps, y, toward=self.targeted)

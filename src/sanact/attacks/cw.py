@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -42,8 +43,8 @@ class CW(Attack):
             value = getattr(self, field)
             self.require(isinstance(value, int) and value >= 1, field, "a whole number ≥ 1")
         for field in ("step_size", "initial_c"):
-            self.require(getattr(self, field) > 0, field, "a positive number")
-        self.require(self.confidence >= 0, "confidence", "a number ≥ 0")
+            self.require(0 < getattr(self, field) < math.inf, field, "a positive number")
+        self.require(0 <= self.confidence < math.inf, "confidence", "a number ≥ 0")
 
     @property
     def budget(self) -> tuple[str, float | None]:

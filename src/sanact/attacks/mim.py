@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -26,7 +27,7 @@ class MIM(BIM):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.decay >= 0, "decay", "a number ≥ 0")
+        self.require(0 <= self.decay < math.inf, "decay", "a number ≥ 0")
 
     def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
         search = Search(self, model, x, y, eps, y, toward=self.targeted)

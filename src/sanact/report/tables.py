@@ -26,7 +26,8 @@ MARKS = {
 class Result:
     """One accuracy: of a defense, under an attack, by an attacker with some knowledge.
 
-    attack: the title of its column.  knowledge: "" for the accuracy on clean images.  plan: what was attached where.
+    attack: the title of its column.  family: the attack without its budget.  eps: the budget, or None.  knowledge: "" for
+    the accuracy on clean images.  plan: what was attached where.
     paper: the figure a paper gives, in percent, or None.  replay: what the same attack left when it was oblivious, in
     percent, beside the result of an attacker who knows more; None where it was not run.
     """
@@ -37,6 +38,8 @@ class Result:
     defense: str
     plan: Mapping[str, Mapping[str, Any]] | None
     attack: str
+    family: str
+    eps: float | None
     knowledge: str
     accuracy: Accuracy
     paper: float | None = None
@@ -69,10 +72,18 @@ def results(paths: Iterable[Path], *, l2: float | None = None) -> list[Result]:
             "rows": path.name,
         }
         if not any(r.attack == CLEAN and r.plan == plan and r.model == common["model"] for r in found):
-            found.append(Result(**common, attack=CLEAN, knowledge="", accuracy=clean_accuracy(rows)))
+            found.append(Result(**common, attack=CLEAN, family=CLEAN, eps=0, knowledge="", accuracy=clean_accuracy(rows)))
         for budget in (None,) if l2 is None or "eps" in attack else (None, l2):
-            title, share = attack_title(attack, l2=budget), accuracy(rows, l2=budget)
-            found.append(Result(**common, attack=title, knowledge=cell["knowledge"], accuracy=share))
+            found.append(
+                Result(
+                    **common,
+                    attack=attack_title(attack, l2=budget),
+                    family=attack_family(attack),
+                    eps=attack.get("eps", budget),
+                    knowledge=cell["knowledge"],
+                    accuracy=accuracy(rows, l2=budget),
+                )
+            )
     replayed = {_key(r): r.accuracy.value for r in found if r.knowledge == "oblivious"}
     return [r if r.knowledge in ("", "oblivious") else replace(r, replay=replayed.get(_key(r))) for r in found]
 
@@ -83,11 +94,17 @@ def _key(result: Result) -> tuple[str, ...]:
 
 def attack_title(attack: Mapping[str, Any], *, l2: float | None = None) -> str:
     """What heads a column: the attack, and the budget it was given or is reported at."""
-    title = TITLES.get(attack["name"], attack["name"])
+    if "eps" in attack:
+        return f"{attack_family(attack)} {attack['eps']:.3g}"
+    return f"{attack_family(attack)}, " + ("no bound" if l2 is None else f"L2 ≤ {l2:.3g}")
+
+
+def attack_family(attack: Mapping[str, Any]) -> str:
+    """The attack without its budget: ``PGD-40, Linf``."""
+    title = TITLES.get(attack["name"]) or str(attack["name"])
     if "eps" not in attack:
-        return f"{title}, no bound" if l2 is None else f"{title}, L2 ≤ {l2:.3g}"
-    steps = f"-{attack['steps']}" if "steps" in attack else ""
-    return f"{title}{steps}, {attack['norm']} {attack['eps']:.3g}"
+        return title
+    return title + (f"-{attack['steps']}" if "steps" in attack else "") + f", {attack['norm']}"
 
 
 @dataclass(frozen=True)
@@ -164,8 +181,15 @@ def markdown(table: Grid) -> str:
 
 def as_json(grids: Iterable[Grid]) -> list[dict[str, Any]]:
     """For programs: every result once, with its knowledge."""
-    unique = {id(r): r for table in grids for cells in table.rows.values() for r in cells if r is not None}
-    return [asdict(r) | {"accuracy": r.accuracy._asdict()} for r in unique.values()]
+    return [asdict(r) | {"accuracy": r.accuracy._asdict()} for r in every_result(grids)]
+
+
+def every_result(grids: Iterable[Grid]) -> list[Result]:
+    """The results of all tables, each once."""
+    unique: dict[tuple[str, ...], Result] = {}
+    for result in (r for table in grids for cells in table.rows.values() for r in cells if r is not None):
+        unique.setdefault((*_key(result), result.knowledge), result)
+    return list(unique.values())
 
 
 def layer_table(model: str, layers: Iterable[Mapping[str, Any]]) -> Table:

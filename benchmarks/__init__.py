@@ -1,0 +1,1 @@
+"""Speed and memory of attacks and sanitizers beside other libraries: ``python -m benchmarks``."""

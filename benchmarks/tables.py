@@ -1,0 +1,266 @@
+"""The tables, made from the recorded rows alone: for the terminal, and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from math import prod
+from statistics import fmean, median
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table as RichTable
+
+Row = dict[str, Any]
+FASTER = "◀"
+PAPER = {"mask": 0.2, "median": 0.2, "nl-means": 5.0}  # overhead in percent
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Table:
+    """sentence: what it says, for people in a hurry."""
+
+    title: str
+    sentence: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+def tables(results: dict[str, Any]) -> Iterator[Table]:
+    for section in results.values():
+        for name, rows in section["tables"].items():
+            yield from TABLES[name](rows)
+
+
+def attacks(rows: list[Row]) -> Iterator[Table]:
+    lines = []
+    for title, contest in _grouped(rows, "attack"):
+        ours = contest[0]
+        for row in contest:
+            lines.append(
+                (
+                    title,
+                    row["library"],
+                    f"{1e6 * median(row['seconds']) / row['examples'] / row['steps']:.0f}",
+                    _ratio(row, ours),
+                    f"{row['forward']:.1f} + {row['backward']:.1f}",
+                    f"{row['won']} of {row['examples']}",
+                    _distance(row, ours),
+                )
+            )
+    yield Table(
+        "Attacks",
+        "All libraries get the same budget, steps, step size, batch and network, and the same judge predicts again. "
+        "sanact looks at every point it visits, the start and the last included, and keeps the best: that is a forward pass or "
+        "two more than there are steps, most of all for FGSM. torchattacks' C&W has one fixed c, hence two contests; ART's "
+        "searches along a line in each step. " + _verdict(_grouped(rows, "attack"), "library"),
+        (
+            "attack",
+            "library",
+            "µs per example·step",
+            "time / sanact's",
+            "passes per example",
+            "won",
+            "mean L2 (sanact's there)",
+        ),
+        lines,
+    )
+
+
+def sanitizers(rows: list[Row]) -> Iterator[Table]:
+    contests = _grouped(rows, "sanitizer", "layer", "pass")
+    lines = []
+    for title, contest in contests:
+        for row in contest:
+            off = row.get("difference")
+            lines.append(
+                (
+                    title,
+                    row["library"],
+                    f"{1e9 * median(row['seconds']) / prod(row['shape']):.2f}",
+                    _ratio(row, contest[0]),
+                    "" if row["library"] == "sanact" or off is None else f"{off:.1g}",
+                )
+            )
+    shapes = ", ".join(f"{layer} {' x '.join(map(str, layers[0]['shape']))}" for layer, layers in _grouped(rows, "layer"))
+    yield Table(
+        "Sanitizers",
+        f"Per element, on activations that MNIST-CNN really has: {shapes}. Each library is given the memory layout it likes, and "
+        "conversions do not count; OpenCV's median takes four maps as one picture. Only sanact, torch and kornia have a gradient. "
+        "OpenCV's non-local means takes 8 bits only, too few for an activation. scikit-image's adds up 2 x 2 differences "
+        "where 3 x 3 are asked for and skips weights below 0.007, so it does less and returns something else. "
+        "No library has a mask relative to the map's maximum: beside it stands its formula in one line of torch. "
+        + _verdict(contests, "library"),
+        ("sanitizer", "library", "ns per element", "time / sanact's", "largest difference / max"),
+        lines,
+    )
+
+
+def overhead(rows: list[Row]) -> Iterator[Table]:
+    nothing = rows[0]
+    lines = [("nothing", f"{1e3 * median(nothing['seconds']):.1f}", "", "")]
+    above = []
+    for row in rows[1:]:
+        percent = [100 * (a / b - 1) for a, b in zip(row["seconds"], nothing["seconds"], strict=True)]
+        middle = 100 * (median(row["seconds"]) / median(nothing["seconds"]) - 1)
+        claim = PAPER[row["attached"].split(" on ")[0]]
+        interval = f"{middle:.1f} ({min(percent):.1f} to {max(percent):.1f})"
+        lines.append((row["attached"], f"{1e3 * median(row['seconds']):.1f}", interval, f"{claim:g}"))
+        above += [row["attached"]] * (middle > claim)
+    yield Table(
+        "Overhead of the defense",
+        f"What sanitizers add to a forward pass of MNIST-CNN on {nothing['examples']} images. "
+        f"Above the paper's figure: {_listed(above)}. The paper does not say on which layers, machine or library it measured.",
+        ("attached", "ms", "overhead in %", "paper"),
+        lines,
+    )
+
+
+def patches(rows: list[Row]) -> Iterator[Table]:
+    elements = prod(rows[0]["shape"])
+    lines = [(f"{r['patch']} x {r['patch']}", f"{1e9 * median(r['seconds']) / elements:.1f}", _ratio(r, rows[0])) for r in rows]
+    growth = median(rows[-1]["seconds"]) / median(rows[0]["seconds"])
+    area = (int(rows[-1]["patch"]) / int(rows[0]["patch"])) ** 2
+    yield Table(
+        "Non-local means: time over the patch size",
+        f"Patches of {area:.0f} times the area take {growth:.2f} times as long.",
+        ("patch", "ns per element", "time / that of the first"),
+        lines,
+    )
+
+
+def attack_memory(rows: list[Row]) -> Iterator[Table]:
+    contests = _grouped(rows, "attack")
+    lines = [(title, row["library"], f"{row['bytes'] / MIB:.0f}") for title, contest in contests for row in contest]
+    least = [f"{title} {min(contest, key=lambda row: row['bytes'])['library']}" for title, contest in contests]
+    yield Table(
+        "Peak memory of attacks",
+        f"On {rows[0]['examples']} images at once, above what the process held before. Least: {_listed(least)}.",
+        ("attack", "library", "MiB"),
+        lines,
+    )
+
+
+def sanitizer_memory(rows: list[Row]) -> Iterator[Table]:
+    size = 4 * prod(rows[0]["shape"])
+    lines = [
+        (name, *(f"{row['bytes'] / size:.1f}" for row in pair))
+        for name, pair in _grouped(rows, "sanitizer")  # forward, then forward and backward
+    ]
+    yield Table(
+        "Peak memory of sanitizers",
+        f"In multiples of the activation ({' x '.join(map(str, rows[0]['shape']))} in float32, {size / MIB:.0f} MiB), what is "
+        "returned included. Copies of all windows side by side would be 25 activations for a window of 5, and 441 for one of 21.",
+        ("sanitizer", "forward", "forward and backward"),
+        lines,
+    )
+
+
+def evaluation_memory(rows: list[Row]) -> Iterator[Table]:
+    few, many = rows
+    yield Table(
+        "Peak memory of an evaluation",
+        f"White-box FGSM on the masked network in batches of 100: {many['examples'] / few['examples']:.0f} times as many images "
+        f"take {many['bytes'] / few['bytes']:.2f} times the memory.",
+        ("images", "MiB"),
+        [(f"{row['examples']:,}", f"{row['bytes'] / MIB:.0f}") for row in rows],
+    )
+
+
+TABLES: dict[str, Callable[[list[Row]], Iterator[Table]]] = {
+    "attacks": attacks,
+    "sanitizers": sanitizers,
+    "overhead": overhead,
+    "patches": patches,
+    "attack memory": attack_memory,
+    "sanitizer memory": sanitizer_memory,
+    "evaluation memory": evaluation_memory,
+}
+
+
+def rich_table(table: Table) -> RichTable:
+    drawn = RichTable(title=table.title, caption=table.sentence, box=SIMPLE_HEAD, pad_edge=False)
+    drawn.title_justify = drawn.caption_justify = "left"
+    for number, column in enumerate(table.columns):
+        drawn.add_column(column, justify="right" if number > 1 else "left")
+    for row in table.rows:
+        drawn.add_row(*row)
+    return drawn
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The whole report."""
+    lines = [
+        "# Speed and memory",
+        "",
+        "Made by `make bench`, which writes every time of every round to `benchmarks.json` here.",
+        "",
+        "One process, one thread, float32, on the CPU. The contestants of a table take turns, round after round; times are medians "
+        "over the rounds. A ratio is that of the medians, with the least and the greatest ratio of one round after it; "
+        f"{FASTER} marks a library that was faster than sanact in every round. Peak memory is the highest resident size of a fresh "
+        "process above what it held after imports and a warm-up.",
+        "",
+    ]
+    for name, section in results.items():
+        m, s = section["machine"], section["settings"]
+        versions = ", ".join(f"{library} {number}" for library, number in m["versions"].items())
+        lines += [
+            f"## {name.capitalize()}",
+            "",
+            f"{m['cpu']}, {m['cores']} cores, {m['threads']} thread, load {m['load']} at the start; {s['rounds']} rounds, "
+            f"{s['examples']} images of {s['data']}. Python {m['python']} on {m['system']}; {versions}.",
+            "",
+        ]
+        for table in tables({name: section}):
+            lines += [f"### {table.title}", "", table.sentence, "", "| " + " | ".join(table.columns) + " |"]
+            lines += ["|" + "|".join("--:" if number > 1 else "---" for number in range(len(table.columns))) + "|"]
+            lines += ["| " + " | ".join(row) + " |" for row in table.rows]
+            lines += [""]
+    return "\n".join(lines)
+
+
+def _grouped(rows: Iterable[Row], *keys: str) -> list[tuple[str, list[Row]]]:
+    """Rows that agree in ``keys``, with what they agree in, in the order they come."""
+    ordered: dict[str, list[Row]] = {}
+    for row in rows:
+        ordered.setdefault(", ".join(str(row[key]) for key in keys), []).append(row)
+    return list(ordered.items())
+
+
+def _per_round(row: Row, ours: Row) -> list[float]:
+    return [theirs / own for theirs, own in zip(row["seconds"], ours["seconds"], strict=True)]
+
+
+def _ratio(row: Row, ours: Row) -> str:
+    if row is ours:
+        return "1"
+    rounds = _per_round(row, ours)
+    ratio = median(row["seconds"]) / median(ours["seconds"])
+    return f"{ratio:.2f} ({min(rounds):.2f} to {max(rounds):.2f})" + f" {FASTER}" * (max(rounds) < 1)
+
+
+def _verdict(contests: list[tuple[str, list[Row]]], column: str) -> str:
+    """Who beats us, said plainly."""
+    faster: dict[str, list[str]] = {}
+    for title, (ours, *others) in contests:
+        for row in others:
+            if max(_per_round(row, ours)) < 1 and not row[column].startswith("sanact"):
+                times = median(ours["seconds"]) / median(row["seconds"])
+                faster.setdefault(row[column], []).append(f"{title} ({times:.1f} times)")
+    who = "; ".join(f"{library} on {_listed(titles)}" for library, titles in faster.items())
+    return f"Faster than sanact: {who or 'none'}."
+
+
+def _distance(row: Row, ours: Row) -> str:
+    """Mean L2 of the examples that both have won, and ours on the same."""
+    if "l2" not in row:
+        return ""
+    both = [(a, b) for a, b in zip(row["l2"], ours["l2"], strict=True) if a is not None and b is not None]
+    if not both:
+        return "none won by both"
+    return f"{fmean(a for a, _ in both):.3f}" + (f" ({fmean(b for _, b in both):.3f})" if row is not ours else "")
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) or "none"

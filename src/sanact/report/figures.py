@@ -1,0 +1,52 @@
+"""Figures from results: where one would rather look than read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from sanact.report.tables import CLEAN, Result
+
+COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # Okabe and Ito's, for every kind of eye
+LINES: dict[str, Literal["--", "-"]] = {"oblivious": "--", "white-box": "-"}
+
+
+def accuracy_by_budget(found: Sequence[Result]) -> Figure | None:
+    """Accuracy over eps, a panel an attack: each defense as replayed examples leave it, and as one who knows it does.
+
+    None where no attack was run at three budgets or more.  Bars are 95 % intervals.
+    """
+    families = [f for f in dict.fromkeys(r.family for r in found) if len({r.eps for r in found if r.family == f}) > 2]
+    if not families:
+        return None
+    defenses = list(dict.fromkeys(r.defense for r in found))
+    figure = Figure(figsize=(4.2 * len(families), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(families), sharey=True, squeeze=False)[0]
+    for panel, family in zip(panels, families, strict=True):
+        for defense, colour in zip(defenses, COLOURS, strict=False):
+            own = [r for r in found if r.defense == defense]
+            for knowledge, style in LINES.items():
+                curve = [r for r in own if r.family == family and r.knowledge == knowledge]
+                if curve:
+                    _draw(panel, [*(r for r in own if r.attack == CLEAN), *curve], colour, style)
+        panel.set_title(family, fontsize="medium")
+        panel.set_xlabel("eps")
+        panel.set_ylim(0, 100)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("accuracy in %")
+    handles = [Line2D([], [], color=colour, label=defense) for defense, colour in zip(defenses, COLOURS, strict=False)]
+    known = [knowledge for knowledge in LINES if any(r.knowledge == knowledge for r in found)]
+    handles += [Line2D([], [], color="#777777", linestyle=LINES[knowledge], label=knowledge) for knowledge in known]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize="small")
+    return figure
+
+
+def _draw(panel: Axes, curve: Iterable[Result], colour: str, style: Literal["--", "-"]) -> None:
+    points = sorted({(r.eps or 0.0): r.accuracy for r in curve}.items())
+    x, y = [eps for eps, _ in points], [accuracy.value for _, accuracy in points]
+    below, above = [a.value - a.low for _, a in points], [a.high - a.value for _, a in points]
+    panel.errorbar(x, y, [below, above], color=colour, linestyle=style, linewidth=1.5, elinewidth=0.8, marker="o", markersize=3)

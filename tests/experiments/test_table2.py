@@ -1,0 +1,61 @@
+"""Table 2, whole but small; the figures of the paper stand beside ours of the same cell and nowhere else."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from sanact.cli import app
+from sanact.experiments.setting import SOURCES
+from sanact.experiments.table2 import PLANS
+from sanact.models import load_model
+from sanact.plan import list_layers, plan_from_dict
+from tests.conftest import load_or_skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    load_or_skip("mnist", "test")
+    out = tmp_path_factory.mktemp("table2")
+    arguments = ["reproduce", "table2", "--examples", "10", "--out", str(out), "--quiet", "--json"]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    return out, json.loads(result.stdout)
+
+
+def test_has_each_defense_under_each_attack_for_both_attackers(run):
+    _, listed = run
+    found = {(r["defense"], r["family"], r["knowledge"]) for r in listed}
+    families = ["FGSM, Linf", "C&W", "PGD-40, Linf"]
+    assert found == {
+        *((d, "clean", "") for d in ("none", "nl-means", "median", "mask")),
+        *(("none", family, "white-box") for family in families),
+        *((d, f, k) for d in ("nl-means", "median", "mask") for f in families for k in ("oblivious", "white-box")),
+    }
+
+
+def test_the_papers_figures_stand_beside_oblivious_ones_only(run):
+    _, listed = run
+    beside = {(r["defense"], r["family"], r["knowledge"]): r["paper"] for r in listed if r["paper"] is not None}
+    for defense, (clean, fgsm, cw, pgd) in SOURCES["mnist"].paper.items():
+        knowledge = "white-box" if defense == "none" else "oblivious"
+        assert beside.pop((defense, "clean", ""), None) == clean
+        assert beside.pop((defense, "FGSM, Linf", knowledge)) == fgsm
+        assert beside.pop((defense, "C&W", knowledge)) == cw
+        assert beside.pop((defense, "PGD-40, Linf", knowledge)) == pgd
+    assert not beside
+
+
+def test_leaves_rows_table_and_figure(run):
+    out, _ = run
+    assert "paper 87.28" in (out / "table2-mnist.md").read_text()
+    assert (out / "table2-mnist.svg").read_text().startswith("<?xml")
+    assert len(list(out.glob("*.parquet"))) == 9 + 3 * 9 * 2
+
+
+@pytest.mark.parametrize(("data", "sanitizer"), [(data, name) for data, plans in PLANS.items() for name in plans])
+def test_plans_are_of_one_sanitizer_and_hit_hidden_layers(data, sanitizer):
+    plan = plan_from_dict(PLANS[data][sanitizer])
+    assert {part.name for part in plan.values()} == {sanitizer}
+    assert any(layer.sanitizer for layer in list_layers(load_model(SOURCES[data].model), plan))

@@ -1,0 +1,41 @@
+"""Curves go through the accuracies, and no line hides whose knowledge it was measured with."""
+
+from __future__ import annotations
+
+import pytest
+
+from sanact.report.figures import accuracy_by_budget
+from sanact.report.tables import results
+from tests.report.test_tables import MASK, PGD, write
+
+
+@pytest.fixture
+def found(tmp_path):
+    paths = []
+    for number, (eps, right) in enumerate([(0.1, 6), (0.2, 4), (0.3, 1)]):
+        attack = PGD | {"eps": eps}
+        paths.append(write(tmp_path, f"none{number}", right=right, attack=attack))
+        paths.append(write(tmp_path, f"replay{number}", right=right + 2, attack=attack, defense=MASK, knowledge="oblivious"))
+        paths.append(write(tmp_path, f"knows{number}", right=right - 1, attack=attack, defense=MASK))
+    return results(paths)
+
+
+def test_curves_start_at_the_clean_accuracy_and_go_through_the_results(found):
+    (panel,) = accuracy_by_budget(found).axes
+    assert panel.get_title() == "PGD-40, Linf"
+    curves = [(list(box[0].get_xdata()), list(box[0].get_ydata()), box[0].get_linestyle()) for box in panel.containers]
+    eps = [0.0, 0.1, 0.2, 0.3]
+    assert curves == [
+        (eps, [90.0, 60.0, 40.0, 10.0], "-"),
+        (eps, [90.0, 80.0, 60.0, 30.0], "--"),
+        (eps, [90.0, 50.0, 30.0, 0.0], "-"),
+    ]
+
+
+def test_legend_names_defenses_and_knowledge(found):
+    (legend,) = accuracy_by_budget(found).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["none", "mask", "oblivious", "white-box"]
+
+
+def test_two_budgets_are_no_curve(found):
+    assert accuracy_by_budget([r for r in found if r.eps != 0.3]) is None

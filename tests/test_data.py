@@ -1,0 +1,387 @@
+"""Data sets by name, folder and tensor: the pixels, labels and splits that other libraries read from the same files."""
+
+from __future__ import annotations
+
+import os
+from io import BytesIO
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from sanact.data import Data, load_data, usual_eps
+from tests.conftest import load_or_skip
+
+RNG = np.random.default_rng(0)
+GRAY = RNG.integers(0, 256, (5, 6), dtype=np.uint8)
+COLOR = RNG.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `datasets` prepares from a folder of a test goes away with it."""
+    if "tmp_path" in request.fixturenames:
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def digits() -> Data:
+    return load_data("digits")
+
+
+def whole(data: Data) -> torch.Tensor:
+    return next(data.batches(len(data))).x
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    """(C, H, W) in [0, 1], from an image in the mode it should have."""
+    array = np.asarray(image, dtype=np.float32) / 255
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def folder_of_images(root: Path, images: dict[str, Image.Image]) -> str:
+    for name, image in images.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        image.save(root / name)
+    return str(root)
+
+
+def folder_of_parquet(root: Path, images: list[Image.Image], column: str = "image", **columns: list[int]) -> str:
+    """A saved test split.  columns: whole numbers; "label" is a class label."""
+    features = datasets.Features(
+        {column: datasets.Image()}
+        | {name: datasets.ClassLabel(names=["a", "b"]) if name == "label" else datasets.Value("int64") for name in columns}
+    )
+    root.mkdir(exist_ok=True)
+    datasets.Dataset.from_dict({column: images, **columns}, features=features).to_parquet(root / "test-00000-of-00001.parquet")
+    return str(root)
+
+
+def test_digits_are_scikit_learns_every_fourth_in_the_test_split(digits):
+    source = load_digits()
+    assert len(digits) == 449 and len(load_data("digits", "train")) == 1348
+    assert digits.classes == tuple("0123456789")
+    np.testing.assert_array_equal(digits.labels, source.target[3::4])
+    np.testing.assert_array_equal(load_data("digits", "train").labels, np.delete(source.target, np.s_[3::4]))
+
+
+def test_digits_are_enlarged_as_pillow_does(digits):
+    small = Image.fromarray(np.round(load_digits().images[7] * (255 / 16)).astype(np.uint8))
+    x = whole(digits[1:2])
+    assert x.shape == (1, 1, 28, 28) and x.dtype == torch.float32
+    np.testing.assert_array_equal(x[0].numpy(), pixels(small.resize((28, 28), Image.Resampling.BICUBIC)))
+
+
+def test_digits_span_0_to_1(digits):
+    x = whole(digits)
+    assert x.min() == 0 and x.max() == 1
+
+
+def test_a_folder_of_images_has_its_classes_by_folder(tmp_path):
+    image = {name: Image.fromarray(COLOR + np.uint8(number)) for number, name in enumerate(["cat", "dog"])}
+    files = {f"test/{name}/0.png": image[name] for name in image} | {"train/dog/1.png": image["dog"]}
+    name = folder_of_images(tmp_path, files)
+    data = load_data(name)
+    assert data.classes == ("cat", "dog") and data.labels.tolist() == [0, 1] and len(load_data(name, "train")) == 1
+    np.testing.assert_array_equal(whole(data).numpy(), np.stack([pixels(image["cat"]), pixels(image["dog"])]))
+
+
+def test_columns_are_found_by_type_whatever_their_names(tmp_path):
+    name = folder_of_parquet(tmp_path, [Image.fromarray(GRAY)] * 3, "scan", label=[1, 0, 1], patient=[7, 8, 9])
+    data = load_data(name)
+    assert data.classes == ("a", "b") and data.labels.tolist() == [1, 0, 1]
+    np.testing.assert_array_equal(whole(data)[2].numpy(), pixels(Image.fromarray(GRAY)))
+
+
+def test_a_column_of_whole_numbers_is_the_label_where_no_other_is(tmp_path):
+    data = load_data(folder_of_parquet(tmp_path, [Image.fromarray(GRAY)] * 2, "scan", finding=[2, 0]))
+    assert data.labels.tolist() == [2, 0] and data.classes == ("0", "1", "2")
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({}, r"must have one label column, got none; its columns: image \(Image\)"),
+        ({"one": [0], "two": [0]}, r"must have one label column, got \['one', 'two'\]; .*one \(Value\), two \(Value\)"),
+    ],
+)
+def test_a_label_column_that_cannot_be_told_is_refused(tmp_path, columns, message):
+    with pytest.raises(ValueError, match=message):
+        load_data(folder_of_parquet(tmp_path, [Image.fromarray(GRAY)], **columns))
+
+
+MODES = {
+    "1": Image.fromarray(GRAY).convert("1"),
+    "L": Image.fromarray(GRAY),
+    "LA": Image.fromarray(np.dstack([GRAY, GRAY[::-1]]), "LA"),
+    "P": Image.fromarray(COLOR).quantize(8),
+    "RGB": Image.fromarray(COLOR),
+    "RGBA": Image.fromarray(np.dstack([COLOR, GRAY])),
+    "CMYK": Image.fromarray(COLOR).convert("CMYK"),
+}
+
+
+@pytest.mark.parametrize(
+    ("modes", "common"),
+    [
+        (["L", "L"], "L"),
+        (["1", "L", "LA"], "L"),
+        (["RGB", "RGB"], "RGB"),
+        (["L", "RGB"], "RGB"),
+        (["P"], "RGB"),
+        (["RGBA", "L", "P", "RGB", "CMYK"], "RGB"),
+    ],
+)
+def test_channels_are_one_if_all_images_are_gray_else_three(tmp_path, modes, common):
+    data = load_data(folder_of_parquet(tmp_path, [MODES[mode] for mode in modes], label=[0] * len(modes)))
+    np.testing.assert_array_equal(whole(data).numpy(), np.stack([pixels(MODES[mode].convert(common)) for mode in modes]))
+
+
+def test_gray_images_are_repeated_for_a_model_of_three_channels(digits):
+    colored = whole(load_data("digits", "test", shape=(3, 28, 28))[:5])
+    assert torch.equal(colored, whole(digits[:5]).expand(5, 3, 28, 28))
+
+
+def test_colour_is_never_dropped_for_a_model_of_one_channel(tmp_path):
+    with pytest.raises(ValueError, match=r"the model takes 1 channels, the images of '.*' have 3 \(RGB\)"):
+        load_data(folder_of_parquet(tmp_path, [MODES["RGB"]], label=[0]), shape=(1, 5, 6))
+
+
+def test_a_colour_image_among_a_thousand_gray_ones_is_not_turned_gray(tmp_path):
+    name = folder_of_parquet(tmp_path, [MODES["L"], MODES["RGB"], *[MODES["L"]] * 2000], label=[0] * 2002)
+    with pytest.raises(ValueError, match=r"one is in colour \(RGB\); pass shape=\(3, height, width\)"):
+        whole(load_data(name)[:3])
+    np.testing.assert_array_equal(whole(load_data(name, "test", shape=(3, 5, 6))[1:2])[0].numpy(), pixels(MODES["RGB"]))
+
+
+def test_images_of_16_bits_are_refused(tmp_path):
+    deep = Image.fromarray(GRAY.astype(np.uint16) * 257)
+    with pytest.raises(ValueError, match=r"8 bits a channel, got Pillow's mode 'I;16' \(column 'image'\)"):
+        load_data(folder_of_parquet(tmp_path, [deep], label=[0]))
+
+
+def test_images_of_several_sizes_are_refused_unless_resized(tmp_path):
+    images = [Image.fromarray(COLOR), Image.fromarray(COLOR[:4])]
+    name = folder_of_parquet(tmp_path, images, label=[0, 1])
+    with pytest.raises(ValueError, match=r"one size, got \[\(4, 6\), \(5, 6\)\]; pass shape="):
+        whole(load_data(name))
+    expected = [pixels(image.resize((7, 9), Image.Resampling.BILINEAR)) for image in images]
+    np.testing.assert_array_equal(whole(load_data(name, "test", shape=(3, 9, 7))).numpy(), np.stack(expected))
+
+
+def test_the_colours_of_a_palette_are_resized_not_its_numbers(tmp_path):
+    data = load_data(folder_of_parquet(tmp_path, [MODES["P"]], label=[0]), shape=(3, 9, 7))
+    expected = MODES["P"].convert("RGB").resize((7, 9), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(whole(data)[0].numpy(), pixels(expected))
+
+
+SLICES = ["test", "test[:5]", "test[440:]", "test[-7:]", "test[3:9]", "test[:10%]", "test[33%:66%]", "test[:2]+test[-2:]"]
+
+
+@pytest.mark.parametrize("split", SLICES)
+def test_splits_are_sliced_as_datasets_does(split, tmp_path):
+    name = folder_of_parquet(tmp_path, [MODES["L"]] * 449, row=list(range(449)))
+    expected = datasets.load_dataset(name, split=split)["row"]
+    data = load_data(name, split)
+    assert data.split == split and data.labels.tolist() == data.index.tolist() == list(expected)
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ("val", "no split 'val' in data set 'digits'; it has: train, test"),
+        ("val[:5]", "no split 'val'"),
+        ("test[:5", r"test\[:5"),
+        ("test[:five]", r"test\[:five\]"),
+        ("test[:2]+train[:2]", "train"),
+    ],
+)
+def test_a_split_that_is_not_there_is_refused(split, message):
+    with pytest.raises(ValueError, match=message):
+        load_data("digits", split)
+
+
+def test_the_splits_of_a_folder_are_named_in_the_error(tmp_path):
+    with pytest.raises(ValueError, match=f"no split 'train' in data set '{tmp_path}'; it has: test"):
+        load_data(folder_of_parquet(tmp_path, [MODES["L"]], label=[0]), "train")
+
+
+@pytest.mark.parametrize("examples", [50, 100, 448])
+def test_a_sample_has_the_class_shares_of_the_whole(digits, examples):
+    shares = np.bincount(digits.labels) * examples / len(digits)
+    assert np.abs(np.bincount(digits.sample(examples).labels) - shares).max() <= 1
+
+
+def test_a_sample_of_equal_classes_is_equal():
+    data = Data.from_tensors(torch.rand(60, 1, 2, 2), torch.arange(60) % 6)
+    assert np.bincount(data.sample(30).labels).tolist() == [5] * 6
+
+
+def test_a_sample_is_in_the_order_of_the_split_and_the_same_for_a_seed(digits):
+    one, again, other = digits.sample(50), digits.sample(50), digits.sample(50, seed=1)
+    assert (np.diff(one.index) > 0).all()
+    np.testing.assert_array_equal(one.index, again.index)
+    assert set(one.index) != set(other.index)
+
+
+def test_the_labels_of_a_sample_are_those_of_its_images(digits):
+    sample = digits.sample(20)
+    np.testing.assert_array_equal(sample.labels, digits.labels[sample.index])
+    assert torch.equal(whole(sample), whole(digits)[sample.index])
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_sample_and_the_rest_are_the_whole(digits, seed):
+    sample, rest = digits.split_off(100, seed=seed)
+    np.testing.assert_array_equal(sample.index, digits.sample(100, seed=seed).index)
+    assert sorted([*sample.index, *rest.index]) == digits.index.tolist() and len(rest) == 349
+
+
+def test_all_can_be_sampled(digits):
+    assert digits.sample(449).index.tolist() == digits.index.tolist()
+
+
+@pytest.mark.parametrize("examples", [0, -1, 450])
+def test_a_sample_of_impossible_size_is_refused(digits, examples):
+    with pytest.raises(ValueError, match=rf"examples must be in 1\.\.449, got {examples} \(data 'digits', test\)"):
+        digits.sample(examples)
+
+
+def test_batches_cover_all_in_order(digits):
+    parts = list(digits[:10].batches(4))
+    assert [len(part.x) for part in parts] == [len(part.y) for part in parts] == [4, 4, 2]
+    assert np.concatenate([part.index for part in parts]).tolist() == list(range(10))
+    assert torch.equal(torch.cat([part.x for part in parts]), whole(digits[:10]))
+    assert torch.cat([part.y for part in parts]).tolist() == digits.labels[:10].tolist()
+
+
+def test_batches_follow_an_order_of_positions_within_the_part(digits):
+    (batch,) = digits[100:110].batches(5, order=np.array([9, 0, 4]))
+    assert batch.index.tolist() == [109, 100, 104] and batch.y.tolist() == digits.labels[[109, 100, 104]].tolist()
+    assert torch.equal(batch.x, whole(digits)[[109, 100, 104]])
+
+
+def test_a_part_of_nothing_has_no_batches(digits):
+    assert len(digits[:0]) == 0 and list(digits[:0].batches(5)) == []
+
+
+def test_fingerprints_tell_parts_apart_and_stay_the_same(digits):
+    again = load_data("digits")
+    parts = [digits, digits[:100], digits[1:101], load_data("digits", "train"), digits.sample(100)]
+    assert digits.fingerprint == again.fingerprint and len({part.fingerprint for part in parts}) == len(parts)
+
+
+def test_a_fingerprint_depends_on_name_places_labels_and_pixels():
+    x, y = torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 0, 1])
+    data = Data.from_tensors(x, y)
+    others = [
+        Data.from_tensors(x, y, name="mine"),
+        Data.from_tensors(x, 1 - y),
+        Data.from_tensors(1 - x, y),
+        data[np.array([0, 2, 1, 3])],
+    ]
+    assert Data.from_tensors(x, y).fingerprint == data.fingerprint
+    assert data.fingerprint not in {other.fingerprint for other in others}
+
+
+def test_pixels_are_decoded_only_when_asked_for(tmp_path):
+    name = folder_of_images(tmp_path, {f"test/{'ab'[i % 2]}/{i}.png": MODES["L"] for i in range(4)})
+    data = load_data(name)
+    Path(name, "test/b/1.png").unlink()
+    assert whole(data[:2]).shape == (2, 1, 5, 6)
+    with pytest.raises(FileNotFoundError, match=r"1\.png"):
+        whole(data)
+
+
+def test_data_from_tensors():
+    x, y = torch.rand(6, 3, 4, 5), torch.tensor([0, 2, 1, 0, 2, 1])
+    data = Data.from_tensors(x, y, name="mine", classes=["a", "b", "c"])
+    assert (data.name, data.classes, data.labels.tolist()) == ("mine", ("a", "b", "c"), y.tolist())
+    assert torch.equal(whole(data), x) and repr(data) == "Data(mine, all, 6 images, 3 classes)"
+    assert Data.from_tensors(x, y).classes == ("0", "1", "2")
+
+
+def test_data_from_tensors_keeps_no_gradient():
+    x = torch.rand(2, 1, 2, 2, requires_grad=True)
+    assert not whole(Data.from_tensors(x, torch.tensor([0, 1]))).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (torch.rand(3, 4), torch.arange(3), r"x must be float \(N, C, H, W\), got torch.float32 \(3, 4\) \(data 'tensors'\)"),
+        (torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.arange(3), "got torch.uint8"),
+        (torch.rand(3, 1, 2, 2), torch.arange(2), r"y must be 3 class indices, got torch.int64 \(2,\)"),
+        (torch.rand(3, 1, 2, 2), torch.rand(3), "got torch.float32"),
+        (torch.rand(3, 1, 2, 2), torch.eye(3, dtype=torch.long), r"got torch.int64 \(3, 3\)"),
+    ],
+)
+def test_tensors_that_are_no_images_or_labels_are_refused(x, y, message):
+    with pytest.raises(ValueError, match=message):
+        Data.from_tensors(x, y)
+
+
+def test_a_name_that_cannot_be_loaded_says_what_was_tried(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("SANACT_DATA", str(tmp_path))
+    with pytest.raises(ValueError) as caught:
+        load_data("nobody/nothing")
+    for part in (
+        "no data set 'nobody/nothing'",
+        f"a folder at 'nobody/nothing', '{tmp_path}/nobody/nothing'",
+        "then loaded 'nobody/nothing', which failed with",
+        "digits, mnist, cifar10, tiny-imagenet, a Hub name, a local folder",
+        f"SANACT_DATA ({tmp_path})",
+    ):
+        assert part in str(caught.value)
+
+
+def test_a_short_name_stands_for_its_name_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.delenv("SANACT_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"then loaded 'ylecun/mnist'.* SANACT_DATA \(not set\)"):
+        load_data("mnist")
+
+
+def test_a_folder_in_the_folder_of_data_sets_is_found_by_its_name(tmp_path, monkeypatch):
+    folder_of_parquet(tmp_path / "scans", [MODES["L"]], label=[1])
+    monkeypatch.setenv("SANACT_DATA", str(tmp_path))
+    assert load_data("scans").labels.tolist() == [1]
+
+
+def test_a_broken_file_is_named(tmp_path):
+    (tmp_path / "test.parquet").write_bytes(b"no parquet")
+    with pytest.raises(ValueError, match=f"no data set '{tmp_path}'"):
+        load_data(str(tmp_path))
+
+
+def test_usual_budgets():
+    assert (usual_eps("digits"), usual_eps("mnist"), usual_eps("cifar10")) == (0.3, 0.3, 8 / 255)
+
+
+def test_mnist_is_what_the_files_hold():
+    data = load_or_skip("mnist", "test")
+    (file,) = Path(os.environ["SANACT_DATA"], "mnist").rglob("test*.parquet")
+    rows = pq.read_table(file)
+    np.testing.assert_array_equal(data.labels, rows["label"].to_numpy())
+    expected = [pixels(Image.open(BytesIO(image["bytes"]))) for image in rows["image"].to_pylist()]
+    assert len(data) == 10_000
+    np.testing.assert_array_equal(whole(data).numpy(), np.stack(expected))
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "examples", "classes", "shape"),
+    [("cifar10", "test", 10_000, 10, (3, 32, 32)), ("tiny-imagenet", "valid", 10_000, 200, (3, 64, 64))],
+)
+def test_colour_data_sets(name, split, examples, classes, shape):
+    data = load_or_skip(name, split)
+    part = next(data.sample(400).batches(400))
+    assert (len(data), len(data.classes), part.x.shape[1:]) == (examples, classes, shape)
+    assert np.bincount(data.labels).tolist() == [examples // classes] * classes
+    assert part.x.min() == 0 and part.x.max() == 1

@@ -1,0 +1,411 @@
+"""Where the hidden activations are: in networks of one rule each, and in networks that people use."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from sanact import Mask, sanitize
+from sanact.graph import find_layers, trace
+from sanact.models import MNISTCNN
+
+X = torch.randn(2, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+marked: list[Tensor] = []
+
+
+def here(a: Tensor) -> Tensor:
+    """Mark an activation as one that is to be sanitized; tracing sees nothing of it."""
+    if isinstance(a, Tensor):
+        marked.append(a.detach().clone())
+    return a
+
+
+class Net(nn.Module):
+    """Three convolutions, used as ``body`` says, then global pooling and the output layer."""
+
+    def __init__(self, body: Callable[[Any, Tensor], Tensor], **parts: Any) -> None:
+        super().__init__()
+        self.body = body
+        self.conv1, self.conv2, self.conv3 = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(1, 4, 1)
+        for name, part in parts.items():
+            setattr(self, name, part)
+        self.fc = nn.LazyLinear(3)
+        self.eval()(X)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.body(self, x).mean((2, 3)))
+
+
+def received(model: nn.Module, plan: Any, x: Tensor) -> list[Tensor]:
+    """What sanitizers that change nothing get, in the order of execution."""
+    defended, seen = sanitize(model, plan, example=x), []
+    for sanitizer in defended.sanitizers.values():
+        sanitizer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach().clone()))
+    with torch.no_grad():
+        torch.testing.assert_close(defended(x), model(x), rtol=0, atol=0)
+    return seen
+
+
+def assert_sanitized_where_marked(net: Net, plan: Any) -> None:
+    marked.clear()
+    with torch.no_grad():
+        net(X)
+    expected = [*marked]
+    assert expected
+    assert [a.tolist() for a in received(net, plan, X)] == [a.tolist() for a in expected]
+
+
+def roles(model: nn.Module, example: Tensor | None = None) -> list[tuple[str, str]]:
+    return [(layer.name, layer.role) for layer in find_layers(trace(model, example))]
+
+
+class Swish(nn.Module):
+    def forward(self, a: Tensor) -> Tensor:
+        return a * torch.sigmoid(a)
+
+
+class LeastSquares(nn.Module):
+    """No nonlinearity, though it is a module of the user's own."""
+
+    def forward(self, a: Tensor) -> Tensor:
+        return a - a.mean(1, keepdim=True)
+
+
+class SqueezeExcite(nn.Module):
+    """As most copies of it are written, down to the views."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Sequential(nn.Linear(4, 2), nn.ReLU(inplace=True), nn.Linear(2, 4), nn.Sigmoid())
+
+    def forward(self, a: Tensor) -> Tensor:
+        n, c, _, _ = a.size()
+        squeezed = here(self.fc[1](self.fc[0](a.mean((2, 3)).view(n, c))))
+        return a * self.fc[3](self.fc[2](squeezed)).view(n, c, 1, 1).expand_as(a)
+
+
+def without_assignment(n: Net, x: Tensor) -> Tensor:
+    a = n.conv1(x)
+    a.relu_()
+    b = n.conv2(here(a))
+    F.leaky_relu(b, 0.1, True)
+    return here(b)
+
+
+def module_without_assignment(n: Net, x: Tensor) -> Tensor:
+    a = n.conv1(x)
+    n.act(a)
+    return n.conv2(here(a)) + a
+
+
+def reads_a_pair_of_conditions(n: Net, x: Tensor) -> Tensor:
+    a = n.conv1(x)
+    low, high = a > -1, a < 1
+    inside = low & high
+    return n.conv2(here(F.relu(a))) * inside + low
+
+
+def glu(n: Net, x: Tensor) -> Tensor:
+    value, gate = n.conv1(x).chunk(2, 1)
+    return here(value * torch.sigmoid(gate))
+
+
+BODIES: dict[str, Net] = {
+    "shared module": Net(lambda n, x: here(n.act(n.conv2(here(n.act(n.conv1(x)))))), act=nn.ReLU()),
+    "shared in-place module": Net(lambda n, x: here(n.act(n.conv2(here(n.act(n.conv1(x)))))), act=nn.ReLU(inplace=True)),
+    "functions": Net(lambda n, x: here(torch.tanh(n.conv2(here(F.gelu(n.conv1(x))))))),
+    "in-place functions": Net(lambda n, x: here(F.relu(n.conv2(here(F.relu_(n.conv1(x)))), inplace=True))),
+    "methods": Net(lambda n, x: here(n.conv2(here(n.conv1(x).relu())).clamp_(min=0))),
+    "in place, without assignment": Net(without_assignment),
+    "in-place module, without assignment": Net(module_without_assignment, act=nn.ReLU(inplace=True)),
+    "in place, the shortcut reads it too": Net(lambda n, x: (lambda a: n.conv2(here(F.relu_(a))) + a)(n.conv1(x))),
+    "operator.and_ is not in place": Net(reads_a_pair_of_conditions),
+    "own module": Net(lambda n, x: here(n.act(n.conv2(here(n.act(n.conv1(x)))))), act=Swish()),
+    "own module without nonlinearity": Net(lambda n, x: here(F.relu(n.centre(n.conv1(x)))), centre=LeastSquares()),
+    "maximum": Net(lambda n, x: here(torch.maximum(n.conv1(x), torch.zeros(())))),
+    "with parameters": Net(lambda n, x: here(n.act(n.conv1(x))), act=nn.PReLU(4)),
+    "pooled first": Net(lambda n, x: here(F.relu(F.max_pool2d(n.conv1(x), 2)))),
+    "pooled afterwards": Net(lambda n, x: F.max_pool2d(here(F.relu(n.conv1(x))), 2)),
+    "norm and dropout between": Net(
+        lambda n, x: here(F.relu(n.drop(n.norm(n.conv1(x))))), norm=nn.BatchNorm2d(4), drop=nn.Dropout(0.5)
+    ),
+    "the first of two": Net(lambda n, x: torch.sigmoid(F.max_pool2d(here(F.relu(n.conv1(x))), 2))),
+    "nonlinearity of the input": Net(lambda n, x: here(F.relu(n.conv1(torch.tanh(x))))),
+    "residual sum": Net(lambda n, x: here(F.relu(n.conv2(here(F.relu(n.conv1(x)))) + n.conv3(x)))),
+    "pre-activation": Net(lambda n, x: (lambda a: here(F.relu(a + n.conv2(here(F.relu(a))))))(n.conv1(x))),
+    "concatenation": Net(lambda n, x: here(F.relu(torch.cat([n.conv1(x), n.conv3(x)], 1)))),
+    "layer called twice": Net(lambda n, x: here(F.relu(n.conv2(here(F.relu(n.conv2(here(F.relu(n.conv1(x)))))))))),
+    "self-gated": Net(lambda n, x: (lambda a: here(a * torch.sigmoid(a)))(n.conv1(x))),
+    "self-gated, turned round": Net(lambda n, x: (lambda a: here(torch.sigmoid(a).mul(a)))(n.conv1(x))),
+    "self-gated, scaled": Net(lambda n, x: (lambda a: here(a * torch.sigmoid(1.702 * a)))(n.conv1(x))),
+    "hard swish by hand": Net(lambda n, x: (lambda a: here(a * (F.relu6(a + 3) / 6)))(n.conv1(x))),
+    "GELU by hand": Net(lambda n, x: (lambda a: here(0.5 * a * (1 + torch.erf(a / 2**0.5))))(n.conv1(x))),
+    "gated linear unit": Net(glu),
+    "tanh times sigmoid": Net(lambda n, x: here(torch.tanh(n.conv1(x)) * torch.sigmoid(n.conv3(x)))),
+    "scaled by a constant": Net(lambda n, x: n.conv2(2 * here(F.relu(n.conv1(x)))).mul(0.5)),
+    "scaled by a parameter": Net(lambda n, x: n.conv2(here(F.relu(n.conv1(x))) * n.gain), gain=nn.Parameter(torch.ones(1))),
+    "scaled by a size": Net(lambda n, x: n.conv2(here(F.relu(n.conv1(x))) * x.shape[2])),
+    "gate": Net(lambda n, x: (lambda a: a * torch.sigmoid(n.conv2(a)))(here(F.relu(n.conv1(x))))),
+    "hard gate by hand": Net(lambda n, x: (lambda a: a * (F.relu6(n.conv2(a) + 3) / 6))(here(F.relu(n.conv1(x))))),
+    "squeeze and excitation": Net(lambda n, x: n.gate(here(F.relu(n.conv1(x)))), gate=SqueezeExcite()),
+}
+
+
+@pytest.mark.parametrize("net", BODIES.values(), ids=BODIES.keys())
+def test_every_hidden_activation_is_found_and_nothing_else(net: Net):
+    assert_sanitized_where_marked(net, Mask(0.0, "fixed"))
+
+
+@pytest.mark.parametrize(
+    ("body", "parts", "role"),
+    [
+        (lambda n, x: F.relu(n.conv2(here(n.conv1(x)))), {}, "linear"),
+        (lambda n, x: F.relu(n.conv2(here(n.norm(n.conv1(x))))), {"norm": nn.BatchNorm2d(4)}, "linear"),
+        (lambda n, x: F.relu(n.conv2(n.pool(here(n.conv1(x))))), {"pool": nn.MaxPool2d(2)}, "linear"),
+        (lambda n, x: F.relu(n.conv2(n.conv3(x) * here(torch.sigmoid(n.conv1(x))))), {}, "gate"),
+    ],
+    ids=["own output", "after its batch norm", "before pooling", "gate"],
+)
+def test_a_layer_without_hidden_activation_is_sanitized_only_if_named(body, parts, role):
+    net = Net(body, **parts)
+    assert dict(roles(net))["conv1"] == role
+    assert_sanitized_where_marked(net, {"conv1": Mask(0.0, "fixed")})
+
+
+def test_roles_in_the_order_of_execution():
+    net = Net(
+        lambda n, x: torch.tanh(n.conv2(F.relu(n.conv2(n.gate(F.silu(n.conv3(x)) + n.norm(n.conv1(x))))))),
+        norm=nn.BatchNorm2d(4),
+        gate=SqueezeExcite(),
+    )
+    assert roles(net) == [
+        ("conv3", "after silu"),
+        ("conv1", "linear"),
+        ("gate.fc.0", "after ReLU"),
+        ("gate.fc.2", "gate"),
+        ("conv2", "after relu"),
+        ("conv2", "after tanh"),
+        ("fc", "output layer"),
+    ]
+
+
+def test_what_follows_the_output_layer_is_not_hidden():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 3, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Softmax(1))
+    assert roles(net) == [("0", "after ReLU"), ("2", "output layer")]
+
+
+@pytest.mark.parametrize("net", [nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), nn.ReLU()], ids=["linear", "no layer"])
+def test_a_model_without_hidden_layer(net: nn.Module):
+    assert [role for _, role in roles(net)] == ["output layer"] * isinstance(net, nn.Sequential)
+
+
+def dropout(function: Callable[..., Tensor], *p: float, **options: Any) -> Callable[[Any, Tensor], Tensor]:
+    return lambda n, x: function(F.relu(n.conv1(x)), *p, **options, training=n.training)
+
+
+@pytest.mark.parametrize("traced_in", ["train", "eval"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        dropout(F.dropout),
+        dropout(F.dropout, 0.3),
+        dropout(F.dropout2d, p=0.3),
+        dropout(F.alpha_dropout, p=0.3),
+        dropout(F.feature_alpha_dropout),
+        lambda n, x: torch.dropout(F.relu(n.conv1(x)), 0.3, n.training),
+        lambda n, x: F.dropout(F.relu(n.conv1(x))),
+    ],
+    ids=["default", "positional", "2d", "alpha", "feature alpha", "of torch", "always on"],
+)
+def test_functional_dropout_follows_the_mode_after_tracing(body, traced_in):
+    net = Net(body)
+    net.train(traced_in == "train")
+    traced = trace(net)
+    for training in (False, True, False):
+        net.train(training), traced.train(training)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            expected = net(X)
+            torch.manual_seed(0)
+            assert torch.equal(traced(X), expected)
+
+
+def test_the_evaluation_branch_is_traced_and_the_mode_kept():
+    net = Net(lambda n, x: torch.tanh(n.conv1(x)) if n.training else F.relu(n.conv1(x))).train()
+    net.conv1.eval()
+    traced = trace(net)
+    assert find_layers(traced)[0].role == "after relu"
+    assert net.training and traced.training
+    assert not net.conv1.training and not traced.conv1.training
+
+
+class ByShape(Net):
+    """Branches twice on the shape of its input."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda n, x: n.conv1(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.conv1(x)
+        a = F.relu(a) if x.shape[2] > 4 else torch.tanh(a)
+        if a.shape[-1] % 2 == 0:
+            a = F.silu(self.conv2(a))
+        return self.fc(a.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        (6, [("conv1", "after relu"), ("conv2", "after silu")]),
+        (5, [("conv1", "after relu")]),
+        (4, [("conv1", "after tanh"), ("conv2", "after silu")]),
+        (3, [("conv1", "after tanh")]),
+    ],
+)
+def test_branches_on_shape_are_those_of_the_example(size, expected):
+    net = ByShape()
+    assert roles(net, torch.zeros(1, 1, size, size)) == [*expected, ("fc", "output layer")]
+    net.input_shape = (1, size, size)
+    assert roles(net) == [*expected, ("fc", "output layer")]
+    x = torch.randn(3, 1, size, size)
+    assert torch.equal(trace(net)(x), net(x))
+
+
+@pytest.mark.parametrize("to", [torch.float64, torch.bfloat16, "meta"], ids=str)
+def test_branches_on_shape_in_any_dtype_and_on_any_device(to):
+    net = ByShape().to(to)
+    net.body = lambda n, x: x
+    assert len(roles(net, torch.zeros(1, 1, 6, 6))) == 3
+
+
+def test_a_branch_on_shape_without_an_example_says_so():
+    with pytest.raises(ValueError, match=r"ByShape cannot be traced .*depends on 'gt'.* if an example input is given"):
+        trace(ByShape())
+
+
+@pytest.mark.parametrize("example", [None, X], ids=["no example", "example"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda n, x: F.relu(n.conv1(x)) if x.sum() > 0 else n.conv1(x),
+        lambda n, x: n.conv1(x) * float(x.mean()),
+        lambda n, x: torch.cat([n.conv1(image[None]) for image in x]),
+    ],
+    ids=["branch", "number", "loop"],
+)
+def test_a_branch_on_values_cannot_be_traced(body, example):
+    net = Net(body)
+    with pytest.raises(ValueError, match=r"Net cannot be traced by torch\.fx.*but not on values"):
+        trace(net, example)
+    assert not net.training and net.conv1.weight.requires_grad
+
+
+def timm_model(name: str) -> Callable[[], nn.Module]:
+    return lambda: timm.create_model(name, pretrained=False)
+
+
+# By hand from the architectures: the names of the layers of each kind, how many, and how many places the hidden ones share.
+RESNET18 = {"hidden": (r"conv1|layer\d\.\d\.(conv\d|downsample\.0)", 20), "output": ("fc", 1)}
+ZOO: dict[str, tuple[Callable[[], nn.Module], int, dict[str, tuple[str, int]]]] = {
+    "MNIST-CNN": (MNISTCNN, 6, {"hidden": (r"conv\d|fc\d", 6), "output": ("logits", 1)}),
+    "torchvision ResNet-18": (torchvision.models.resnet18, 17, RESNET18),
+    "timm ResNet-18": (timm_model("resnet18"), 17, RESNET18),
+    "torchvision VGG-11": (
+        torchvision.models.vgg11,
+        10,
+        {"hidden": (r"features\.\d+|classifier\.[03]", 10), "output": (r"classifier\.6", 1)},
+    ),
+    "timm VGG-11": (
+        timm_model("vgg11"),
+        10,
+        {"hidden": (r"features\.\d+|pre_logits\.fc\d", 10), "output": (r"head\.fc", 1)},
+    ),
+    "torchvision MobileNetV3": (
+        torchvision.models.mobilenet_v3_small,
+        33,
+        {
+            "hidden": (r"features\.(0|12)\.0|features\.\d+\.block\.([01]\.0|[12]\.fc1)|classifier\.0", 33),
+            "gate": (r"features\.\d+\.block\.[12]\.fc2", 9),
+            "linear": (r"features\.\d+\.block\.[23]\.0", 11),
+            "output": (r"classifier\.3", 1),
+        },
+    ),
+    "timm MobileNetV3": (
+        timm_model("mobilenetv3_small_100"),
+        33,
+        {
+            "hidden": (r"conv_(stem|head)|blocks\.5\.0\.conv|blocks\.[1-4]\.\d\.conv_pw|.*\.conv_dw|.*\.se\.conv_reduce", 33),
+            "gate": (r".*\.se\.conv_expand", 9),
+            "linear": (r"blocks\.0\.0\.conv_pw|.*\.conv_pwl", 11),
+            "output": ("classifier", 1),
+        },
+    ),
+    "torchvision ConvNeXt-Tiny": (
+        torchvision.models.convnext_tiny,
+        18,
+        {
+            "hidden": (r"features\.\d\.\d\.block\.3", 18),
+            "linear": (r"features\.0\.0|features\.[246]\.1|features\.\d\.\d\.block\.[05]", 40),
+            "output": (r"classifier\.2", 1),
+        },
+    ),
+    "timm ConvNeXt-Tiny": (
+        timm_model("convnext_tiny"),
+        18,
+        {
+            "hidden": (r".*\.mlp\.fc1", 18),
+            "linear": (r"stem\.0|stages\.\d\.downsample\.1|.*\.conv_dw|.*\.mlp\.fc2", 40),
+            "output": (r"head\.fc", 1),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("architecture", ZOO)
+def test_each_layer_of_a_known_architecture_has_its_role(architecture):
+    make, places, kinds = ZOO[architecture]
+    with torch.device("meta"):
+        net = make().eval()
+    found = find_layers(trace(net, torch.zeros(1, 3, 32, 32)))
+    names = [name for name, part in net.named_modules() if isinstance(part, (nn.Conv2d, nn.Linear))]
+    assert sorted(layer.name for layer in found) == sorted(names)
+    for kind, (pattern, count) in kinds.items():
+        of_kind = {layer.name for layer in found if kind == ("hidden" if layer.hidden else layer.role.split()[0])}
+        assert of_kind == {name for name in names if re.fullmatch(pattern, name)}
+        assert len(of_kind) == count
+    assert len({layer.place for layer in found if layer.hidden}) == places
+
+
+class Nonlinearities(TorchFunctionMode):
+    """Keep what every call of ReLU, hard swish and GELU returns, gates (hard sigmoids) apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs: list[Tensor] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = function(*args, **(kwargs or {}))
+        if getattr(function, "__name__", "") in ("relu", "hardswish", "gelu"):
+            self.outputs.append(output.clone())
+        return output
+
+
+@pytest.mark.parametrize("architecture", [name for name in ZOO if name != "timm VGG-11"])
+def test_sanitizers_receive_the_output_of_every_nonlinearity_of_a_known_architecture(architecture):
+    make, places, _ = ZOO[architecture]
+    net = make().eval()
+    x = torch.rand(1, 1, 28, 28) if architecture == "MNIST-CNN" else torch.rand(1, 3, 32, 32)
+    with Nonlinearities() as nonlinearities, torch.no_grad():
+        net(x)
+    seen = received(net, Mask(0.0, "fixed"), x)
+    assert len(seen) == len(nonlinearities.outputs) == places
+    assert all(torch.equal(a, b) for a, b in zip(seen, nonlinearities.outputs, strict=True))
