@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import re
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -112,11 +113,13 @@ def _timm(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
 
 
 def _from_file(path: Path, factory: str) -> nn.Module:
-    spec = importlib.util.spec_from_file_location(f"sanact_user_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location("sanact_user_" + re.sub(r"\W", "_", path.stem), path)
     if spec is None or spec.loader is None or not path.is_file():
         raise ValueError(f"no file '{path}' to take the model '{factory}' from")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # so that what it defines can be pickled
+    neighbours = str(path.parent.resolve())
+    sys.path.insert(0, neighbours)  # as Python does for a script
     try:
         spec.loader.exec_module(module)
         make = getattr(module, factory)
@@ -126,6 +129,8 @@ def _from_file(path: Path, factory: str) -> nn.Module:
         raise ValueError(f"'{path}' has no working '{factory}': {error}; it defines: {', '.join(made) or 'nothing'}") from error
     except Exception as error:  # the user's code may raise anything
         raise ValueError(f"'{factory}' in '{path}' failed with {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(neighbours)
     if not isinstance(model, nn.Module):
         raise ValueError(f"'{factory}' in '{path}' must return an nn.Module, got {type(model).__name__}")
     return model
