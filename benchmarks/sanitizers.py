@@ -112,7 +112,7 @@ def _filters(name: str, layer: str, a: Tensor, rounds: int) -> tuple[Race, Race]
     """One race forward, and one forward and backward for those that have a gradient."""
     sanitizer, peers = FILTERS[name](a)
     facts = {"sanitizer": name, "layer": layer, "shape": list(a.shape)}
-    libraries = {"sanact": (sanitizer, TENSOR), **peers}
+    libraries: Peers = {"sanact": (sanitizer, TENSOR), **peers}
     inside = (..., slice(MARGIN, -MARGIN), slice(MARGIN, -MARGIN))
 
     def difference(library: str, result: Any) -> Row:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from statistics import fmean, median
@@ -15,16 +15,18 @@ Row = dict[str, Any]
 FASTER = "◀"
 PAPER = {"mask": 0.2, "median": 0.2, "nl-means": 5.0}  # overhead in percent
 MIB = 2**20
+NAMES = ("attack", "library", "sanitizer", "attached", "patch")  # columns of words, not numbers
 
 
 @dataclass(frozen=True)
 class Table:
-    """sentence: what it says, for people in a hurry."""
+    """sentence: what it says, for people in a hurry.  notes: what to know before believing it."""
 
     title: str
     sentence: str
     columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
+    notes: tuple[str, ...] = ()
 
 
 def tables(results: dict[str, Any]) -> Iterator[Table]:
@@ -40,32 +42,25 @@ def attacks(rows: list[Row]) -> Iterator[Table]:
         for row in contest:
             lines.append(
                 (
-                    title,
+                    title if row is ours else "",
                     row["library"],
                     f"{1e6 * median(row['seconds']) / row['examples'] / row['steps']:.0f}",
                     _ratio(row, ours),
-                    f"{row['forward']:.1f} + {row['backward']:.1f}",
+                    f"{round(row['forward'], 1):g} + {round(row['backward'], 1):g}",
                     f"{row['won']} of {row['examples']}",
                     _distance(row, ours),
                 )
             )
-    yield Table(
-        "Attacks",
-        "All libraries get the same budget, steps, step size, batch and network, and the same judge predicts again. "
-        "sanact looks at every point it visits, the start and the last included, and keeps the best: that is a forward pass or "
-        "two more than there are steps, most of all for FGSM. torchattacks' C&W has one fixed c, hence two contests; ART's "
-        "searches along a line in each step. " + _verdict(_grouped(rows, "attack"), "library"),
-        (
-            "attack",
-            "library",
-            "µs per example·step",
-            "time / sanact's",
-            "passes per example",
-            "won",
-            "mean L2 (sanact's there)",
-        ),
-        lines,
+    columns = ("attack", "library", "µs per example·step", "time / sanact's", "passes", "won", "mean L2 (sanact's)")
+    notes = (
+        "Every library gets the same budget, steps, step size, batch and network; one judge predicts again what it returns.",
+        "Passes: forward + backward through the network, per example. sanact keeps the best point of all it visits, the start "
+        "and the last included: one or two forward passes more than there are steps, which costs FGSM most.",
+        "The weights are frozen, but in one contest: foolbox and ART compute their gradients too where they can.",
+        "C&W: torchattacks has one fixed c, hence two contests; ART's searches along a line in each step. The mean is over the "
+        "examples both have won, with sanact's on the same.",
     )
+    yield Table("Time and success", _verdict(_grouped(rows, "attack"), "library"), columns, lines, notes)
 
 
 def sanitizers(rows: list[Row]) -> Iterator[Table]:
@@ -76,7 +71,7 @@ def sanitizers(rows: list[Row]) -> Iterator[Table]:
             off = row.get("difference")
             lines.append(
                 (
-                    title,
+                    title if row is contest[0] else "",
                     row["library"],
                     f"{1e9 * median(row['seconds']) / prod(row['shape']):.2f}",
                     _ratio(row, contest[0]),
@@ -84,17 +79,15 @@ def sanitizers(rows: list[Row]) -> Iterator[Table]:
                 )
             )
     shapes = ", ".join(f"{layer} {' x '.join(map(str, layers[0]['shape']))}" for layer, layers in _grouped(rows, "layer"))
-    yield Table(
-        "Sanitizers",
-        f"Per element, on activations that MNIST-CNN really has: {shapes}. Each library is given the memory layout it likes, and "
-        "conversions do not count; OpenCV's median takes four maps as one picture. Only sanact, torch and kornia have a gradient. "
-        "OpenCV's non-local means takes 8 bits only, too few for an activation. scikit-image's adds up 2 x 2 differences "
-        "where 3 x 3 are asked for and skips weights below 0.007, so it does less and returns something else. "
-        "No library has a mask relative to the map's maximum: beside it stands its formula in one line of torch. "
-        + _verdict(contests, "library"),
-        ("sanitizer", "library", "ns per element", "time / sanact's", "largest difference / max"),
-        lines,
+    columns = ("sanitizer", "library", "ns per element", "time / sanact's", "largest difference / max")
+    notes = (
+        f"On activations that MNIST-CNN really has: {shapes}. Each library gets the memory layout it likes, and conversions do "
+        "not count; OpenCV's median takes four maps as one picture. Only sanact, torch and kornia have a gradient.",
+        "OpenCV's non-local means takes 8 bits only, too few for an activation. scikit-image's adds up 2 x 2 differences where "
+        "3 x 3 are asked for and skips weights below 0.007: it does less, and returns something else.",
+        "No library has a mask relative to the map's maximum: beside it stands its formula in one line of torch.",
     )
+    yield Table("Beside other libraries", _verdict(contests, "library"), columns, lines, notes)
 
 
 def overhead(rows: list[Row]) -> Iterator[Table]:
@@ -110,10 +103,11 @@ def overhead(rows: list[Row]) -> Iterator[Table]:
         above += [row["attached"]] * (middle > claim)
     yield Table(
         "Overhead of the defense",
-        f"What sanitizers add to a forward pass of MNIST-CNN on {nothing['examples']} images. "
-        f"Above the paper's figure: {_listed(above)}. The paper does not say on which layers, machine or library it measured.",
+        f"What sanitizers add to a forward pass of MNIST-CNN on {nothing['examples']} images; above the paper's figure: "
+        f"{_listed(above)}.",
         ("attached", "ms", "overhead in %", "paper"),
         lines,
+        ("The paper does not say on which layers, machine or library it measured.",),
     )
 
 
@@ -132,11 +126,17 @@ def patches(rows: list[Row]) -> Iterator[Table]:
 
 def attack_memory(rows: list[Row]) -> Iterator[Table]:
     contests = _grouped(rows, "attack")
-    lines = [(title, row["library"], f"{row['bytes'] / MIB:.0f}") for title, contest in contests for row in contest]
-    least = [f"{title} {min(contest, key=lambda row: row['bytes'])['library']}" for title, contest in contests]
+    lines = [
+        (title if row is contest[0] else "", row["library"], f"{row['bytes'] / MIB:.0f}")
+        for title, contest in contests
+        for row in contest
+    ]
+    less = [
+        f"{row['library']} on {title}" for title, (ours, *others) in contests for row in others if row["bytes"] < ours["bytes"]
+    ]
     yield Table(
         "Peak memory of attacks",
-        f"On {rows[0]['examples']} images at once, above what the process held before. Least: {_listed(least)}.",
+        f"On {rows[0]['examples']} images at once, above what the process held before. Less than sanact: {_listed(less)}.",
         ("attack", "library", "MiB"),
         lines,
     )
@@ -150,10 +150,13 @@ def sanitizer_memory(rows: list[Row]) -> Iterator[Table]:
     ]
     yield Table(
         "Peak memory of sanitizers",
-        f"In multiples of the activation ({' x '.join(map(str, rows[0]['shape']))} in float32, {size / MIB:.0f} MiB), what is "
-        "returned included. Copies of all windows side by side would be 25 activations for a window of 5, and 441 for one of 21.",
+        "Copies of all windows side by side would be 25 activations for a window of 5, 441 for one of 21.",
         ("sanitizer", "forward", "forward and backward"),
         lines,
+        (
+            f"In multiples of the activation, {' x '.join(map(str, rows[0]['shape']))} in float32, {size / MIB:.0f} MiB; "
+            "what is returned counts, what was given does not.",
+        ),
     )
 
 
@@ -161,10 +164,10 @@ def evaluation_memory(rows: list[Row]) -> Iterator[Table]:
     few, many = rows
     yield Table(
         "Peak memory of an evaluation",
-        f"White-box FGSM on the masked network in batches of 100: {many['examples'] / few['examples']:.0f} times as many images "
-        f"take {many['bytes'] / few['bytes']:.2f} times the memory.",
+        f"{many['examples'] / few['examples']:.0f} times the images take {many['bytes'] / few['bytes']:.2f} times the memory.",
         ("images", "MiB"),
-        [(f"{row['examples']:,}", f"{row['bytes'] / MIB:.0f}") for row in rows],
+        [(f"{row['examples']:,}", f"{row['bytes'] / MIB:.1f}") for row in rows],
+        ("`sanact.engine.run`: white-box FGSM on the masked network, in batches of 100.",),
     )
 
 
@@ -180,10 +183,11 @@ TABLES: dict[str, Callable[[list[Row]], Iterator[Table]]] = {
 
 
 def rich_table(table: Table) -> RichTable:
-    drawn = RichTable(title=table.title, caption=table.sentence, box=SIMPLE_HEAD, pad_edge=False)
+    caption = "\n".join([table.sentence, *table.notes])
+    drawn = RichTable(title=table.title, caption=caption, box=SIMPLE_HEAD, pad_edge=False)
     drawn.title_justify = drawn.caption_justify = "left"
-    for number, column in enumerate(table.columns):
-        drawn.add_column(column, justify="right" if number > 1 else "left")
+    for column in table.columns:
+        drawn.add_column(column, justify="left" if column in NAMES else "right")
     for row in table.rows:
         drawn.add_row(*row)
     return drawn
@@ -196,10 +200,10 @@ def markdown(results: dict[str, Any]) -> str:
         "",
         "Made by `make bench`, which writes every time of every round to `benchmarks.json` here.",
         "",
-        "One process, one thread, float32, on the CPU. The contestants of a table take turns, round after round; times are medians "
-        "over the rounds. A ratio is that of the medians, with the least and the greatest ratio of one round after it; "
-        f"{FASTER} marks a library that was faster than sanact in every round. Peak memory is the highest resident size of a fresh "
-        "process above what it held after imports and a warm-up.",
+        "One process, one thread, float32, on the CPU. The contestants of a table take turns, round after round; times are "
+        "medians over the rounds. A ratio is that of the medians; after it stand the least and the greatest of a single round. "
+        f"{FASTER} marks what was faster than sanact in every round. Peak memory is the highest resident size of a fresh "
+        "process, less what it held after imports and a warm-up.",
         "",
     ]
     for name, section in results.items():
@@ -214,9 +218,9 @@ def markdown(results: dict[str, Any]) -> str:
         ]
         for table in tables({name: section}):
             lines += [f"### {table.title}", "", table.sentence, "", "| " + " | ".join(table.columns) + " |"]
-            lines += ["|" + "|".join("--:" if number > 1 else "---" for number in range(len(table.columns))) + "|"]
+            lines += ["|" + "|".join("---" if column in NAMES else "--:" for column in table.columns) + "|"]
             lines += ["| " + " | ".join(row) + " |" for row in table.rows]
-            lines += [""]
+            lines += ["", *(f"- {note}" for note in table.notes), *[""] * bool(table.notes)]
     return "\n".join(lines)
 
 
@@ -224,7 +228,7 @@ def _grouped(rows: Iterable[Row], *keys: str) -> list[tuple[str, list[Row]]]:
     """Rows that agree in ``keys``, with what they agree in, in the order they come."""
     ordered: dict[str, list[Row]] = {}
     for row in rows:
-        ordered.setdefault(", ".join(str(row[key]) for key in keys), []).append(row)
+        ordered.setdefault(" · ".join(str(row[key]) for key in keys), []).append(row)
     return list(ordered.items())
 
 

@@ -56,7 +56,7 @@ class Linear(nn.Module):
 
 @pytest.fixture
 def linear() -> Linear:
-    return Linear(torch.randn(16, generator=torch.Generator().manual_seed(1)).double(), 0.05)
+    return Linear(torch.randn(16, generator=torch.Generator().manual_seed(1)).double(), 0.05).eval()
 
 
 @pytest.fixture

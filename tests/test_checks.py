@@ -90,7 +90,7 @@ def test_probabilities_get_a_warning():
         LOGITS,
         LOGITS.log_softmax(1),
         LOGITS.relu(),
-        torch.cat([LOGITS[:3].softmax(1), LOGITS[3:]]),
+        torch.cat([LOGITS[:3].softmax(1), LOGITS[3:].relu()]),
         torch.tensor([[1.2, -0.2, 0.0]] * 4),
         torch.ones(4, 1),
     ],

@@ -84,10 +84,10 @@ def test_digits_span_0_to_1(digits):
 
 def test_a_folder_of_images_has_its_classes_by_folder(tmp_path):
     image = {name: Image.fromarray(COLOR + np.uint8(number)) for number, name in enumerate(["cat", "dog"])}
-    files = {f"test/{name}/0.png": image[name] for name in image} | {"train/dog/1.png": image["dog"]}
+    files = {f"{split}/{name}/0.png": image[name] for name in image for split in ("test", "train")}
     name = folder_of_images(tmp_path, files)
     data = load_data(name)
-    assert data.classes == ("cat", "dog") and data.labels.tolist() == [0, 1] and len(load_data(name, "train")) == 1
+    assert data.classes == ("cat", "dog") and data.labels.tolist() == [0, 1] and len(load_data(name, "train")) == 2
     np.testing.assert_array_equal(whole(data).numpy(), np.stack([pixels(image["cat"]), pixels(image["dog"])]))
 
 
@@ -113,6 +113,13 @@ def test_a_column_of_whole_numbers_is_the_label_where_no_other_is(tmp_path):
 def test_a_label_column_that_cannot_be_told_is_refused(tmp_path, columns, message):
     with pytest.raises(ValueError, match=message):
         load_data(folder_of_parquet(tmp_path, [Image.fromarray(GRAY)], **columns))
+
+
+@pytest.mark.parametrize("unknown", [-1, None])
+def test_images_without_a_label_are_refused(tmp_path, unknown):
+    name = folder_of_parquet(tmp_path, [Image.fromarray(GRAY)] * 3, label=[0, unknown, 1])
+    with pytest.raises(ValueError, match=r"1 of 3 images have no label \(column 'label', split 'test', data '.*'\)"):
+        load_data(name)
 
 
 MODES = {

@@ -9,9 +9,11 @@ import json
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
@@ -475,22 +477,152 @@ def test_a_file_of_another_architecture(tmp_path):
 
 # --- compiled and exported ------------------------------------------------------------------------------------------------
 
+MASK, MEDIAN, NL_MEANS = SANITIZERS
 COMPILED = [
-    *(pytest.param("small", sanitizer, id=f"small-{sanitizer}") for sanitizer in SANITIZERS),
-    *(pytest.param("MNIST-CNN", part, id=f"MNIST-CNN-{part}", marks=pytest.mark.slow) for part in SANITIZERS),
+    *(pytest.param("small", sanitizer, id=f"small-{sanitizer.name}") for sanitizer in SANITIZERS),
+    *(pytest.param("MNIST-CNN", part, id=f"MNIST-CNN-{part.name}", marks=pytest.mark.slow) for part in SANITIZERS),
+]
+EXPORTED = [
+    pytest.param("MNIST-CNN", MASK, id="MNIST-CNN-mask"),
+    pytest.param("MNIST-CNN", MEDIAN, id="MNIST-CNN-median"),
+    pytest.param("small", NL_MEANS, id="small-nl-means"),
+    pytest.param("MNIST-CNN", NL_MEANS, id="MNIST-CNN-nl-means", marks=pytest.mark.slow),
 ]
 
 
 def sanitized(architecture: str, sanitizer: Sanitizer, net: nn.Module) -> tuple[SanitizedModel, list[Tensor]]:
-    """The network, and batches of sizes that it has to take."""
+    """The network, and batches of the sizes that it has to take."""
     model, x = (net, X) if architecture == "MNIST-CNN" else (small(), SMALL_X)
     return sanitize(model, sanitizer), [x, x[:1], torch.cat([x, x.flip(0)])]
 
 
+def exported(defended: SanitizedModel, x: Tensor) -> torch.export.ExportedProgram:
+    return torch.export.export(defended, (x,), dynamic_shapes=({0: torch.export.Dim("n")},))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # of the compiler's own
 @pytest.mark.parametrize(("architecture", "sanitizer"), COMPILED)
 def test_compiled_it_gives_the_same_logits(architecture, sanitizer, net):
-    defended, batches = sanitized(architecture, sanitizer, net)
+    defended, (x, *_) = sanitized(architecture, sanitizer, net)
     torch.compiler.reset()
-    compiled = torch.compile(defended)
+    torch.testing.assert_close(torch.compile(defended)(x), defended(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("architecture", "sanitizer"), EXPORTED)
+def test_exported_it_gives_the_same_logits(architecture, sanitizer, net):
+    defended, batches = sanitized(architecture, sanitizer, net)
+    program = exported(defended, batches[0])
     for x in batches:
-        torch.testing.assert_close(compiled(x), defended(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(program.module()(x), defended(x))
+
+
+@pytest.mark.parametrize(("architecture", "sanitizer"), EXPORTED)
+def test_in_onnx_runtime_it_gives_the_same_logits(architecture, sanitizer, net, tmp_path):
+    defended, batches = sanitized(architecture, sanitizer, net)
+    torch.onnx.export(exported(defended, batches[0]), dynamo=True, optimize=False, verbose=False).save(
+        tmp_path / "defended.onnx"
+    )
+    session = onnxruntime.InferenceSession(tmp_path / "defended.onnx", providers=["CPUExecutionProvider"])
+    for x in batches:
+        (logits,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(logits), defended(x), rtol=1e-4, atol=1e-5)
+
+
+# --- what is looked at ----------------------------------------------------------------------------------------------------
+
+
+def test_listed_layers(net):
+    mask = "Mask(strength=0.2, reading='max')"
+    assert [astuple(layer) for layer in list_layers(net, {"conv*": Mask(0.2), "fc7": MedianFilter(3)})] == [
+        ("conv1", "Conv2d", (32, 26, 26), "after relu", True, mask),
+        ("conv2", "Conv2d", (32, 24, 24), "after relu", True, mask),
+        ("conv4", "Conv2d", (64, 10, 10), "after relu", True, mask),
+        ("conv5", "Conv2d", (64, 8, 8), "after relu", True, mask),
+        ("fc7", "Linear", (200,), "after relu", True, "MedianFilter(kernel_size=3)"),
+        ("fc8", "Linear", (200,), "after relu", True, ""),
+        ("logits", "Linear", (10,), "output layer", False, ""),
+    ]
+
+
+def test_listed_layers_without_a_plan_and_with_an_example():
+    assert [astuple(layer) for layer in list_layers(small())] == [
+        ("conv", "Conv2d", None, "after ReLU", True, ""),
+        ("linear", "Linear", None, "linear", False, ""),
+        ("fc", "Linear", None, "after ReLU", True, ""),
+        ("logits", "Linear", None, "output layer", False, ""),
+    ]
+    assert [layer.shape for layer in list_layers(small(), example=SMALL_X)] == [(2, 6, 6), (6,), (5,), (3,)]
+
+
+def test_listed_layers_of_a_network_in_double_precision(net):
+    assert list_layers(copy.deepcopy(net).double()) == list_layers(net)
+
+
+def test_calibration_shows_each_mask_what_those_before_it_leave(net):
+    plan = {"re:fc7|conv4": Mask(0.5, "calibrated"), "conv1": Mask(0.2, "calibrated"), "conv2": MedianFilter(3)}
+    defended = sanitize(net, plan)
+    calibrate(defended, X, batch_size=3)
+    seen: dict[str, Tensor] = {}
+
+    def mask(layer: str, strength: float) -> Callable[[Tensor], Tensor]:
+        def clean(a: Tensor) -> Tensor:
+            seen[layer] = a
+            over = [0, *range(2, a.ndim)]
+            mean, std = a.abs().mean(over, keepdim=True), a.abs().std(over, correction=0, keepdim=True)
+            return torch.where(a.abs() >= mean + strength * std, a, 0)
+
+        return clean
+
+    clean = {"conv1": mask("conv1", 0.2), "conv2": MedianFilter(3), "conv4": mask("conv4", 0.5), "fc7": mask("fc7", 0.5)}
+    with torch.no_grad():
+        expected = by_hand(copy.deepcopy(net).double(), clean, X.double())
+    for layer, a in seen.items():
+        magnitude = a.abs().movedim(1, 0).flatten(1)
+        torch.testing.assert_close(defended.sanitizers[layer].mean.double(), magnitude.mean(1), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            defended.sanitizers[layer].std.double(), magnitude.std(1, correction=0), rtol=1e-4, atol=1e-5
+        )
+    assert list(seen) == ["conv1", "conv4", "fc7"]
+    torch.testing.assert_close(defended(X).double(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_calibration_and_changed_run_in_evaluation_mode_and_leave_no_trace():
+    defended = sanitize(small().train(), Mask(0.5, "calibrated"))
+    modes, buffers = [part.training for part in defended.modules()], copy.deepcopy(dict(small().named_buffers()))
+    calibrate(defended, SMALL_X)
+    shares = changed(defended, SMALL_X)
+    assert [part.training for part in defended.modules()] == modes
+    assert all(torch.equal(defended.network.get_buffer(name), buffer) for name, buffer in buffers.items())
+    assert not any(part._forward_hooks or part._forward_pre_hooks or part.bypassed for part in defended.sanitizers.values())
+    in_evaluation = sanitize(small(), Mask(0.5, "calibrated"))
+    calibrate(in_evaluation, SMALL_X)
+    assert changed(in_evaluation, SMALL_X) == shares
+
+
+def test_without_calibration_it_says_what_to_do():
+    with pytest.raises(RuntimeError, match=r"sanact\.calibrate\(defended, images\) \(sanitizer 'mask' on 'conv'\)"):
+        sanitize(small(), Mask(0.5, "calibrated"))(SMALL_X)
+
+
+def test_calibration_needs_images():
+    with pytest.raises(ValueError, match="calibration needs at least one image, got none"):
+        calibrate(sanitize(small(), Mask(0.5, "calibrated")), SMALL_X[:0])
+
+
+def test_changed_is_the_share_of_elements_that_differ(net):
+    shares: dict[str, float] = {}
+
+    def clean(layer: str, sanitizer: Sanitizer) -> Callable[[Tensor], Tensor]:
+        def compare(a: Tensor) -> Tensor:
+            shares[layer] = (sanitizer(a) != a).double().mean().item()
+            return sanitizer(a)
+
+        return compare
+
+    by_hand(net, {"conv1": clean("conv1", Mask(0.3)), "fc8": clean("fc8", MedianFilter(3))}, X)
+    assert changed(sanitize(net, {"fc8": MedianFilter(3), "conv1": Mask(0.3)}), X) == pytest.approx(shares)
+    assert 0 < shares["conv1"] < 1
+
+
+def test_a_sanitizer_that_does_nothing_changes_0(net):
+    assert changed(sanitize(net, {"conv1": Mask(0.0), "fc7": MedianFilter(3)}), X)["conv1"] == 0

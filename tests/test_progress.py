@@ -8,6 +8,7 @@ from sanact.progress import progress_bar
 @pytest.fixture(autouse=True)
 def terminal(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # Rich then takes the captured stream for a terminal
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "200")
 
 
@@ -23,6 +24,13 @@ def test_the_text_stays_until_it_is_replaced(capsys):
         advance()
         advance()
     assert "training" in capsys.readouterr().err
+
+
+def test_a_pipe_stays_empty(capsys, monkeypatch):
+    monkeypatch.delenv("FORCE_COLOR")
+    with progress_bar("training", 3) as advance:
+        advance()
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_hidden_bar_draws_nothing(capsys):

@@ -237,7 +237,7 @@ def layers(
 ) -> None:
     """List the convolution and linear layers of a model, where their hidden activations are, and what a plan hits.
 
-    Example: sanact layers timm:resnet18 --plan 'layer1.*=mask:0.3'
+    Example: sanact layers timm:resnet18 --plan 'network.layer1.*=mask:0.3'
     """
     from dataclasses import asdict
 

@@ -169,7 +169,10 @@ def load_data(name: str, split: str = "test", *, shape: tuple[int, int, int] | N
     else:
         index = np.arange(len(rows))
     image, label = _columns(rows, name)
-    labels = np.asarray(rows.with_format("numpy")[label][:], dtype=np.int64)
+    labels = np.asarray(rows.with_format("numpy")[label][:])
+    if unknown := int((~(labels >= 0)).sum()):  # -1, or NaN for none
+        raise ValueError(f"{unknown} of {len(rows)} images have no label (column '{label}', split '{base}', data '{name}')")
+    labels = labels.astype(np.int64)
     feature = rows.features[label]
     classes = tuple(getattr(feature, "names", None) or map(str, range(labels.max(initial=0) + 1)))
     places = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), 1000)).astype(int))  # spread over the set

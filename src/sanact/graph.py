@@ -217,6 +217,7 @@ def find_layers(traced: fx.GraphModule) -> list[Layer]:
 
     A hidden activation is the output of the first nonlinearity that a layer's output reaches before the next layer, through
     whatever lies between: norms, dropout, pooling, a sum with a shortcut, a concatenation.  Several layers can share one.
+    A gated product, x · sigmoid(x) or tanh(x) · sigmoid(y), is one nonlinearity.
     A layer whose output meets no nonlinearity is linear: its activation is its own output, after its batch norm.
     """
     modules = dict(traced.named_modules())

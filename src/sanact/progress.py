@@ -15,8 +15,10 @@ Advance = Callable[..., None]
 def progress_bar(what: str, total: int, *, show: bool = True) -> Iterator[Advance]:
     """Yield ``advance(n=1, what=None)``, drawn on standard error, so that results can be piped from standard output.
 
-    what: the text before the bar; ``advance`` may replace it.  total: the units of work.  show: False draws nothing.
+    what: the text before the bar; ``advance`` may replace it.  total: the units of work.  show: False draws nothing; nor is
+    anything drawn in a file or a pipe.
     """
+    console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -24,8 +26,8 @@ def progress_bar(what: str, total: int, *, show: bool = True) -> Iterator[Advanc
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not show,
+        console=console,
+        disable=not (show and (console.is_interactive or console.is_jupyter)),  # in a pipe Rich would draw an empty line
         transient=True,
     ) as bar:
         task = bar.add_task(what, total=total)

@@ -51,8 +51,10 @@ class Recipe:
 def train(model: nn.Module, data: Data, *, validation: Data, recipe: Recipe, progress: bool = False) -> float:
     """Train ``model`` in place and leave it in evaluation mode; returns its accuracy on ``validation`` in percent.
 
-    The global random state ends as it was found.
+    The global random state ends as it was found.  Raises ValueError if the loss becomes NaN or infinite.
     """
+    if not len(data) or not len(validation):
+        raise ValueError(f"training and validation need images, got {len(data)} and {len(validation)} (data '{data.name}')")
     device = next(model.parameters()).device
     optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
     rng = np.random.default_rng(recipe.seed)
@@ -68,7 +70,7 @@ def train(model: nn.Module, data: Data, *, validation: Data, recipe: Recipe, pro
             for batch in data.batches(recipe.batch_size, order=rng.permutation(len(data))):
                 loss = F.cross_entropy(model(batch.x.to(device)), batch.y.to(device))
                 if not loss.isfinite():
-                    raise ValueError(f"the loss became {float(loss)} in epoch {epoch}; try an lr below {recipe.lr}")
+                    raise ValueError(f"the loss became {loss.item()} in epoch {epoch}; try an lr below {recipe.lr}")
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()

@@ -70,7 +70,7 @@ def test_every_example_has_the_search_and_the_steps_of_the_paper(model, x, targe
 
 def test_confidence_moves_on_to_its_margin(linear, points):
     y = linear(points).argmax(1)
-    adversarial = CW(confidence=1.0, initial_c=0.1, steps=400)(linear.eval(), points, y)
+    adversarial = CW(confidence=1.0, initial_c=0.1, steps=400)(linear, points, y)
     lead = linear.margin(adversarial) * (1 - 2 * y)  # how far the logit of the other class is above that of y
     assert lead.min() >= 1
     expected = (linear.margin(points).abs() + 1) / linear.w.norm()
@@ -98,7 +98,7 @@ def test_a_longer_search_never_ends_further_away(model, x):
 def test_reaches_black_and_white_pixels(linear):
     x = torch.randint(0, 2, (16, 1, 4, 4), generator=torch.Generator().manual_seed(0)).double()
     y = linear(x).argmax(1)
-    adversarial = CW(step_size=0.1, steps=200, initial_c=1.0)(linear.eval(), x, y)
+    adversarial = CW(step_size=0.1, steps=200, initial_c=1.0)(linear, x, y)
     assert (linear(adversarial).argmax(1) != y).all()
     assert adversarial.min() >= 0 and adversarial.max() <= 1
 

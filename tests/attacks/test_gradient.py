@@ -196,6 +196,21 @@ def test_of_points_alike_the_one_with_the_highest_loss_is_kept(start, step_size,
     assert walk(hill, x, torch.tensor([0])).item() == pytest.approx(highest)
 
 
+def test_a_loss_that_rounds_to_zero_is_no_reason_to_stay():
+    model = Sure().eval()
+    x = torch.full((3, 1, 4, 4), 0.5)
+    y = torch.zeros(3, dtype=torch.long)
+    assert not nn.functional.cross_entropy(model(x), y).item()
+    torch.testing.assert_close(FGSM(eps=0.1).for_replay()(model, x, y), x + 0.1)
+
+
+class Sure(nn.Module):
+    """So sure of class 0 that its cross-entropy is 0 in float32; brighter images are a little less so."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([torch.full((len(x),), 40.0), x.flatten(1).sum(1)], dim=1)
+
+
 def test_what_is_won_is_kept_before_a_higher_loss():
     def tempting(x: Tensor) -> Tensor:
         """Class 1 between 0.5 and 0.6; beyond it class 0 again, yet among two rivals, so at a higher loss."""
@@ -210,14 +225,14 @@ def test_what_is_won_is_kept_before_a_higher_loss():
 
 def test_early_stop_ends_at_the_first_success_and_late_stop_at_the_highest_loss(linear, points):
     y = linear(points).argmax(1)
-    early, late = (BIM(eps=0.39, steps=13, early_stop=stop)(linear.eval(), points, y) for stop in (True, False))
+    early, late = (BIM(eps=0.39, steps=13, early_stop=stop)(linear, points, y) for stop in (True, False))
     steps = torch.ceil(linear.margin(points).abs() / linear.w.abs().sum() / 0.03)
     torch.testing.assert_close((early - points).flatten(1).abs().amax(1), 0.03 * steps)
     torch.testing.assert_close((late - points).flatten(1).abs().amax(1), torch.full((32,), 0.39).double())
 
 
 def test_examples_that_are_won_leave_the_batch(linear, points):
-    sizes = [len(part) for part in visited(BIM(eps=0.39, steps=13), linear.eval(), points, linear(points).argmax(1))]
+    sizes = [len(part) for part in visited(BIM(eps=0.39, steps=13), linear, points, linear(points).argmax(1))]
     steps = torch.ceil(linear.margin(points).abs() / linear.w.abs().sum() / 0.03)
     assert sizes == [32, *(int((steps >= step).sum()) for step in range(1, int(steps.max()) + 1))]
 

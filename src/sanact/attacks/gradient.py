@@ -22,7 +22,8 @@ class GradientAttack(Attack):
     eps: radius of the ball, > 0, in input units.  norm: "Linf" or "L2".  loss: what is driven up, "ce" or "margin".
     early_stop: an example that is won leaves the batch; False goes on to the highest loss, for examples to be replayed
         elsewhere.
-    Of all points visited, x itself included, an example keeps the best: adversarial ones first, then the highest loss.
+    Of all points visited, x itself included, an example keeps the best: adversarial ones first, then the highest loss, then the
+    latest: a loss that rounds to zero is no reason to stay.
     Call: as `Attack`; eps=Tensor (N,) gives each example a budget of its own.
     """
 
@@ -114,7 +115,7 @@ class Search:
         check_logits(logits.detach(), self.y[index], str(self.attack))
         loss = self.sign * LOSSES[self.attack.loss](logits, self.labels[index])
         won = (logits.detach().argmax(1) == self.y[index]) == self.attack.targeted
-        better = (won & ~self.won[index]) | ((won == self.won[index]) & (loss.detach() > self.loss[index]))
+        better = (won & ~self.won[index]) | ((won == self.won[index]) & (loss.detach() >= self.loss[index]))
         chosen = index[better]
         self.best[chosen] = here.detach()[better]
         self.loss[chosen] = loss.detach()[better].to(self.loss.dtype)

@@ -1,0 +1,305 @@
+"""Networks by name: the architecture of the paper, our weights for it, timm's networks, and a user's own files."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torchvision.transforms.functional import normalize
+
+from sanact.models import MNISTCNN, MODELS, PRETRAINED, Normalize, build_model, load_model, load_weights
+from sanact.training import accuracy
+from tests.conftest import load_or_skip
+
+OURS = Path(str(files("sanact.models"))) / "weights" / "mnist_cnn.safetensors"
+IMAGES = torch.rand(5, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+
+
+def reference_forward(state: dict[str, Tensor], x: Tensor) -> Tensor:
+    """Table 1 of the paper, layer by layer."""
+    a = x - 0.5
+    for first, second in (("conv1", "conv2"), ("conv4", "conv5")):
+        for layer in (first, second):
+            a = F.conv2d(a, state[f"{layer}.weight"], state[f"{layer}.bias"]).clamp(min=0)
+        a = F.max_pool2d(a, 2)
+    a = a.reshape(len(x), 64 * 4 * 4)
+    for layer in ("fc7", "fc8"):
+        a = (a @ state[f"{layer}.weight"].T + state[f"{layer}.bias"]).clamp(min=0)
+    return a @ state["logits.weight"].T + state["logits.bias"]
+
+
+def same_weights(a: nn.Module, b: nn.Module) -> bool:
+    states = a.state_dict(), b.state_dict()
+    return states[0].keys() == states[1].keys() and all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_mnist_cnn_has_the_layers_and_parameters_of_the_paper():
+    network = MNISTCNN()
+    layers = [name for name, _ in network.named_children() if name != "dropout"]
+    assert layers == ["conv1", "conv2", "pool3", "conv4", "conv5", "pool6", "fc7", "fc8", "logits"]
+    assert sum(parameter.numel() for parameter in network.parameters()) == 312_202
+
+
+def test_mnist_cnn_computes_what_the_paper_lists():
+    network = MNISTCNN().double().eval()
+    torch.testing.assert_close(network(IMAGES.double()), reference_forward(network.state_dict(), IMAGES.double()))
+
+
+def test_mnist_cnn_starts_as_keras_does():
+    network = MNISTCNN()
+    bound = (6 / (32 * 9 + 64 * 9)) ** 0.5  # of Glorot's uniform distribution
+    weight = network.conv4.weight.detach()
+    assert 0.99 * bound < weight.abs().max() <= bound and weight.std() == pytest.approx(bound / 3**0.5, rel=0.02)
+    assert not any(parameter.any() for name, parameter in network.named_parameters() if name.endswith("bias"))
+
+
+def test_mnist_cnn_has_as_many_logits_as_classes():
+    assert build_model("mnist-cnn", classes=7).eval()(IMAGES).shape == (5, 7)
+
+
+def test_our_weights_are_small_enough_to_ship():
+    assert OURS.stat().st_size <= 1.3e6
+
+
+@pytest.fixture(scope="module")
+def measured(net: nn.Module) -> float:
+    """Accuracy of our weights on all MNIST test images, in percent."""
+    return accuracy(net, load_or_skip("mnist", "test"))
+
+
+@pytest.fixture
+def card() -> dict[str, str]:
+    with safe_open(OURS, "pt") as file:
+        return json.loads(file.metadata()["card"])
+
+
+def test_our_weights_classify_at_least_99_percent(measured):
+    assert measured >= 99.0
+
+
+def test_the_card_of_our_weights_says_how_accurate_they_are(card, measured):
+    stated, unit = card["test accuracy"].split(" ", 1)
+    assert unit == "% of 10,000 images" and float(stated) == pytest.approx(measured, abs=0.02)
+
+
+def test_the_card_of_our_weights_says_how_they_came_about(card):
+    assert card["command"].startswith("sanact train mnist-cnn --data mnist") and "seed " in card["recipe"]
+
+
+def test_the_card_for_people_says_the_same(card):
+    lines = OURS.with_suffix(".md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if line.startswith("- ")] == [f"- **{key}**: {value}" for key, value in card.items()]
+
+
+@pytest.mark.parametrize("key", PRETRAINED, ids=" ".join)
+def test_weights_of_ours_are_found_by_the_data_they_were_trained_on(key):
+    name, data = key
+    assert same_weights(load_model(name, weights=data), load_model(name, weights=OURS.parent / PRETRAINED[key]))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_networks_of_ours_come_with_weights_and_in_evaluation_mode(name):
+    network = load_model(name)
+    assert same_weights(network, load_model(name, weights="mnist")) and not any(part.training for part in network.modules())
+
+
+@pytest.mark.parametrize("save", [save_file, torch.save], ids=["safetensors", "torch"])
+def test_weights_from_a_file(tmp_path, save):
+    network, path = MNISTCNN(classes=3), tmp_path / ("w.safetensors" if save is save_file else "w.pt")
+    save(network.state_dict(), path)
+    loaded = load_model("mnist-cnn", weights=path, classes=3)
+    assert same_weights(loaded, network) and not loaded.training
+
+
+class Malicious:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+def test_code_in_weights_is_refused_and_not_run(tmp_path, save, name):
+    save({"conv1.weight": Malicious(tmp_path / "harm")}, tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name}' (is no state dict of tensors|holds no weights)"):
+        load_model("mnist-cnn", weights=tmp_path / name)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_the_harm_is_real(tmp_path):
+    pickle.loads(pickle.dumps(Malicious(tmp_path / "harm"))).close()
+    assert (tmp_path / "harm").exists()
+
+
+def test_a_whole_pickled_module_is_refused(tmp_path):
+    torch.save(nn.Linear(2, 2), tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=r"w\.pt' is no state dict of tensors; save model\.state_dict\(\)"):
+        load_weights(nn.Linear(2, 2), tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"no weights", OURS.read_bytes()[:5000]], ids=["empty", "text", "half"])
+def test_corrupt_weights_are_refused(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name}'"):
+        load_model("mnist-cnn", weights=tmp_path / name)
+
+
+@pytest.mark.parametrize("weights", ["nowhere.safetensors", "cifar10", "."])
+def test_missing_weights_are_refused(weights):
+    with pytest.raises(ValueError, match=f"no weights at '{weights}'"):
+        load_model("mnist-cnn", weights=weights)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [nn.Linear(2, 2).state_dict(), MNISTCNN(classes=3).state_dict(), {"state_dict": MNISTCNN().state_dict()}, [torch.ones(1)]],
+    ids=["layers", "classes", "checkpoint", "list"],
+)
+def test_weights_of_another_network_are_refused(tmp_path, state):
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=r"the weights in '.*w\.pt' do not fit MNISTCNN"):
+        load_model("mnist-cnn", weights=tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "file.py", "file.txt:make", "", "MNIST-CNN"])
+def test_an_unknown_name_is_refused(name):
+    with pytest.raises(ValueError, match=rf"model must be one of mnist-cnn, timm:NAME, or .*\.py:factory, got '{name}'"):
+        load_model(name)
+
+
+def test_normalize_agrees_with_torchvision():
+    x, mean, std = torch.rand(2, 3, 4, 5), [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
+    torch.testing.assert_close(Normalize(mean, std)(x), normalize(x, mean, std))
+
+
+def test_a_timm_network_takes_images_from_0_to_1():
+    network = build_model("timm:test_resnet").eval()
+    x, made_for = torch.rand(2, 3, 160, 160), network.network.pretrained_cfg
+    assert isinstance(network.network, type(timm.create_model("test_resnet"))) and network.input_shape == (3, 160, 160)
+    torch.testing.assert_close(network(x), network.network(normalize(x, made_for["mean"], made_for["std"])))
+
+
+def test_a_timm_network_with_weights_from_a_file(tmp_path):
+    network = build_model("timm:test_resnet", classes=7)
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    loaded = load_model("timm:test_resnet", weights=tmp_path / "w.safetensors", classes=7)
+    assert same_weights(loaded, network) and not loaded.training and loaded.network.num_classes == 7
+
+
+def test_an_unknown_timm_network_is_refused():
+    with pytest.raises(ValueError, match=r"^timm cannot make 'nothing': Unknown model"):
+        build_model("timm:nothing")
+
+
+def test_pretrained_weights_that_cannot_be_fetched_are_an_error_not_random_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match="timm cannot make 'test_resnet' with pretrained weights: "):
+        load_model("timm:test_resnet")
+
+
+USERS_FILE = """
+from functools import partial
+from torch import nn
+
+class Tiny(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+    def forward(self, x):
+        return self.layer(x.flatten(1))
+
+def make():
+    return Tiny()
+
+other = partial(make)
+value = 3
+
+def fails():
+    raise KeyError("no such thing")
+
+def asks(size):
+    return Tiny()
+
+def slips():
+    return nn.Lineer(4, 3)
+
+def nothing():
+    pass
+"""
+
+
+@pytest.fixture
+def users_file(tmp_path: Path) -> Path:
+    path = tmp_path / "my nets.v2.py"
+    path.write_text(USERS_FILE)
+    return path
+
+
+@pytest.mark.parametrize("factory", ["make", "Tiny", "other"])
+def test_a_users_function_class_or_callable_makes_the_model(users_file, factory):
+    network = load_model(f"{users_file}:{factory}")
+    assert type(network).__name__ == "Tiny" and not any(part.training for part in network.modules())
+    assert same_weights(pickle.loads(pickle.dumps(network)), network)
+
+
+def test_a_users_file_may_be_given_relative_to_where_one_is(users_file, monkeypatch):
+    monkeypatch.chdir(users_file.parent)
+    assert isinstance(build_model(f"{users_file.name}:make"), nn.Module)
+
+
+def test_a_users_file_may_import_its_neighbours(users_file):
+    path = list(sys.path)
+    users_file.rename(users_file.parent / "sanact_test_neighbour.py")
+    (users_file.parent / "mine.py").write_text("from sanact_test_neighbour import make")
+    assert isinstance(build_model(f"{users_file.parent}/mine.py:make"), nn.Module) and sys.path == path
+
+
+def test_a_users_model_with_weights(users_file, tmp_path):
+    network = build_model(f"{users_file}:make")
+    torch.save(network.state_dict(), tmp_path / "w.pt")
+    assert same_weights(load_model(f"{users_file}:make", weights=tmp_path / "w.pt", classes=3), network)
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("absent", r"has no working 'absent': .*; it defines: Tiny, asks, fails, make, nothing, slips$"),
+        ("slips", r"has no working 'slips': .*'Lineer'"),
+        ("fails", r"^'fails' in '.*\.py' failed with KeyError: 'no such thing'$"),
+        ("asks", r"^'asks' in '.*\.py' failed with TypeError: .*'size'"),
+        ("value", r"^'value' in '.*\.py' failed with TypeError: .*not callable"),
+        ("nothing", r"^'nothing' in '.*\.py' must return an nn\.Module, got NoneType$"),
+    ],
+)
+def test_a_users_factory_that_makes_no_model_is_refused(users_file, factory, message):
+    with pytest.raises(ValueError, match=message):
+        load_model(f"{users_file}:{factory}")
+
+
+@pytest.mark.parametrize(("text", "error"), [("def make(:", "SyntaxError"), ("import no_such_library", "ModuleNotFoundError")])
+def test_a_users_file_that_cannot_be_run_is_refused(tmp_path, text, error):
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(ValueError, match=f"'make' in '.*mine.py' failed with {error}"):
+        load_model(f"{tmp_path}/mine.py:make")
+
+
+def test_a_users_file_that_is_missing_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=f"no file '{tmp_path}/mine.py' to take the model 'make' from"):
+        load_model(f"{tmp_path}/mine.py:make")

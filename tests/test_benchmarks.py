@@ -1,0 +1,30 @@
+"""The benchmarks run, and their tables have all the rows; what the numbers are is not for a test."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+ATTACKS = {"FGSM", "BIM", "ILCM", "MIM", "PGD Linf", "PGD L2", "C&W L2, c = 1", "C&W L2, c searched"}
+ATTACKERS = {"sanact", "sanact, stopping early", "foolbox", "torchattacks", "ART"}
+FILTERS = {"sanact", "kornia", "SciPy", "scikit-image", "OpenCV"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("art") is None, reason="needs the libraries that `make bench` installs")
+def test_quick_benchmarks_fill_every_table(tmp_path):
+    subprocess.run([sys.executable, "-m", "benchmarks", "--quick", "--quiet", "--out", tmp_path], check=True)
+    sections = json.loads((tmp_path / "benchmarks.json").read_text())
+    assert list(sections) == ["attacks", "sanitizers", "memory"]
+    rows = {name: table for section in sections.values() for name, table in section["tables"].items()}
+    assert {row["attack"] for row in rows["attacks"]} >= ATTACKS
+    assert {row["library"] for row in rows["attacks"] if row["attack"] == "PGD L2"} == ATTACKERS
+    assert {row["library"] for row in rows["sanitizers"] if row["sanitizer"] == "median 3x3"} == FILTERS
+    assert [row["patch"] for row in rows["patches"]] == ["3", "5", "7", "11"]
+    report = (tmp_path / "README.md").read_text()
+    assert all(f"| {attack} | sanact |" in report for attack in ATTACKS)
+    assert "### Peak memory of an evaluation" in report

@@ -1,0 +1,399 @@
+"""The command line: it teaches, it does what the library does, and what goes wrong is one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from safetensors import safe_open
+
+from sanact import ATTACKS, SANITIZERS, Mask, list_layers
+from sanact.cli import main
+from sanact.data import load_data
+from sanact.experiments import EXPERIMENTS
+from sanact.models import MNISTCNN, load_model
+from sanact.training import accuracy
+from tests.conftest import load_or_skip
+
+USERS_FILE = """
+import torch
+from torch import nn
+
+def tiny():
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten(), nn.Linear(4 * 6 * 6, 10))
+
+class Stuck(nn.Linear):
+    def __init__(self):
+        super().__init__(4, 4)
+    def train(self, mode=True):
+        return super().train()
+
+class Nan(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :10] * float("nan")
+
+def narrow():
+    return nn.Sequential(nn.Flatten(), nn.Linear(5, 10))
+"""
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def sanact(*arguments: object) -> Ended:
+    """Run a command in this process, as on a wide terminal that is not interactive."""
+    out, err, code = StringIO(), StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["sanact", *map(str, arguments)])
+        patch.setenv("COLUMNS", "200")
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+    return Ended(code, out.getvalue(), err.getvalue())
+
+
+def in_a_new_process(*arguments: object, **environment: str) -> Ended:
+    command = [sys.executable, "-c", "from sanact.cli import main; main()", *map(str, arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+    return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+
+class Trained(NamedTuple):
+    model: str
+    weights: Path
+    ended: Ended
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A tiny network of a user's own, trained by `sanact train`."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "mine.py").write_text(USERS_FILE)
+    model, weights = f"{folder}/mine.py:tiny", folder / "tiny.safetensors"
+    ended = sanact("train", model, "--data", "digits", "--epochs", 3, "--lr", 0.1, "--out", weights, "--quiet", "--json")
+    return Trained(model, weights, ended)
+
+
+@pytest.fixture(scope="module")
+def evaluation(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> list[object]:
+    """The arguments of an evaluation of that network, defended."""
+    return [
+        *("evaluate", trained.model, "--weights", trained.weights, "--data", "digits", "--examples", 40, "--quiet"),
+        *(
+            "--plan",
+            "0=mask:0.4",
+            "-a",
+            "fgsm:eps=0.1",
+            "-a",
+            "pgd:eps=8/255,steps=3",
+            "--out",
+            tmp_path_factory.mktemp("runs"),
+        ),
+    ]
+
+
+OPTIONS = {
+    "demo": "--out --examples --seed --device --quiet --json",
+    "evaluate": "--data --split --weights --plan --attack --knowledge --examples --l2 --out --seed --device --batch-size "
+    "--quiet --json",
+    "reproduce": "--data --examples --out --seed --device --batch-size --quiet --json",
+    "train": "--data --out --validation --epochs --lr --batch-size --seed --device --quiet --json",
+    "layers": "--plan --input --json",
+}
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_the_help_of_a_command_names_its_options_and_shows_an_example(command):
+    ended = sanact(command, "--help")
+    assert ended.code == 0 and all(option in ended.out for option in OPTIONS[command].split())
+    assert f"Example: sanact {command}" in ended.out
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_the_first_help_names_the_commands_and_where_to_begin(arguments):
+    shown = "".join(sanact(*arguments)[1:])
+    assert all(command in shown for command in OPTIONS) and "New here? Run: sanact demo" in shown
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [("evaluate", [*ATTACKS, *SANITIZERS]), ("layers", SANITIZERS), ("reproduce", EXPERIMENTS)],
+)
+def test_help_names_all_there_is(command, names):
+    shown = sanact(command, "--help").out
+    assert [name for name in names if name not in shown] == []
+
+
+def test_layers_are_listed_as_the_library_lists_them():
+    listed = json.loads(sanact("layers", "mnist-cnn", "--plan", "conv*=mask:0.3", "--json").out)
+    names = ["conv1", "conv2", "conv4", "conv5", "fc7", "fc8", "logits"]
+    assert [layer["name"] for layer in listed] == names
+    assert [layer["name"] for layer in listed if layer["sanitizer"]] == names[:4]
+    assert listed[0]["shape"] == [32, 26, 26] and listed[-1]["role"] == "output layer"
+    assert [layer["sanitizer"] for layer in listed] == [
+        layer.sanitizer for layer in list_layers(MNISTCNN(), {"conv*": Mask(0.3)})
+    ]
+
+
+def test_layers_as_a_table():
+    shown = sanact("layers", "mnist-cnn", "--plan", "fc7=median:5").out.splitlines()
+    row = {line.split()[0]: line for line in shown if line.split()}
+    assert "32 x 26 x 26" in row["conv1"] and row["conv1"].rstrip().endswith("-")
+    assert "MedianFilter" in row["fc7"] and "output layer" in row["logits"]
+
+
+def test_layers_with_a_plan_from_a_file(tmp_path):
+    (tmp_path / "plan.json").write_text('{"fc*": {"name": "mask", "strength": 0.2}}')
+    listed = json.loads(sanact("layers", "mnist-cnn", "-p", tmp_path / "plan.json", "--json").out)
+    assert [layer["name"] for layer in listed if layer["sanitizer"]] == ["fc7", "fc8"]
+
+
+def test_layers_of_an_input_of_the_users_choice(trained):
+    listed = json.loads(sanact("layers", trained.model, "--input", "1,28,28", "--json").out)
+    assert [layer["shape"] for layer in listed] == [[4, 26, 26], [10]]
+
+
+def test_the_example_in_the_help_of_layers_runs():
+    (example,) = [line for line in sanact("layers", "--help").out.splitlines() if "Example:" in line]
+    ended = sanact(*shlex.split(example.split("Example: sanact")[1]), "--json")
+    hit = [layer["name"] for layer in json.loads(ended.out) if layer["sanitizer"]]
+    assert ended.code == 0 and hit and all("layer1." in name for name in hit)
+
+
+def test_train_writes_weights_and_a_card(trained):
+    card = json.loads(trained.ended.out)
+    with safe_open(trained.weights, "pt") as file:
+        assert json.loads(file.metadata()["card"]) == card
+    assert card["command"] == shlex.join(
+        f"sanact train {trained.model} --data digits --epochs 3 --lr 0.1 --out {trained.weights} --quiet --json".split()
+    )
+    assert card["recipe"] == "epochs 3, lr 0.1, momentum 0.9, batch_size 128, seed 0"
+    assert f"- **command**: {card['command']}" in trained.weights.with_suffix(".md").read_text()
+    model = load_model(trained.model, weights=trained.weights)
+    assert card["test accuracy"] == f"{accuracy(model, load_data('digits')):.2f} % of 449 images"
+
+
+def test_train_says_how_accurate_the_weights_are(trained, tmp_path):
+    ended = sanact("train", trained.model, "--epochs", 1, "--out", tmp_path / "w.safetensors", "--quiet")
+    assert ended.code == 0 and f"% of 449 images of the test split; saved to {tmp_path}/w.safetensors" in ended.out
+
+
+def results(ended: Ended) -> list[dict[str, Any]]:
+    assert ended.code == 0, ended.err
+    return json.loads(ended.out)
+
+
+def test_evaluate_gives_every_accuracy_with_its_knowledge(evaluation):
+    found = results(sanact(*evaluation, "--json"))
+    attacks, clean = ["FGSM, Linf 0.1", "PGD-3, Linf 0.0314"], ("clean", "")
+    oblivious, white_box = [[(attack, known) for attack in attacks] for known in ("oblivious", "white-box")]
+    undefended = [(r["attack"], r["knowledge"]) for r in found if r["defense"] == "none"]
+    defended = [(r["attack"], r["knowledge"]) for r in found if r["defense"] == "mask"]
+    assert sorted(undefended) == sorted([clean, *white_box]) and sorted(defended) == sorted([clean, *oblivious, *white_box])
+    assert all(r["accuracy"]["low"] <= r["accuracy"]["value"] <= r["accuracy"]["high"] for r in found)
+    assert all(r["data"] == "digits" and r["accuracy"]["n"] == 40 for r in found)
+
+
+def test_evaluate_counts_what_its_rows_hold(evaluation):
+    out = evaluation[-1]
+    for result in results(sanact(*evaluation, "--json")):
+        rows = pq.read_table(out / result["rows"])
+        column = "clean_prediction" if result["attack"] == "clean" else "prediction"
+        assert result["accuracy"]["hits"] == int(np.sum(rows[column].to_numpy() == rows["label"].to_numpy()))
+
+
+def test_evaluate_a_second_time_reads_the_rows_that_are_there(evaluation):
+    out, first = evaluation[-1], results(sanact(*evaluation, "--json"))
+    written = {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
+    assert results(sanact(*evaluation, "--json")) == first
+    assert len(written) == 6 and {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")} == written
+
+
+def test_evaluate_as_a_table_names_knowledge_interval_and_plan(evaluation):
+    shown = sanact(*evaluation).out
+    for part in (
+        "oblivious: crafted on the undefended",
+        "white-box: crafted on the defended",
+        "95 % intervals",
+        "0=mask:strength=0.4",
+    ):
+        assert part in shown
+
+
+def test_evaluate_with_one_knowledge_shows_that_one(evaluation):
+    found = results(sanact(*evaluation, "--json", "--knowledge", "white-box"))
+    assert {result["knowledge"] for result in found if result["defense"] == "mask"} == {"", "white-box"}
+
+
+def test_evaluate_without_a_plan_judges_the_network_as_it_is(trained, tmp_path):
+    found = results(
+        sanact(
+            *("evaluate", trained.model, "--weights", trained.weights, "--data", "digits", "--split", "test[:30]"),
+            *("-a", "fgsm:eps=0.2", "--out", tmp_path, "--json", "-q"),
+        )
+    )
+    assert [(r["defense"], r["attack"], r["split"], r["accuracy"]["n"]) for r in found] == [
+        ("none", "clean", "test[:30]", 30),
+        ("none", "FGSM, Linf 0.2", "test[:30]", 30),
+    ]
+
+
+def test_evaluate_calibrates_a_mask_that_needs_it(trained, tmp_path):
+    found = results(
+        sanact(
+            *("evaluate", trained.model, "--weights", trained.weights, "--data", "digits", "--examples", 20, "--out", tmp_path),
+            *("-p", "0=mask:0.5,reading=calibrated", "-a", "fgsm:eps=0.1", "--json", "-q"),
+        )
+    )
+    assert {result["defense"] for result in found} == {"none", "mask"}
+
+
+@pytest.mark.parametrize(("options", "drawn"), [(["--quiet"], False), ([], True)])
+def test_quiet_draws_no_progress_even_on_a_terminal(trained, tmp_path, monkeypatch, options, drawn):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # Rich then takes the captured stream for a terminal
+    arguments = ["train", trained.model, "--epochs", 1, "--out", tmp_path / "w.safetensors", *options]
+    assert ("held-out images after epoch 1" in sanact(*arguments).err) == drawn
+
+
+def test_quiet_also_silences_what_prepares_the_data(tmp_path):
+    data = load_data("digits")[:4].images.rows
+    (tmp_path / "data").mkdir()
+    data.select(range(4)).add_column("label", [0, 1, 0, 1]).to_parquet(tmp_path / "data" / "test.parquet")
+    (tmp_path / "mine.py").write_text(USERS_FILE)
+    command = ["evaluate", f"{tmp_path}/mine.py:tiny", "--data", tmp_path / "data", "--out", tmp_path / "runs", "--quiet"]
+    ended = in_a_new_process(
+        *command, "-a", "fgsm:eps=0.1", HF_DATASETS_CACHE=str(tmp_path / "cache"), FORCE_COLOR="1", TERM="xterm"
+    )
+    assert (ended.code, ended.err) == (0, "") and "fgsm" in ended.out.lower()
+
+
+def test_an_error_of_the_real_command_is_one_line_and_exit_code_1():
+    ended = in_a_new_process("layers", "mnist-cnn", "--plan", "fc9=mask:0.3", COLUMNS="40")
+    assert (ended.code, ended.out, ended.err.count("\n")) == (1, "", 1)
+    assert ended.err.startswith("error: the pattern 'fc9' matches no hidden convolution or linear layer; there are: conv1")
+
+
+BAD = {
+    "unknown attack": ("-a nope", "attack must be one of fgsm, bim, ilcm, mim, pgd, cw, got 'nope'"),
+    "negative eps": ("-a fgsm:eps=-0.1", "eps"),
+    "no number": ("-a fgsm:eps=large", "large"),
+    "unknown argument": ("-a fgsm:epsilon=0.1", "attack 'fgsm' takes "),
+    "missing argument": ("-a fgsm", "'eps'"),
+    "unknown layer": ("-p fc9=mask:0.3", "the pattern 'fc9' matches no hidden"),
+    "unknown sanitizer": ("-p blur", "sanitizer must be one of mask, median, nl-means, got 'blur'"),
+    "even kernel": ("-p median:4", "got 4"),
+    "two sanitizers": ("-p 0=median -p *=mask", "two sanitizers for one activation"),
+    "unknown data": ("--data nowhere", "no data set 'nowhere'"),
+    "unknown split": ("--split val", "no split 'val' in data set 'digits'; it has: train, test"),
+    "unknown knowledge": ("-k psychic", "knowledge must be one of oblivious, white-box, got 'psychic'"),
+    "missing weights": ("--weights none.safetensors", "no weights at 'none.safetensors'"),
+    "unknown device": ("--device cuda:99", "device must be auto, cpu, or one that is there, got 'cuda:99'"),
+    "too many examples": ("--examples 5000", "examples must be in 1..449, got 5000"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD)
+def test_bad_input_is_one_line(trained, tmp_path, arguments, message):
+    ended = sanact("evaluate", trained.model, "--data", "digits", "--out", tmp_path, "-q", *arguments.split())
+    assert (ended.code, ended.out, ended.err.count("\n")) == (1, "", 1), ended.err
+    assert ended.err.startswith("error: ") and message in ended.err
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (
+            "evaluate resnet18 --data digits",
+            "model must be one of mnist-cnn, timm:NAME, or path/to/file.py:factory, got 'resnet18'",
+        ),
+        ("evaluate {file}:Stuck --data digits", "the model must be in evaluation mode"),
+        ("evaluate {file}:Nan --data digits", "NaN logits"),
+        ("evaluate {file}:narrow --data digits", "shapes cannot be multiplied"),
+        ("evaluate mnist-cnn --data digits --weights {foreign}", "do not fit MNISTCNN"),
+        ("evaluate mnist-cnn --data digits --out {file}", "mine.py"),
+        ("layers mnist-cnn --input 28x28", "input must be C,H,W, as in 3,224,224, got '28x28'"),
+        ("layers mnist-cnn --plan absent.json", "'absent.json' holds no plan"),
+        ("layers {file}:absent", "has no working 'absent'"),
+        ("reproduce table9", "experiment must be one of table2, mask-readings, budgets, plans, got 'table9'"),
+        ("reproduce table2 --data digits", "data must be one of mnist to reproduce the paper, got 'digits'"),
+        ("train mnist-cnn --epochs 0", "epochs must be positive, got 0"),
+        ("train mnist-cnn --out weights.pt", "out must be a file that ends in .safetensors, got 'weights.pt'"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(trained, command, message):
+    file = trained.model.removesuffix(":tiny")
+    ended = sanact(*shlex.split(command.format(file=file, foreign=trained.weights)))
+    assert (ended.code, ended.out, ended.err.count("\n")) == (1, "", 1), ended.err
+    assert ended.err.startswith("error: ") and message in ended.err
+
+
+def test_broken_rows_are_named(evaluation):
+    results(sanact(*evaluation, "--json"))
+    path = sorted(evaluation[-1].glob("*.parquet"))[0]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    ended = sanact(*evaluation)
+    path.write_bytes(whole)
+    assert ended.code == 1 and ended.err.startswith(f"error: '{path}' holds no rows") and "can be deleted" in ended.err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["paint"], ["layers"], ["layers", "mnist-cnn", "--frobnicate"], ["demo", "--examples", "0"]]
+)
+def test_wrong_usage_is_exit_code_2(arguments):
+    ended = sanact(*arguments)
+    assert ended.code == 2 and ended.err and not ended.out
+
+
+def demo_weights(folder: Path) -> None:
+    sanact("train", "mnist-cnn", "--epochs", 1, "--lr", 0.05, "--out", folder / "digits.safetensors", "-q")
+
+
+def test_demo_judges_the_net_that_is_there(tmp_path):
+    demo_weights(tmp_path)
+    weights = (tmp_path / "digits.safetensors").read_bytes()
+    ended = sanact("demo", "--examples", 10, "--out", tmp_path, "--quiet")
+    assert ended.code == 0 and (tmp_path / "digits.safetensors").read_bytes() == weights
+    for part in (
+        "oblivious: ",
+        "white-box: ",
+        "nl-means",
+        "median",
+        "mask",
+        "FGSM",
+        "PGD-40",
+        "Next:",
+        "sanact reproduce table2",
+    ):
+        assert part in ended.out
+
+
+@pytest.mark.slow
+def test_demo_trains_a_net_that_reads_digits(tmp_path):
+    found = results(sanact("demo", "--examples", 100, "--out", tmp_path, "--quiet", "--json"))
+    (clean,) = [result["accuracy"]["value"] for result in found if (result["defense"], result["attack"]) == ("none", "clean")]
+    assert clean >= 95 and {result["defense"] for result in found} == {"none", "nl-means", "median", "mask"}
+
+
+def test_reproduce_writes_table_and_figure_with_the_command(tmp_path):
+    load_or_skip("mnist", "test")
+    ended = sanact("reproduce", "budgets", "--examples", 5, "--out", tmp_path, "--quiet")
+    assert ended.code == 0 and f"Rows, table and figure are in {tmp_path}" in ended.out
+    table = (tmp_path / "budgets-mnist.md").read_text(encoding="utf-8")
+    assert f"`sanact reproduce budgets --examples 5 --out {tmp_path} --quiet`" in table and "| none |" in table
+    assert (tmp_path / "budgets-mnist.svg").read_text(encoding="utf-8").startswith("<?xml")

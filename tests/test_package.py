@@ -1,0 +1,83 @@
+"""The package as a whole: what an import costs, what is public, and what must not be shipped."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import entry_points, version
+from pathlib import Path
+
+import pytest
+
+import sanact
+from sanact.cli import main
+
+ROOT = Path(__file__).parent.parent
+MODULES = ["sanact", *(module.name for module in pkgutil.walk_packages(sanact.__path__, "sanact."))]
+HEAVY = [
+    "datasets",
+    "jinja2",
+    "matplotlib",
+    "PIL",
+    "pandas",
+    "pyarrow",
+    "rich",
+    "scipy",
+    "sklearn",
+    "timm",
+    "torchvision",
+    "typer",
+]
+
+
+def test_importing_the_package_pulls_in_no_plotting_data_sets_or_command_line():
+    script = f"import sys, sanact; print([name for name in {HEAVY} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_all_lists_exactly_what_is_public():
+    public = {name for name, value in vars(sanact).items() if not name.startswith("_") and not inspect.ismodule(value)}
+    assert public == set(sanact.__all__) and len(sanact.__all__) == len(public)
+
+
+@pytest.mark.parametrize("name", [name for name in sanact.__all__ if not isinstance(getattr(sanact, name), dict)])
+def test_what_is_public_says_what_it_is(name):
+    public = getattr(sanact, name)
+    own = vars(public).get("__doc__") if inspect.isclass(public) else public.__doc__
+    assert own and not own.startswith(f"{name}(")  # what a dataclass writes by itself
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_say_what_they_are_for(name):
+    assert importlib.import_module(name).__doc__
+
+
+def test_the_version_is_that_of_the_project_file():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = re.search(r"^version: \"?([\d.]+)", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
+    assert version("sanact") == project["version"] and (citation is None or citation[1] == project["version"])
+
+
+def test_the_command_is_the_command_line():
+    (script,) = entry_points(group="console_scripts", name="sanact")
+    assert script.load() is main
+
+
+def test_types_are_shipped():
+    assert (Path(sanact.__file__).parent / "py.typed").exists()
+
+
+def test_no_file_names_a_folder_of_somebodys_machine():
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    )
+    if listed.returncode:
+        pytest.skip("needs the repository: a copy without it does not say which files belong to it")
+    files = [ROOT / name for name in listed.stdout.split("\0") if (ROOT / name).is_file()]
+    private = re.compile(rb"(?<![\w.-])/(home|root|tmp|work|Users)/\w")
+    assert len(files) > 50 and [str(file) for file in files if private.search(file.read_bytes())] == []

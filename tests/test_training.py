@@ -1,0 +1,239 @@
+"""The training loop does what its recipe says, leaves no trace, and saves weights with a card that is true."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from sanact.data import Data, load_data
+from sanact.models import MNISTCNN, load_model
+from sanact.training import Recipe, accuracy, save_trained, train, train_from_scratch
+
+QUICK = Recipe(epochs=3, lr=0.1, batch_size=32)
+
+
+@pytest.fixture(scope="module")
+def parts() -> tuple[Data, Data]:
+    """100 digits to judge by and 300 to train on."""
+    held_out, rest = load_data("digits", "train").sample(400).split_off(100)
+    return held_out, rest
+
+
+def classifier() -> nn.Module:
+    """Softmax regression that drops pixels, the same at every call."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(784, 10))
+
+
+def trained(parts: tuple[Data, Data], recipe: Recipe = QUICK) -> nn.Module:
+    model = classifier()
+    train(model, parts[1], validation=parts[0], recipe=recipe)
+    return model
+
+
+def test_training_learns_digits_and_returns_the_accuracy_on_the_held_out(parts):
+    model = classifier()
+    before = accuracy(model.eval(), parts[0])
+    score = train(model, parts[1], validation=parts[0], recipe=QUICK)
+    assert score == accuracy(model, parts[0]) and score > 80 > before
+
+
+def test_mnist_cnn_learns_digits_beyond_chance(parts):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MNISTCNN()
+    assert train(model, parts[1], validation=parts[0], recipe=Recipe(epochs=4, lr=0.05, batch_size=16)) > 30
+
+
+def test_a_seed_gives_the_same_weights_again_and_another_seed_others(parts):
+    one, again, other = trained(parts), trained(parts), trained(parts, Recipe(epochs=3, lr=0.1, batch_size=32, seed=1))
+    assert torch.equal(one[2].weight, again[2].weight) and not torch.equal(one[2].weight, other[2].weight)
+
+
+def test_training_leaves_the_random_state_and_evaluation_mode(parts):
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    model = trained(parts)
+    assert torch.equal(torch.get_rng_state(), states[0]) and np.random.get_state()[1].tolist() == states[1]
+    assert not any(part.training for part in model.modules())
+
+
+def softmax_regression(x: np.ndarray, y: np.ndarray, w: np.ndarray, epochs: int, lr: float, momentum: float) -> np.ndarray:
+    """Nesterov's momentum on the mean cross-entropy of all of x, from its formula."""
+    velocity = np.zeros_like(w)
+    for _ in range(epochs):
+        p = np.exp(x @ w.T)
+        p /= p.sum(1, keepdims=True)
+        gradient = (p - np.eye(len(w))[y]).T @ x / len(x)
+        velocity = momentum * velocity + gradient
+        w = w - lr * (gradient + momentum * velocity)
+    return w
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+def test_steps_follow_the_formula_of_nesterov(momentum):
+    x, y = torch.rand(20, 1, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 3
+    model = nn.Sequential(nn.Flatten(), nn.Linear(6, 3, bias=False)).double()
+    expected = softmax_regression(x.flatten(1).numpy(), y.numpy(), model[1].weight.detach().numpy(), 5, 0.3, momentum)
+    data = Data.from_tensors(x, y)
+    train(model, data, validation=data, recipe=Recipe(epochs=5, lr=0.3, momentum=momentum, batch_size=20))
+    np.testing.assert_allclose(model[1].weight.detach().numpy(), expected, rtol=1e-10)
+
+
+def test_each_epoch_sees_every_image_once_in_another_order(parts):
+    seen: list[Tensor] = []
+
+    class Watching(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            if self.training:
+                seen.append(x.flatten(1).sum(1))
+            return super().forward(x.flatten(1))
+
+    train(Watching(784, 10), parts[1], validation=parts[0], recipe=Recipe(epochs=2, batch_size=70))
+    assert [len(batch) for batch in seen] == [70, 70, 70, 70, 20] * 2
+    first, second = torch.cat(seen[:5]), torch.cat(seen[5:])
+    assert not torch.equal(first, second) and torch.equal(first.sort().values, second.sort().values)
+
+
+def test_a_loss_that_is_no_number_stops_the_training(parts):
+    with pytest.raises(ValueError, match=r"^the loss became (nan|inf) in epoch \d; try an lr below 1e\+38$"):
+        train(classifier(), parts[1], validation=parts[0], recipe=Recipe(lr=1e38))
+
+
+def test_nothing_to_train_on_is_refused(parts):
+    with pytest.raises(ValueError, match=r"need images, got 0 and 100 \(data 'digits'\)"):
+        train(classifier(), parts[1][:0], validation=parts[0], recipe=QUICK)
+    with pytest.raises(ValueError, match="need images, got 300 and 0"):
+        train(classifier(), parts[1], validation=parts[0][:0], recipe=QUICK)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 500])
+def test_accuracy_is_the_share_of_right_answers_in_percent(batch_size):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 4, bias=False))
+    nn.init.eye_(model[1].weight)
+    x = torch.eye(4).reshape(4, 1, 2, 2).repeat(2, 1, 1, 1)
+    data = Data.from_tensors(x, torch.tensor([0, 1, 2, 3, 0, 1, 0, 0]))
+    assert accuracy(model, data, batch_size=batch_size) == 75
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 0}, r"^epochs must be positive, got 0 \(recipe\)$"),
+        ({"batch_size": -1}, "batch_size must be positive, got -1"),
+        ({"lr": 0.0}, "lr must be positive, got 0.0"),
+        ({"lr": float("nan")}, "lr must be positive, got nan"),
+        ({"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
+        ({"momentum": -0.1}, "got -0.1"),
+    ],
+)
+def test_a_recipe_that_cannot_be_followed_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**settings)
+
+
+CARD = {"model": "tiny", "test accuracy": "50.00 % of 10 images", "command": "sanact train 'my net.py:make'"}
+
+
+def test_weights_and_card_are_saved_together(tmp_path):
+    model = classifier()
+    save_trained(model, tmp_path / "w.safetensors", CARD)
+    with safe_open(tmp_path / "w.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["card"]) == CARD
+    assert torch.equal(load_file(tmp_path / "w.safetensors")["2.weight"], model[2].weight)
+    assert (tmp_path / "w.md").read_text(encoding="utf-8").splitlines() == [
+        "# w",
+        "",
+        "- **model**: tiny",
+        "- **test accuracy**: 50.00 % of 10 images",
+        "- **command**: sanact train 'my net.py:make'",
+    ]
+
+
+def test_shared_and_strided_weights_can_be_saved(tmp_path):
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    model[0].bias = nn.Parameter(torch.rand(6)[::2])
+    save_trained(model, tmp_path / "w.safetensors", CARD)
+    state = load_file(tmp_path / "w.safetensors")
+    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+
+
+def test_a_full_disk_leaves_the_old_weights_and_card(tmp_path, monkeypatch):
+    save_trained(classifier(), tmp_path / "w.safetensors", CARD)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    full = os.open("/dev/full", os.O_WRONLY)
+    monkeypatch.setattr(os, "fsync", lambda _: os.write(full, b"any"))
+    with pytest.raises(OSError, match="No space left"):
+        save_trained(nn.Linear(2, 2), tmp_path / "w.safetensors", {"model": "other"})
+    os.close(full)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_card_is_true(user_model, tmp_path):
+    out, states = tmp_path / "new" / "w.safetensors", torch.get_rng_state()
+    recipe = Recipe(epochs=1, seed=3)
+    card = train_from_scratch(user_model, "digits", out, recipe, validation=48, device="cpu", command="sanact train …")
+    assert torch.equal(torch.get_rng_state(), states)
+    model, test = load_model(user_model, weights=out), load_data("digits", "test")
+    held_out = load_data("digits", "train").sample(48, seed=3)
+    assert card["test accuracy"] == f"{accuracy(model, test):.2f} % of 449 images"
+    assert card["validation accuracy"] == f"{accuracy(model, held_out):.2f} % of 48 training images held out"
+    assert card["model"] == f"{user_model}, {4 * 9 + 4 + 4 * 26 * 26 * 10 + 10:,} parameters"
+    assert card["data"] == "digits, 1,300 images of its training split"
+    assert card["recipe"] == "epochs 1, lr 0.01, momentum 0.9, batch_size 128, seed 3"
+    assert card["command"] == "sanact train …" and re.fullmatch(r"cpu, \d+ threads, 0 minutes", card["device"])
+    assert f"torch {torch.__version__.split('+')[0]}" in card["versions"]
+
+
+def test_training_from_scratch_starts_from_the_seed(user_model, tmp_path):
+    weights = []
+    for number, seed in enumerate([0, 0, 1]):
+        out = tmp_path / f"{number}.safetensors"
+        train_from_scratch(user_model, "digits", out, Recipe(epochs=1, batch_size=500, seed=seed))
+        weights.append(load_file(out)["0.weight"])
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_a_network_is_trained_on_the_shape_it_was_made_for(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "class Small(nn.Sequential):\n"
+        "    input_shape = (3, 8, 8)\n"
+        "    def __init__(self):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(192, 10))\n"
+    )
+    card = train_from_scratch(f"{tmp_path}/mine.py:Small", "digits", tmp_path / "w.safetensors", QUICK)
+    assert float(card["test accuracy"].split()[0]) > 50
+
+
+@pytest.mark.parametrize("out", ["weights", "weights.pt", "runs/"])
+def test_weights_that_could_not_be_read_again_are_refused_before_any_work(tmp_path, out):
+    with pytest.raises(ValueError, match=rf"out must be a file that ends in \.safetensors, got '.*{out.strip('/')}'"):
+        train_from_scratch("no such model", "no such data", tmp_path / out, QUICK)
+
+
+def test_data_without_a_test_split_are_refused_before_any_work(tmp_path, user_model, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for name in ("a", "b"):
+        (tmp_path / "data" / "train" / name).mkdir(parents=True)
+        Image.new("L", (28, 28)).save(tmp_path / "data" / "train" / name / "0.png")
+    with pytest.raises(ValueError, match="no split 'test' in data set '.*'; it has: train"):
+        train_from_scratch(user_model, str(tmp_path / "data"), tmp_path / "w.safetensors", Recipe(lr=1e38))
+    assert not list(Path(tmp_path).glob("w.*"))
+
+
+def test_more_images_held_out_than_there_are_is_refused(tmp_path, user_model):
+    with pytest.raises(ValueError, match=r"examples must be in 1\.\.1348, got 5000"):
+        train_from_scratch(user_model, "digits", tmp_path / "w.safetensors", QUICK, validation=5000)
