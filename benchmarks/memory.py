@@ -97,12 +97,13 @@ def attack_peak(attack: str, library: str, examples: int) -> int:
 
 def sanitizer_peak(call: Callable[[Tensor], Tensor], backward: bool, examples: int) -> int:
     """On the activation of conv1, which does not count; what is returned does."""
-    a = activations(examples)["conv1"].requires_grad_(backward)
+    a = activations(examples)["conv1"]
     ones = torch.ones_like(a)
 
     def job(n: int) -> Tensor:
-        out = call(a[:n])
-        return torch.autograd.grad(out, a, ones[:n])[0] if backward else out
+        part = a[:n].requires_grad_(backward)
+        out = call(part)
+        return torch.autograd.grad(out, part, ones[:n])[0] if backward else out
 
     job(1)
     return peak_memory(lambda: job(len(a)))

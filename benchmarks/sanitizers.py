@@ -149,7 +149,7 @@ def _overhead(options: Options) -> Race:
     model, x = network(), next(images(options.examples).batches(options.examples)).x
     plans = {f"{name} on {where}": (s, pattern) for name, s in ATTACHED.items() for where, pattern in PLACES.items()}
     defended = {title: sanitize(model, {pattern: sanitizer}) for title, (sanitizer, pattern) in plans.items()}
-    jobs = {title: Job(torch.no_grad()(network), (x,)) for title, network in {"nothing": model, **defended}.items()}
+    jobs = {title: Job(torch.no_grad()(net), (x,)) for title, net in {"nothing": model, **defended}.items()}
     facts = {"examples": len(x)}
     return Race(table="overhead", facts=facts, column="attached", jobs=jobs, rounds=options.rounds)
 

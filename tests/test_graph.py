@@ -73,11 +73,18 @@ class Swish(nn.Module):
         return a * torch.sigmoid(a)
 
 
-class LeastSquares(nn.Module):
-    """No nonlinearity, though it is a module of the user's own."""
+class Centre(nn.Module):
+    """A module of the user's own without a nonlinearity."""
 
     def forward(self, a: Tensor) -> Tensor:
         return a - a.mean(1, keepdim=True)
+
+
+class Flip(nn.Module):
+    """A module of the user's own that cannot be looked into: not taken for a nonlinearity."""
+
+    def forward(self, a: Tensor) -> Tensor:
+        return a.flip(3) if a.sum() > 0 else a
 
 
 class SqueezeExcite(nn.Module):
@@ -130,7 +137,8 @@ BODIES: dict[str, Net] = {
     "in place, the shortcut reads it too": Net(lambda n, x: (lambda a: n.conv2(here(F.relu_(a))) + a)(n.conv1(x))),
     "operator.and_ is not in place": Net(reads_a_pair_of_conditions),
     "own module": Net(lambda n, x: here(n.act(n.conv2(here(n.act(n.conv1(x)))))), act=Swish()),
-    "own module without nonlinearity": Net(lambda n, x: here(F.relu(n.centre(n.conv1(x)))), centre=LeastSquares()),
+    "own module without nonlinearity": Net(lambda n, x: here(F.relu(n.centre(n.conv1(x)))), centre=Centre()),
+    "own module that branches on values": Net(lambda n, x: here(F.relu(n.flip(n.conv1(x)))), flip=Flip()),
     "maximum": Net(lambda n, x: here(torch.maximum(n.conv1(x), torch.zeros(())))),
     "with parameters": Net(lambda n, x: here(n.act(n.conv1(x))), act=nn.PReLU(4)),
     "pooled first": Net(lambda n, x: here(F.relu(F.max_pool2d(n.conv1(x), 2)))),

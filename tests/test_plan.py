@@ -45,20 +45,21 @@ def by_hand(net: MNISTCNN, clean: dict[str, Callable[[Tensor], Tensor]], x: Tens
 
 
 def small(**parts: nn.Module) -> nn.Module:
-    """One convolution, one linear layer with and one without a nonlinearity, and the output layer."""
-    torch.manual_seed(0)
-    layers: dict[str, nn.Module] = {
-        "conv": nn.Conv2d(1, 2, 3),
-        "norm": nn.BatchNorm2d(2),
-        "act": nn.ReLU(),
-        "pool": nn.MaxPool2d(2),
-        "flatten": nn.Flatten(),
-        "linear": nn.Linear(18, 6),
-        "fc": nn.Linear(6, 5),
-        "act2": nn.ReLU(),
-        "drop": nn.Dropout(0.5),
-        "logits": nn.Linear(5, 3),
-    }
+    """One convolution, one linear layer without and one with a nonlinearity, and the output layer; always the same weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers: dict[str, nn.Module] = {
+            "conv": nn.Conv2d(1, 2, 3),
+            "norm": nn.BatchNorm2d(2),
+            "act": nn.ReLU(),
+            "pool": nn.MaxPool2d(2),
+            "flatten": nn.Flatten(),
+            "linear": nn.Linear(18, 6),
+            "fc": nn.Linear(6, 5),
+            "act2": nn.ReLU(),
+            "drop": nn.Dropout(0.5),
+            "logits": nn.Linear(5, 3),
+        }
     return nn.Sequential(OrderedDict(layers | parts)).eval()
 
 
@@ -332,17 +333,25 @@ def test_modes_and_frozen_parameters_are_those_of_the_model():
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_bypassed_it_is_the_model_in_both_modes(training):
-    model = small().train(training)
-    defended = sanitize(model.train(not training), Mask(0.4)).train(training)
+    model = small().train(not training)
+    defended = sanitize(model, Mask(0.4)).train(training)
     model.train(training)
-    with bypass(defended.sanitizers.values()):
+    with bypass(defended.sanitizers.values()), torch.random.fork_rng():
         torch.manual_seed(0)
         logits = defended(SMALL_X)
         torch.manual_seed(0)
         assert torch.equal(logits, model(SMALL_X))
+    assert torch.equal(defended.network.norm.running_mean, model.norm.running_mean)
     assert not torch.equal(defended(SMALL_X), logits)
-    statistics = defended.network.norm.running_mean
-    assert torch.equal(statistics, model.norm.running_mean) or training
+
+
+def test_it_shows_what_it_sanitizes(net):
+    assert repr(sanitize(net, {"fc7": Mask(0.2), "conv1": MedianFilter(5)})) == (
+        "SanitizedModel(MNISTCNN, sanitizing\n"
+        "  (conv1): MedianFilter(kernel_size=5)\n"
+        "  (fc7): Mask(strength=0.2, reading='max')\n"
+        ")"
+    )
 
 
 # --- copies, files, dtypes ------------------------------------------------------------------------------------------------

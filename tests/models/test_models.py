@@ -56,6 +56,14 @@ def test_mnist_cnn_computes_what_the_paper_lists():
     torch.testing.assert_close(network(IMAGES.double()), reference_forward(network.state_dict(), IMAGES.double()))
 
 
+def test_mnist_cnn_drops_out_between_its_hidden_linear_layers():
+    network, called = MNISTCNN(), []
+    for name, layer in network.named_children():
+        layer.register_forward_hook(lambda *_, name=name: called.append(name))
+    network.eval()(IMAGES)
+    assert called[-4:] == ["fc7", "dropout", "fc8", "logits"] and network.dropout.p == 0.5
+
+
 def test_mnist_cnn_starts_as_keras_does():
     network = MNISTCNN()
     bound = (6 / (32 * 9 + 64 * 9)) ** 0.5  # of Glorot's uniform distribution

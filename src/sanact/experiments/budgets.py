@@ -9,7 +9,7 @@ from sanact.report.tables import Grid, grid, results
 
 
 def budgets(setting: Setting) -> list[Grid]:
-    """Bisect eps on validation images, for FGSM and for PGD, until two a thousandth apart hold the paper's figure between them."""
+    """For FGSM and PGD, the two budgets a thousandth apart between which the paper's figure lies on validation images."""
     data, around = setting.validation(), []
     _, fgsm, _, pgd = setting.source.paper["none"]
     for kind, target in ((FGSM, fgsm), (PGD, pgd)):

@@ -18,7 +18,7 @@ from sanact.report.tables import Grid, grid, plan_text, results
 from sanact.sanitizers import Mask, MedianFilter, NonLocalMeans, Sanitizer
 
 OPTIONS: dict[str, list[Sanitizer]] = {
-    "nl-means": [NonLocalMeans(h, window_size=window) for window in (3, 5) for h in (0.25, 0.5, 1.0, 2.0)],
+    "nl-means": [NonLocalMeans(h, window_size=3) for h in (0.25, 0.5, 1.0, 2.0, 4.0)],
     "median": [MedianFilter(3), MedianFilter(5), MedianFilter(7)],
     "mask": [
         *(Mask(tenths / 10, "max") for tenths in range(1, 7)),

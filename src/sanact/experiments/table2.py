@@ -17,7 +17,12 @@ PlanDict = dict[str, dict[str, Any]]
 # By data set and sanitizer: what `sanact reproduce plans` chose on validation images.
 PLANS: dict[str, dict[str, PlanDict]] = {
     "mnist": {
-        "nl-means": {"conv1": {"name": "nl-means"}},
+        "nl-means": {
+            "conv1": {"name": "nl-means", "h": 4.0, "window_size": 3},
+            "conv2": {"name": "nl-means", "h": 4.0, "window_size": 3},
+            "conv4": {"name": "nl-means", "h": 1.0, "window_size": 3},
+            "conv5": {"name": "nl-means", "h": 0.5, "window_size": 3},
+        },
         "median": {"conv2": {"name": "median", "kernel_size": 5}},
         "mask": {"*": {"name": "mask"}},
     }

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+CACHED = 2**17  # elements
 
 
 class Sanitizer(nn.Module):
@@ -95,6 +97,17 @@ def reflected(size: int, margin: int, device: torch.device) -> Tensor:
     period = max(2 * (size - 1), 1)
     places = places.remainder(period)
     return torch.minimum(places, period - places) if size > 1 else torch.zeros_like(places)
+
+
+def in_slices(function: Callable[[Tensor], Tensor], maps: Tensor) -> Tensor:
+    """``function`` of a few examples at a time, for one that makes many passes over its maps: so they stay in the CPU's cache.
+
+    A device with no such cache gets all at once, and so does a graph that is to be exported for any batch.
+    """
+    if maps.device.type != "cpu" or torch.compiler.is_exporting():
+        return function(maps)
+    examples = max(CACHED // max(maps.shape[1:].numel(), 1), 1)
+    return torch.cat([function(part) for part in torch.split(maps, examples)])
 
 
 def variance(a: Tensor, dims: tuple[int, int]) -> Tensor:

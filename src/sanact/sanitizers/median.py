@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sanact.sanitizers.base import Sanitizer, odd, pad_by_reflection, reflected
+from sanact.sanitizers.base import Sanitizer, in_slices, odd, pad_by_reflection, reflected
 
 Comparison = tuple[int, int, bool, bool]  # wires i < j, and whether the smaller, the larger is needed afterwards
 
@@ -32,8 +32,8 @@ class MedianFilter(Sanitizer):
 
     @torch.compiler.disable  # fusing it takes minutes and runs slower; it stays eager inside a compiled network
     def sanitize(self, maps: Tensor) -> Tensor:
-        result: Tensor = _Median.apply(maps.permute(0, 2, 3, 1), self.kernel_size)  # (N, H, W, C): rows of windows lie together
-        return result.permute(0, 3, 1, 2)
+        rows = maps.permute(0, 2, 3, 1)  # (N, H, W, C): the same element of all windows in a row lies together
+        return in_slices(lambda part: _Median.apply(part, self.kernel_size), rows).permute(0, 3, 1, 2)
 
 
 class _Median(torch.autograd.Function):

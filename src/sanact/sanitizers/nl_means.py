@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sanact.sanitizers.base import Sanitizer, odd, pad_by_reflection, variance
+from sanact.sanitizers.base import Sanitizer, in_slices, odd, pad_by_reflection, variance
 
 Unit = Literal["std", "absolute"]
 
@@ -27,7 +27,7 @@ class NonLocalMeans(Sanitizer):
         map as it is, large h is a mean over the window.
     patch_size, window_size: P and S, odd.
     Cost: S²/2 passes over the map, since w(i,j) = w(j,i); a pass adds up its squared differences by doubling, so that
-    P = 11 costs one addition a dimension more than P = 3 or two.  Memory: a dozen maps, whatever S and P, in training too,
+    P = 11 costs one addition a dimension more than P = 3 or two.  Memory does not grow with S and P, in training either,
     where the backward pass computes the weights again.  The gradient is exact, through the weights and through h.
     Raises ValueError for an even size, h ≤ 0 or an unknown unit.
     Paper: Buades et al. 2005, doi:10.1109/CVPR.2005.38; after it Mu et al. 2021, doi:10.3233/JIFS-210371.
@@ -46,7 +46,10 @@ class NonLocalMeans(Sanitizer):
 
     @torch.compiler.disable  # fusing it takes minutes and runs slower; it stays eager inside a compiled network
     def sanitize(self, maps: Tensor) -> Tensor:
-        a = maps.permute(0, 2, 3, 1)  # (N, H, W, C): the inner loops run along whole rows
+        return in_slices(self._average, maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).to(maps.dtype)
+
+    def _average(self, a: Tensor) -> Tensor:
+        """a: (N, H, W, C), so that the inner loops run along whole rows."""
         if a.dtype in (torch.float16, torch.bfloat16):
             a = a.float()
         patch = (self.patch_size if a.shape[1] > 1 else 1), (self.patch_size if a.shape[2] > 1 else 1)
@@ -54,7 +57,7 @@ class NonLocalMeans(Sanitizer):
         scale = 1 / (patch[0] * patch[1] * self.h**2 * unit).clamp_min(torch.finfo(a.dtype).tiny)
         padded = pad_by_reflection(a, (patch[0] // 2, patch[1] // 2), dims=(1, 2))
         average: Tensor = _NonLocalMeans.apply(padded, scale, patch, self.window_size // 2)
-        return average.permute(0, 3, 1, 2).to(maps.dtype)
+        return average
 
 
 class _NonLocalMeans(torch.autograd.Function):
