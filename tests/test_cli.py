@@ -17,11 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors import safe_open
 
-from sanact import ATTACKS, SANITIZERS, Mask, list_layers
+from sanact import ATTACKS, FGSM, SANITIZERS, Mask, list_layers
 from sanact.cli import main
 from sanact.data import load_data
-from sanact.experiments import EXPERIMENTS
+from sanact.experiments import EXPERIMENTS, Setting
 from sanact.models import MNISTCNN, load_model
+from sanact.report.tables import Grid, grid
+from sanact.report.tables import results as results_in
 from sanact.training import accuracy
 from tests.conftest import load_or_skip
 
@@ -390,10 +392,18 @@ def test_demo_trains_a_net_that_reads_digits(tmp_path):
     assert clean >= 95 and {result["defense"] for result in found} == {"none", "nl-means", "median", "mask"}
 
 
-def test_reproduce_writes_table_and_figure_with_the_command(tmp_path):
+@pytest.mark.parametrize(
+    ("budgets", "said"), [((0.1, 0.2, 0.3), "Rows, table and figure are in"), ((0.1, 0.2), "Rows and table are in")]
+)
+def test_reproduce_writes_a_table_with_its_command_and_a_figure_where_there_is_a_curve(tmp_path, monkeypatch, budgets, said):
+    def sweep(setting: Setting) -> list[Grid]:
+        rows = setting.run(setting.cells(setting.test(), [None], [FGSM(eps=eps) for eps in budgets]))
+        return [grid(results_in(rows), "white-box")]
+
     load_or_skip("mnist", "test")
-    ended = sanact("reproduce", "budgets", "--examples", 5, "--out", tmp_path, "--quiet")
-    assert ended.code == 0 and f"Rows, table and figure are in {tmp_path}" in ended.out
-    table = (tmp_path / "budgets-mnist.md").read_text(encoding="utf-8")
-    assert f"`sanact reproduce budgets --examples 5 --out {tmp_path} --quiet`" in table and "| none |" in table
-    assert (tmp_path / "budgets-mnist.svg").read_text(encoding="utf-8").startswith("<?xml")
+    monkeypatch.setitem(EXPERIMENTS, "sweep", sweep)
+    ended = sanact("reproduce", "sweep", "--examples", 5, "--out", tmp_path, "--quiet")
+    assert ended.code == 0 and f"{said} {tmp_path}" in ended.out
+    table, figure = tmp_path / "sweep-mnist.md", tmp_path / "sweep-mnist.svg"
+    assert f"`sanact reproduce sweep --examples 5 --out {tmp_path} --quiet`" in table.read_text(encoding="utf-8")
+    assert figure.exists() == ("figure" in said) and (not figure.exists() or figure.read_bytes().startswith(b"<?xml"))

@@ -191,7 +191,7 @@ def reproduce(
             figure.savefig(temporary, format="svg", metadata={"Date": None})
     _show(grids, as_json)
     if not as_json:
-        typer.echo(f"Rows, table and figure are in {out}")
+        typer.echo(("Rows, table and figure are in " if figure else "Rows and table are in ") + str(out))
 
 
 @app.command()
