@@ -72,10 +72,8 @@ class _NonLocalMeans(torch.autograd.Function):
         total, norm = a.clone(), torch.ones_like(a)  # w(i,i) = 1
         for i, j in _pairs(a, reach):
             _, _, weight = _weights(padded, scale, patch, i, j)
-            total[i] += weight * a[j]
-            total[j] += weight * a[i]
-            norm[i] += weight
-            norm[j] += weight
+            total = _add(_add(total, i, weight * a[j]), j, weight * a[i])
+            norm = _add(_add(norm, i, weight), j, weight)
         average = total / norm
         ctx.save_for_backward(padded, scale, average, norm)
         ctx.patch, ctx.reach = patch, reach
@@ -118,6 +116,16 @@ def _pairs(a: Tensor, reach: int) -> Iterator[tuple[Region, Region]]:
                 (slice(None), slice(0, height - dy), slice(left, right)),
                 (slice(None), slice(dy, height), slice(left + dx, right + dx)),
             )
+
+
+def _add(total: Tensor, region: Region, values: Tensor) -> Tensor:
+    """``total`` with ``values`` added in a region: in place, but in a graph to be exported, which knows no such thing."""
+    _, rows, columns = region
+    if torch.compiler.is_exporting():
+        right, bottom = total.shape[2] - columns.stop, total.shape[1] - rows.stop
+        return total + F.pad(values, (0, 0, columns.start, right, rows.start, bottom))
+    total[region] += values
+    return total
 
 
 def _weights(padded: Tensor, scale: Tensor, patch: tuple[int, int], i: Region, j: Region) -> tuple[Tensor, Tensor, Tensor]:
