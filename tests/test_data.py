@@ -290,6 +290,7 @@ def test_a_fingerprint_depends_on_name_places_labels_and_pixels():
         Data.from_tensors(x, y, name="mine"),
         Data.from_tensors(x, 1 - y),
         Data.from_tensors(1 - x, y),
+        Data.from_tensors(torch.cat([x[:3], 1 - x[3:]]), y),
         data[np.array([0, 2, 1, 3])],
     ]
     assert Data.from_tensors(x, y).fingerprint == data.fingerprint

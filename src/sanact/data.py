@@ -38,6 +38,8 @@ class Batch:
 
 class Images(Protocol):
     def read(self, index: Integers) -> Tensor: ...
+    def sign(self, index: Integers) -> bytes:
+        """Pixels to know these images by."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,10 @@ class Data:
 
     @property
     def fingerprint(self) -> str:
-        """Which images these are, whatever the machine: a hash of name, split, places, labels, and the first image."""
+        """Which images these are, whatever the machine: a hash of name, split, places, labels, and pixels."""
         digest = hashlib.sha256(f"{self.name} {self.split}".encode())
         digest.update(self.index.tobytes() + self.labels.tobytes())
-        digest.update(self.images.read(self.index[:1]).numpy(force=True).tobytes())
+        digest.update(self.images.sign(self.index))
         return digest.hexdigest()[:16]
 
     def sample(self, examples: int, *, seed: int = 0) -> Data:
@@ -112,6 +114,9 @@ class _InMemory:
     def read(self, index: Integers) -> Tensor:
         return self.x[torch.from_numpy(index)]
 
+    def sign(self, index: Integers) -> bytes:
+        return self.read(index).numpy(force=True).tobytes()  # a name given in memory says nothing
+
 
 @dataclass(frozen=True)
 class _Column:
@@ -132,6 +137,9 @@ class _Column:
             )
         pixels = torch.from_numpy(np.stack(arrays)) if arrays else torch.empty(0, 1, 1, len(self.mode))
         return pixels.permute(0, 3, 1, 2).float().div(255).contiguous()
+
+    def sign(self, index: Integers) -> bytes:
+        return self.read(index[:1]).numpy().tobytes()  # with its name and split, one image tells a published set
 
     def _array(self, image: Any) -> npt.NDArray[np.uint8]:
         if (_mode({image.mode}, self.column), self.mode) == ("RGB", "L"):

@@ -1,0 +1,5 @@
+"""``python -m sanact`` is ``sanact``."""
+
+from sanact.cli import main
+
+main()
