@@ -19,6 +19,13 @@ from sanact.cli import main
 
 ROOT = Path(__file__).parent.parent
 MODULES = ["sanact", *(module.name for module in pkgutil.walk_packages(sanact.__path__, "sanact."))]
+VOCABULARY = set(  # a new word is added here on purpose, never as a second name for an old one
+    """
+    targeted eps norm loss early_stop steps step_size restarts random_start decay
+    search_steps confidence initial_c abort_early
+    strength reading kernel_size h patch_size window_size unit
+    """.split()
+)
 HEAVY = [
     "datasets",
     "jinja2",
@@ -55,6 +62,12 @@ def test_what_is_public_says_what_it_is(name):
 @pytest.mark.parametrize("name", MODULES)
 def test_modules_say_what_they_are_for(name):
     assert importlib.import_module(name).__doc__
+
+
+@pytest.mark.parametrize("name", [*sanact.ATTACKS, *sanact.SANITIZERS])
+def test_one_word_for_one_idea(name):
+    kind = (sanact.ATTACKS | sanact.SANITIZERS)[name]
+    assert set(inspect.signature(kind).parameters) <= VOCABULARY
 
 
 def test_the_version_is_that_of_the_project_file():

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sanact.data import Data
-from sanact.experiments.setting import Setting
+from sanact.experiments.setting import Part, Setting
 from sanact.report.tables import Grid, Result, grid, results
 from sanact.sanitizers import Mask
 from sanact.sanitizers.mask import Reading
@@ -24,18 +23,19 @@ def mask_readings(setting: Setting) -> list[Grid]:
     """One reading after the other on all hidden activations, oblivious: each at the strength that comes closest to the paper's
     row on validation images, measured on test images.  The first row of the table is the closest.
     """
-    validation, test = setting.validation(), setting.test()
+    validation = setting.images("validation")
     paper = setting.source.paper["mask"]
 
-    def row_of(mask: Mask, data: Data) -> list[Result]:
-        cells = setting.cells(data, [mask], setting.attacks(), calibration=validation if mask.reading == "calibrated" else None)
+    def row_of(mask: Mask, part: Part) -> list[Result]:
+        calibration = validation if mask.reading == "calibrated" else None
+        cells = setting.cells(setting.images(part), [mask], setting.attacks(part), calibration=calibration)
         found = results(setting.run(cells))
         return [replace(result, paper=figure) for result, figure in zip(found, paper, strict=True)]
 
     rows = []
     for reading, strengths in STRENGTHS.items():
         masks = [Mask(strength, reading) for strength in strengths]
-        rows.append(row_of(min(masks, key=lambda mask: distance(row_of(mask, validation))), test))
+        rows.append(row_of(min(masks, key=lambda mask: distance(row_of(mask, "validation"))), "test"))
     rows.sort(key=distance)
     return [grid([result for row in rows for result in row], "oblivious")]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from torch import nn
 
@@ -17,19 +18,21 @@ from sanact.models import load_model
 from sanact.plan import Plan
 from sanact.sanitizers import Sanitizer
 
+Part = Literal["validation", "test"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """One data set of the paper: our model for it, and the attacks.
 
-    fgsm, pgd: budgets at which the undefended model lands near the paper's figures; `sanact reproduce budgets` finds them.
+    budgets: of FGSM and of PGD, at which the undefended model lands nearest to the paper's figures on the images of each
+        part; `sanact reproduce budgets` finds them.
     sweep: budgets at which both are run as well.  l2: the budget at which C&W is reported a second time.
     paper: accuracy in percent by defense: clean, FGSM, C&W, PGD; None where the paper gives no figure.
     """
 
     model: str
-    fgsm: float
-    pgd: float
+    budgets: dict[Part, tuple[float, float]]
     sweep: tuple[float, ...]
     l2: float
     paper: dict[str, tuple[float | None, float, float, float]]
@@ -38,8 +41,7 @@ class Source:
 SOURCES: dict[str, Source] = {
     "mnist": Source(
         model="mnist-cnn",
-        fgsm=0.243,
-        pgd=0.155,
+        budgets={"validation": (0.243, 0.155), "test": (0.243, 0.155)},
         sweep=(0.1, 0.2, 0.3),
         l2=2.0,
         paper={
@@ -75,11 +77,10 @@ class Setting:
     def model(self) -> nn.Module:
         return load_model(self.source.model)
 
-    def test(self) -> Data:
-        return load_data(self.data, "test").sample(self.examples, seed=self.seed)
-
-    def validation(self) -> Data:
-        """Training images that our model was not trained on: those that `sanact train` holds out."""
+    def images(self, part: Part) -> Data:
+        """Of the test split; or training images that our model was not trained on, those that `sanact train` holds out."""
+        if part == "test":
+            return load_data(self.data, "test").sample(self.examples, seed=self.seed)
         everything = load_data(self.data, "train")
         held_out = everything.sample(len(everything) // 12, seed=0)
         return held_out.sample(min(self.examples, len(held_out)), seed=self.seed)
@@ -108,8 +109,9 @@ class Setting:
         """The files of rows of these cells."""
         return run(cells, out=self.out, batch_size=self.batch_size, device=self.device, progress=self.progress)
 
-    def attacks(self) -> list[Attack]:
-        """The paper's three, in its order, at the calibrated budgets."""
+    def attacks(self, part: Part) -> list[Attack]:
+        """The paper's three, in its order, at the budgets calibrated on these images."""
+        fgsm, pgd = self.source.budgets[part]
         # C&W in 500 steps instead of 9,000: its distances are 3 % longer on MNIST (docs/results/README.md)
         cw = CW(search_steps=5, steps=100, step_size=0.1, initial_c=1.0)
-        return [FGSM(eps=self.source.fgsm), cw, PGD(eps=self.source.pgd)]
+        return [FGSM(eps=fgsm), cw, PGD(eps=pgd)]

@@ -23,18 +23,27 @@ PLANS: dict[str, dict[str, PlanDict]] = {
             "conv4": {"name": "nl-means", "h": 1.0, "window_size": 3},
             "conv5": {"name": "nl-means", "h": 0.5, "window_size": 3},
         },
-        "median": {"conv2": {"name": "median", "kernel_size": 5}},
-        "mask": {"*": {"name": "mask"}},
-    }
+        "median": {
+            "conv1": {"name": "median", "kernel_size": 3},
+            "conv4": {"name": "median", "kernel_size": 3},
+        },
+        "mask": {
+            "conv1": {"name": "mask", "strength": 0.3, "reading": "max"},
+            "conv2": {"name": "mask", "strength": 0.4, "reading": "max"},
+            "conv4": {"name": "mask", "strength": 0.4, "reading": "fixed"},
+            "conv5": {"name": "mask", "strength": 0.6, "reading": "fixed"},
+            "fc8": {"name": "mask", "strength": 0.0, "reading": "mean_std"},
+        },
+    },
 }
 
 
 def table2(setting: Setting) -> list[Grid]:
     """The paper's table, oblivious, beside its figures; the same white-box; and both at fixed budgets."""
-    calibrated, source = setting.attacks(), setting.source
+    data, calibrated, source = setting.images("test"), setting.attacks("test"), setting.source
     sweep = [attack(eps=eps) for attack in (FGSM, PGD) for eps in source.sweep]
     defenses = [None, *map(plan_from_dict, PLANS[setting.data].values())]
-    paths = setting.run(setting.cells(setting.test(), defenses, [*calibrated, *sweep], KNOWLEDGE))
+    paths = setting.run(setting.cells(data, defenses, [*calibrated, *sweep], KNOWLEDGE))
     found = results(paths, l2=source.l2)
     columns = [CLEAN, *(title for attack in calibrated for title in _titles(attack.config, source.l2))]
     beside = beside_paper(found, source.paper, columns)
