@@ -20,11 +20,29 @@ from sanact.cli import main
 ROOT = Path(__file__).parent.parent
 MODULES = ["sanact", *(module.name for module in pkgutil.walk_packages(sanact.__path__, "sanact."))]
 VOCABULARY = set(  # a new word is added here on purpose, never as a second name for an old one
-    """
-    targeted eps norm loss early_stop steps step_size restarts random_start decay
-    search_steps confidence initial_c abort_early
-    strength reading kernel_size h patch_size window_size unit
-    """.split()
+    [
+        "targeted",
+        "eps",
+        "norm",
+        "loss",
+        "early_stop",
+        "steps",
+        "step_size",
+        "restarts",
+        "random_start",
+        "decay",
+        "search_steps",
+        "confidence",
+        "initial_c",
+        "abort_early",
+        "strength",
+        "reading",
+        "kernel_size",
+        "h",
+        "patch_size",
+        "window_size",
+        "unit",
+    ]
 )
 HEAVY = [
     "datasets",

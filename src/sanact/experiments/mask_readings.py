@@ -9,13 +9,14 @@ from sanact.report.tables import Grid, Result, grid, results
 from sanact.sanitizers import Mask
 from sanact.sanitizers.mask import Reading
 
+# Weaker ones leave a layer as it is: half of fc7 is zero anyway.
 STRENGTHS: dict[Reading, tuple[float, ...]] = {
     "fixed": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
     "max": (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45),
     "max_all": (0.05, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25),
-    "quantile": (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95),
+    "quantile": (0.7, 0.75, 0.8, 0.85, 0.9, 0.95),
     "mean_std": (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5),
-    "calibrated": (-0.5, 0.0, 0.25, 0.5, 0.75, 1.0),
+    "calibrated": (0.0, 0.25, 0.5, 0.75, 1.0, 1.25),
 }
 
 
