@@ -397,7 +397,7 @@ def test_demo_trains_a_net_that_reads_digits(tmp_path):
 )
 def test_reproduce_writes_a_table_with_its_command_and_a_figure_where_there_is_a_curve(tmp_path, monkeypatch, budgets, said):
     def sweep(setting: Setting) -> list[Grid]:
-        rows = setting.run(setting.cells(setting.test(), [None], [FGSM(eps=eps) for eps in budgets]))
+        rows = setting.run(setting.cells(setting.images("test"), [None], [FGSM(eps=eps) for eps in budgets]))
         return [grid(results_in(rows), "white-box")]
 
     load_or_skip("mnist", "test")
