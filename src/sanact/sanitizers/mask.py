@@ -33,7 +33,7 @@ class Mask(Sanitizer):
     Elements equal to τ stay, and so do NaN.  Differentiable almost everywhere: the gradient passes where the element is
     kept, and τ's dependence on a contributes nothing.  Raises ValueError for an unknown reading or a strength outside its
     range, RuntimeError for a calibrated mask that has seen no data.
-    Paper: Mu et al. 2021, doi:10.3233/JIFS-210371; the readings are inferred, docs/results/mask-readings.md compares them.
+    Paper: Mu et al. 2021, doi:10.3233/JIFS-210371; the readings are inferred, docs/results/mask-readings compares them.
     """
 
     mean: Tensor | None
