@@ -13,7 +13,6 @@ import scipy.ndimage
 import skimage.filters
 import skimage.restoration
 import torch
-import torch.nn.functional as F
 from kornia.filters import median_blur
 from torch import Tensor
 
@@ -53,17 +52,14 @@ def fixed_mask(a: Tensor) -> tuple[Sanitizer, Peers]:
     def opencv(maps: np.ndarray) -> Any:
         return cv2.threshold(maps.reshape(len(maps), -1), 0.3, 0, cv2.THRESH_TOZERO)[1]
 
-    return Mask(0.3, "fixed"), {
-        "torch hardshrink": (partial(F.hardshrink, lambd=0.3), TENSOR),
-        "OpenCV threshold": (opencv, ARRAY),
-    }
+    return Mask(0.3, "fixed"), {"OpenCV threshold": (opencv, ARRAY)}
 
 
 def mask(a: Tensor) -> tuple[Sanitizer, Peers]:
     def formula(a: Tensor) -> Tensor:
         return a * (a.abs() >= 0.3 * a.abs().amax((2, 3), keepdim=True))
 
-    return Mask(0.3), {"one line of torch": (formula, TENSOR)}
+    return Mask(0.3, "max"), {"one line of torch": (formula, TENSOR)}
 
 
 def median(a: Tensor) -> tuple[Sanitizer, Peers]:

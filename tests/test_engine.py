@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def test_after_kill_9_the_rows_are_those_of_an_uninterrupted_run(whole, tmp_path
 def test_the_header_says_what_the_rows_are_of(whole):
     said = header(read_rows(whole))
     assert said["cell"]["attack"] == {"name": "pgd"} | said["cell"]["attack"]
-    assert said["cell"]["defense"] == {"*": {"name": "mask", "strength": 0.2, "reading": "max"}}
+    assert said["cell"]["defense"] == {"*": {"name": "mask", "strength": 0.2, "reading": "fixed"}}
     assert said["cell"]["knowledge"] == "oblivious"
     assert said["cell"]["seed"] == 5
     assert said["cell"]["data"]["examples"] == 200
@@ -72,6 +73,13 @@ def test_the_header_says_what_the_rows_are_of(whole):
 def test_a_cell_whose_rows_are_there_is_skipped(whole, monkeypatch):
     monkeypatch.setattr("sanact.engine.judge", lambda *given, **options: pytest.fail("judged again"))
     assert judge_in(whole.parent) == whole
+
+
+def test_a_plan_that_cannot_be_attached_is_refused_before_any_attack_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr("sanact.engine.judge", lambda *given, **options: pytest.fail("judged"))
+    good = made()
+    with pytest.raises(ValueError, match="the pattern 'fc9' matches no hidden"):
+        run([good, replace(good, defense={"fc9": Mask(0.2)})], out=tmp_path)
 
 
 def test_rows_that_cannot_be_read_are_not_overwritten(tmp_path):

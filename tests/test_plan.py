@@ -200,8 +200,8 @@ def test_the_sanitizers_given_are_copied():
 @pytest.mark.parametrize(
     ("texts", "plan"),
     [
-        (["mask"], {"*": {"name": "mask", "strength": 0.3, "reading": "max"}}),
-        (["mask:0.2"], {"*": {"name": "mask", "strength": 0.2, "reading": "max"}}),
+        (["mask"], {"*": {"name": "mask", "strength": 0.4, "reading": "fixed"}}),
+        (["mask:0.2"], {"*": {"name": "mask", "strength": 0.2, "reading": "fixed"}}),
         (["conv*=mask:1/4,reading=mean_std"], {"conv*": {"name": "mask", "strength": 0.25, "reading": "mean_std"}}),
         (
             ["re:(?=conv).*=median:5", "fc7=nl-means:h=0.7"],
@@ -349,7 +349,7 @@ def test_it_shows_what_it_sanitizes(net):
     assert repr(sanitize(net, {"fc7": Mask(0.2), "conv1": MedianFilter(5)})) == (
         "SanitizedModel(MNISTCNN, sanitizing\n"
         "  (conv1): MedianFilter(kernel_size=5)\n"
-        "  (fc7): Mask(strength=0.2, reading='max')\n"
+        "  (fc7): Mask(strength=0.2, reading='fixed')\n"
         ")"
     )
 
@@ -419,7 +419,7 @@ def test_a_saved_file_says_its_plan(net, tmp_path):
     sanitize(net, {"conv*": Mask(0.25), "fc7": MedianFilter(5)}).save(tmp_path / "a.safetensors")
     with safe_open(tmp_path / "a.safetensors", "pt") as file:
         assert json.loads(file.metadata()["plan"]) == {
-            "conv*": {"name": "mask", "strength": 0.25, "reading": "max"},
+            "conv*": {"name": "mask", "strength": 0.25, "reading": "fixed"},
             "fc7": {"name": "median", "kernel_size": 5},
         }
         assert set(file.keys()) == set(net.state_dict())
@@ -541,7 +541,7 @@ def test_in_onnx_runtime_it_gives_the_same_logits(architecture, sanitizer, net, 
 
 
 def test_listed_layers(net):
-    mask = "Mask(strength=0.2, reading='max')"
+    mask = "Mask(strength=0.2, reading='fixed')"
     assert [astuple(layer) for layer in list_layers(net, {"conv*": Mask(0.2), "fc7": MedianFilter(3)})] == [
         ("conv1", "Conv2d", (32, 26, 26), "after relu", True, mask),
         ("conv2", "Conv2d", (32, 24, 24), "after relu", True, mask),

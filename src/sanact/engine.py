@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from sanact.evaluation.judge import Cell, circumstances, judge
+from sanact.evaluation.judge import Cell, check_plans, circumstances, judge
 from sanact.evaluation.rows import Parts, read_rows, write_rows
 from sanact.progress import progress_bar
 
@@ -31,6 +31,7 @@ def run(
         raise ValueError(f"engine must be one of local, got {engine!r}")
     cells, out = list(cells), Path(out)
     paths = [out / f"{cell.slug}.parquet" for cell in cells]
+    check_plans(cell for cell, path in zip(cells, paths, strict=True) if not path.exists())
     with progress_bar("judging", sum(len(cell.data) for cell in cells), show=progress) as advance:
         for cell, path in zip(cells, paths, strict=True):
             if path.exists():

@@ -34,6 +34,14 @@ def test_leaves_a_wrong_first_choice():
     assert sorted(best) == ["b", "c"]
 
 
+@pytest.mark.parametrize(("alone", "found"), [(-1, ["a", "b", "c"]), (1, ["a"])])
+def test_two_layers_change_at_once_only_below_the_paper(alone, found):
+    """No single change leads from "a" to all three."""
+    values = {("a",): alone, ("a", "b", "c"): 3}
+    best = _climb(lambda plan: values.get(tuple(sorted(plan)), -5), ["a", "b", "c"], [Mask()], False)
+    assert sorted(best) == found
+
+
 def test_score_is_the_smallest_lead_over_the_paper(net, images, tmp_path):
     load_or_skip("mnist", "test")
     plan = {"conv1": MedianFilter(3)}

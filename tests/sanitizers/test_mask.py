@@ -38,17 +38,18 @@ def test_formula(reading, strength):
 
 
 def test_known_answer():
-    a = torch.tensor([[0.1, -0.5, 1.0, 0.4]])
-    assert Mask(0.4)(a).tolist() == [[0.0, -0.5, 1.0, pytest.approx(0.4)]]
+    a = torch.tensor([[0.25, -1.0, 2.0, 0.5]])
+    assert Mask(0.5)(a).tolist() == [[0.0, -1.0, 2.0, 0.0]]
+    assert Mask(0.25, "max")(a).tolist() == [[0.0, -1.0, 2.0, 0.5]]
 
 
 def test_default_is_the_reading_that_the_experiment_chose():
-    assert Mask().config == {"name": "mask", "strength": 0.3, "reading": "max"}
+    assert Mask().config == {"name": "mask", "strength": 0.4, "reading": "fixed"}
 
 
 def test_ties_stay_and_an_all_zero_map_is_left_alone():
-    assert torch.equal(Mask(1.0)(torch.full((1, 1, 2, 2), 3.0)), torch.full((1, 1, 2, 2), 3.0))
-    assert torch.equal(Mask(0.3)(torch.zeros(1, 1, 2, 2)), torch.zeros(1, 1, 2, 2))
+    assert torch.equal(Mask(1.0, "max")(torch.full((1, 1, 2, 2), 3.0)), torch.full((1, 1, 2, 2), 3.0))
+    assert torch.equal(Mask(0.3, "max")(torch.zeros(1, 1, 2, 2)), torch.zeros(1, 1, 2, 2))
 
 
 def test_strength_0_keeps_everything():

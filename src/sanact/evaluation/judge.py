@@ -155,6 +155,8 @@ def judge(
     """
     device = pick_device(device)
     base, judged = _models(cell, device)
+    if isinstance(judged, SanitizedModel) and cell.calibration is not None:
+        calibrate(judged, next(cell.calibration.batches(len(cell.calibration))).x.to(device))
     finished = Parts(folder / "unfinished" / cell.slug) if folder else None
     crafted = Parts(folder / "examples" / cell.crafting_slug) if folder and cell.replays else None
     order = finished.missing(cell.data.index) if finished else np.arange(len(cell.data))
@@ -186,6 +188,15 @@ def judge(
     return table
 
 
+def check_plans(cells: Iterable[Cell]) -> None:
+    """Raise what `sanitize` raises for a plan that cannot be attached: before the first attack runs, not after hours."""
+    seen: list[tuple[nn.Module, Sanitizer | Plan | None]] = []
+    for cell in cells:
+        if not any(cell.model is model and cell.defense is defense for model, defense in seen):
+            seen.append((cell.model, cell.defense))
+            _models(cell, torch.device("cpu"))
+
+
 def replayed_examples(cell: Cell, folder: Path) -> Tensor:
     """The examples crafted on the undefended model when this cell was run, (N, C, H, W), in the order of its data."""
     shape = next(cell.data[:1].batches(1)).x.shape[1:]
@@ -208,10 +219,7 @@ def _models(cell: Cell, device: torch.device) -> tuple[nn.Module, nn.Module]:
     base = copy.deepcopy(cell.model).to(device)
     if cell.defense is None:
         return base, base
-    defended = sanitize(base, cell.defense, example=next(cell.data[:1].batches(1)).x.to(device))
-    if cell.calibration is not None:
-        calibrate(defended, next(cell.calibration.batches(len(cell.calibration))).x.to(device))
-    return base, defended
+    return base, sanitize(base, cell.defense, example=next(cell.data[:1].batches(1)).x.to(device))
 
 
 @torch.no_grad()

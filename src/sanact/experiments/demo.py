@@ -19,7 +19,7 @@ DEFENSES = (
     None,
     {"conv1": NonLocalMeans(1.0, window_size=5)},
     {"conv1": MedianFilter(3)},
-    {"conv1": Mask(0.3), "conv2": Mask(0.4)},
+    {"conv1": Mask(0.3, "max"), "conv2": Mask(0.4, "max")},
 )
 
 
