@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 CACHED = 2**17  # elements
 
@@ -23,11 +24,14 @@ class Sanitizer(nn.Module):
 
     where: the layer the sanitizer is attached to, for messages.  channels_last: take (N, H, W, C) for (N, C, H, W), as a
     linear layer works on maps.  bypassed: return the input; see `bypass`.
+    gradient: what is differentiated in its place: "exact", "identity", or the name of a surrogate; see `sanact.gradients`.
+    The gradient of one that autograd cannot pass is an error in the backward pass, never silently zero.
     """
 
     where: str = ""
     channels_last: bool = False
     bypassed: bool = False
+    gradient: str = "exact"
 
     def forward(self, a: Tensor) -> Tensor:
         if not a.is_floating_point():
@@ -37,14 +41,31 @@ class Sanitizer(nn.Module):
         if self.bypassed:
             return a
         if a.ndim == 2 or a.shape[2:] == (1, 1):
-            return self.sanitize(a.reshape(a.shape[0], 1, 1, a.shape[1])).reshape(a.shape)
+            return self._differentiable(a.reshape(a.shape[0], 1, 1, a.shape[1])).reshape(a.shape)
         if self.channels_last:
-            return self.sanitize(a.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return self.sanitize(a)
+            return self._differentiable(a.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self._differentiable(a)
 
     @abstractmethod
     def sanitize(self, maps: Tensor) -> Tensor:
         """maps: (N, C, H, W); a vector comes as one map of height 1, (N, 1, 1, F)."""
+
+    @property
+    def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """Smooth stand-ins for `sanitize` that an attacker may differentiate, by name."""
+        return {}
+
+    def _differentiable(self, maps: Tensor) -> Tensor:
+        """What `sanitize` returns, with the gradient that was chosen."""
+        if not (torch.is_grad_enabled() and maps.requires_grad):
+            return self.sanitize(maps)
+        if self.gradient == "exact":
+            clean = self.sanitize(maps)
+            return clean if clean.requires_grad else _NoGradient.apply(maps, clean, str(self))
+        with torch.no_grad():
+            clean = self.sanitize(maps)
+        stand_in = maps if self.gradient == "identity" else self.surrogates[self.gradient](maps)
+        return clean + (stand_in - stand_in.detach())
 
     @property
     def config(self) -> dict[str, Any]:
@@ -63,6 +84,22 @@ class Sanitizer(nn.Module):
 
     def __str__(self) -> str:
         return f"sanitizer '{self.name}'" + (f" on '{self.where}'" if self.where else "")
+
+
+class _NoGradient(torch.autograd.Function):
+    """A result that autograd cannot trace back to the maps: an error for who tries, and not a gradient of zero."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, clean: Tensor, who: str) -> Tensor:
+        ctx.who = who
+        return clean.view_as(clean)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        raise RuntimeError(
+            f"there is no gradient through {ctx.who}: its operations are not differentiable; attack it with the gradient "
+            f"'identity' or a surrogate (sanact.gradients)"
+        )
 
 
 @contextmanager
@@ -108,6 +145,12 @@ def in_slices(function: Callable[[Tensor], Tensor], maps: Tensor) -> Tensor:
         return function(maps)
     examples = max(CACHED // max(maps.shape[1:].numel(), 1), 1)
     return torch.cat([function(part) for part in torch.split(maps, examples)])
+
+
+def local_mean(maps: Tensor, size: int) -> Tensor:
+    """The mean of the size x size elements around each one, of those inside the map; of one row, along it."""
+    window = [size if length > 1 else 1 for length in maps.shape[2:]]
+    return avg_pool2d(maps, window, stride=1, padding=[k // 2 for k in window], count_include_pad=False)
 
 
 def variance(a: Tensor, dims: tuple[int, int]) -> Tensor:

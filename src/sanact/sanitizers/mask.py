@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -63,11 +64,28 @@ class Mask(Sanitizer):
         if self.reading == "fixed":
             return hardshrink(maps, self.strength)  # one pass over the maps
         with torch.no_grad():
-            kept = ~(maps.abs() < self._threshold(maps.detach()))
+            kept = ~(maps.abs() < self._threshold(maps))
         return maps * kept  # twice as fast as filling with zeros
 
-    def _threshold(self, maps: Tensor) -> Tensor:
-        """τ of every reading but "fixed", to be broadcast against (N, C, H, W)."""
+    @property
+    def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """A gate that opens gradually, with τ held constant or following the maps, and one that never shuts."""
+        return {"sigmoid": self._gate, "moving sigmoid": partial(self._gate, moving=True), "leaky": self._leaky}
+
+    def _gate(self, maps: Tensor, moving: bool = False) -> Tensor:
+        """a · sigmoid( (|a| - τ) / T ); T is a tenth of the map's largest magnitude."""
+        threshold = self._threshold(maps if moving else maps.detach())
+        width = 0.1 * maps.detach().abs().amax(SPATIAL, keepdim=True)
+        return maps * torch.sigmoid((maps.abs() - threshold) / width.clamp_min(torch.finfo(maps.dtype).tiny))
+
+    def _leaky(self, maps: Tensor) -> Tensor:
+        """a where it is kept, 0.3 a where it is not."""
+        return maps * torch.where(maps.detach().abs() < self._threshold(maps.detach()), 0.3, 1.0).to(maps.dtype)
+
+    def _threshold(self, maps: Tensor) -> Tensor | float:
+        """τ, to be broadcast against (N, C, H, W)."""
+        if self.reading == "fixed":
+            return self.strength
         if self.reading in ("max", "max_all"):
             over = SPATIAL if self.reading == "max" else ALL
             return self.strength * torch.maximum(maps.amax(over, keepdim=True), -maps.amin(over, keepdim=True))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sanact.sanitizers.base import Sanitizer, in_slices, odd, pad_by_reflection, reflected
+from sanact.sanitizers.base import Sanitizer, in_slices, local_mean, odd, pad_by_reflection, reflected
 
 Comparison = tuple[int, int, bool, bool]  # wires i < j, and whether the smaller, the larger is needed afterwards
 
@@ -34,6 +35,11 @@ class MedianFilter(Sanitizer):
     def sanitize(self, maps: Tensor) -> Tensor:
         rows = maps.permute(0, 2, 3, 1)  # (N, H, W, C): the same element of all windows in a row lies together
         return in_slices(lambda part: _Median.apply(part, self.kernel_size), rows).permute(0, 3, 1, 2)
+
+    @property
+    def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """The mean of the window."""
+        return {"mean": lambda maps: local_mean(maps, self.kernel_size)}
 
 
 class _Median(torch.autograd.Function):

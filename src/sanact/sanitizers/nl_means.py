@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sanact.sanitizers.base import Sanitizer, in_slices, odd, pad_by_reflection, variance
+from sanact.sanitizers.base import Sanitizer, in_slices, local_mean, odd, pad_by_reflection, variance
 
 Unit = Literal["std", "absolute"]
 
@@ -46,17 +47,29 @@ class NonLocalMeans(Sanitizer):
 
     @torch.compiler.disable  # fusing it takes minutes and runs slower; it stays eager inside a compiled network
     def sanitize(self, maps: Tensor) -> Tensor:
-        return in_slices(self._average, maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).to(maps.dtype)
+        return self._averages(maps)
 
-    def _average(self, a: Tensor) -> Tensor:
-        """a: (N, H, W, C), so that the inner loops run along whole rows."""
+    @property
+    def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """The average with its weights held constant, and the mean of the search window."""
+        return {
+            "constant weights": partial(self._averages, constant=True),
+            "mean": lambda maps: local_mean(maps, self.window_size),
+        }
+
+    def _averages(self, maps: Tensor, constant: bool = False) -> Tensor:
+        rows = maps.permute(0, 2, 3, 1)
+        return in_slices(partial(self._average, constant=constant), rows).permute(0, 3, 1, 2).to(maps.dtype)
+
+    def _average(self, a: Tensor, constant: bool) -> Tensor:
+        """a: (N, H, W, C), so that the inner loops run along whole rows.  constant: weights pass no gradient."""
         if a.dtype in (torch.float16, torch.bfloat16):
             a = a.float()
         patch = (self.patch_size if a.shape[1] > 1 else 1), (self.patch_size if a.shape[2] > 1 else 1)
         unit = variance(a, (1, 2)) if self.unit == "std" else torch.ones_like(a[:, :1, :1])
         scale = 1 / (patch[0] * patch[1] * self.h**2 * unit).clamp_min(torch.finfo(a.dtype).tiny)
         padded = pad_by_reflection(a, (patch[0] // 2, patch[1] // 2), dims=(1, 2))
-        average: Tensor = _NonLocalMeans.apply(padded, scale, patch, self.window_size // 2)
+        average: Tensor = _NonLocalMeans.apply(padded, scale, patch, self.window_size // 2, constant)
         return average
 
 
@@ -67,7 +80,7 @@ class _NonLocalMeans(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, padded: Tensor, scale: Tensor, patch: tuple[int, int], reach: int) -> Tensor:
+    def forward(ctx: Any, padded: Tensor, scale: Tensor, patch: tuple[int, int], reach: int, constant: bool) -> Tensor:
         a = _inner(padded, patch)  # (N, H, W, C)
         total, norm = a.clone(), torch.ones_like(a)  # w(i,i) = 1
         for i, j in _pairs(a, reach):
@@ -76,11 +89,11 @@ class _NonLocalMeans(torch.autograd.Function):
             norm = _add(_add(norm, i, weight), j, weight)
         average = total / norm
         ctx.save_for_backward(padded, scale, average, norm)
-        ctx.patch, ctx.reach = patch, reach
+        ctx.patch, ctx.reach, ctx.constant = patch, reach, constant
         return average
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         padded, scale, average, norm = ctx.saved_tensors
         a = _inner(padded, ctx.patch)
         share = gradient / norm  # ∂/∂total
@@ -92,6 +105,8 @@ class _NonLocalMeans(torch.autograd.Function):
             difference, squares, weight = _weights(padded, scale, ctx.patch, i, j)
             to_a[j] += weight * share[i]
             to_a[i] += weight * share[j]
+            if ctx.constant:
+                continue
             to_exponent = -weight * (share[i] * a[j] - loss[i] + share[j] * a[i] - loss[j])
             to_scale += (to_exponent * squares).sum((1, 2), keepdim=True)
             rows, columns = ctx.patch
@@ -99,7 +114,7 @@ class _NonLocalMeans(torch.autograd.Function):
             to_difference = 2 * difference * _patch_sums(around, ctx.patch)
             to_padded[_wider(i, ctx.patch)] += to_difference
             to_padded[_wider(j, ctx.patch)] -= to_difference
-        return to_padded, to_scale, None, None
+        return to_padded, to_scale, None, None, None
 
 
 Region = tuple[slice, slice, slice]  # of (N, H, W, C)

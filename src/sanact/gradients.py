@@ -1,0 +1,48 @@
+"""What an attacker differentiates in place of a sanitizer: backward pass differentiable approximation.
+
+The forward pass is always the sanitizer's own.  Paper: Athalye et al. 2018, arXiv:1802.00420.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from sanact.sanitizers import Sanitizer
+
+
+def gradient_choices(model: Any) -> list[str]:
+    """Ways to differentiate a defended model: "exact", "identity", and the names of its sanitizers' surrogates.
+
+    A model without sanitizers has the exact gradient only.
+    """
+    sanitizers = _sanitizers(model)
+    named = dict.fromkeys(name for sanitizer in sanitizers for name in sanitizer.surrogates)
+    return ["exact", "identity", *named] if sanitizers else ["exact"]
+
+
+@contextmanager
+def gradient(model: Any, choice: str) -> Iterator[None]:
+    """Differentiate a defended model in one of these ways for a while; its outputs stay what they are.
+
+    choice: of `gradient_choices`, else ValueError.  A sanitizer that has no surrogate of this name takes its first, and one
+    that has none passes gradients as they are.
+    """
+    if choice not in (choices := gradient_choices(model)):
+        raise ValueError(f"gradient must be one of {', '.join(choices)}, got {choice!r}")
+    before = {sanitizer: sanitizer.gradient for sanitizer in _sanitizers(model)}
+    try:
+        for sanitizer in before:
+            own = ("exact", "identity", *sanitizer.surrogates)
+            sanitizer.gradient = choice if choice in own else next(iter(sanitizer.surrogates), "identity")
+        yield
+    finally:
+        for sanitizer, was in before.items():
+            sanitizer.gradient = was
+
+
+def _sanitizers(model: Any) -> list[Sanitizer]:
+    return [part for part in model.modules() if isinstance(part, Sanitizer)] if isinstance(model, nn.Module) else []
