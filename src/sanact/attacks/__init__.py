@@ -1,6 +1,6 @@
 """Attacks: frozen dataclasses that, called with a model, images and labels, return adversarial examples."""
 
-from sanact.attacks.base import Attack
+from sanact.attacks.base import Attack, BudgetedAttack
 from sanact.attacks.bim import BIM
 from sanact.attacks.cw import CW
 from sanact.attacks.fgsm import FGSM
@@ -8,6 +8,7 @@ from sanact.attacks.gradient import GradientAttack
 from sanact.attacks.ilcm import ILCM
 from sanact.attacks.mim import MIM
 from sanact.attacks.pgd import PGD
+from sanact.attacks.suite import Suite
 
 ATTACKS: dict[str, type[Attack]] = {
     "fgsm": FGSM,
@@ -18,4 +19,4 @@ ATTACKS: dict[str, type[Attack]] = {
     "cw": CW,
 }
 
-__all__ = ["ATTACKS", "BIM", "CW", "FGSM", "ILCM", "MIM", "PGD", "Attack", "GradientAttack"]
+__all__ = ["ATTACKS", "BIM", "CW", "FGSM", "ILCM", "MIM", "PGD", "Attack", "BudgetedAttack", "GradientAttack", "Suite"]

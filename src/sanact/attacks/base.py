@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from sanact.attacks.projections import Generators
+from sanact.attacks.projections import Generators, Norm
 from sanact.checks import Model, check_inputs, check_mode
 from sanact.preserve import preserved
 
@@ -74,3 +75,43 @@ class Attack(ABC):
 
     def __str__(self) -> str:
         return f"attack '{self.name}'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetedAttack(Attack):
+    """An attack that stays in a norm ball.
+
+    eps: radius of the ball, > 0, in input units.  norm: one of ``norms``.
+    Call: as `Attack`; eps=Tensor (N,) gives each example a budget of its own.
+    """
+
+    eps: float
+    norm: Norm = "Linf"
+
+    norms: ClassVar[tuple[Norm, ...]] = ("Linf", "L2")
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.eps, (int, float)) and math.isfinite(self.eps)
+        self.require(number and self.eps > 0, "eps", "a positive number")
+        self.require(self.norm in self.norms, "norm", f"one of {', '.join(self.norms)}")
+
+    def __call__(
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor,
+        *,
+        eps: Tensor | None = None,
+        generator: Generators | None = None,
+    ) -> Tensor:
+        if eps is None:
+            eps = torch.full((len(x),), self.eps, dtype=torch.float64)
+        if eps.shape != x.shape[:1]:
+            raise ValueError(f"eps must hold one number per example, {tuple(x.shape[:1])}, got {tuple(eps.shape)} ({self})")
+        if bool((bad := ~((eps >= 0) & eps.isfinite())).any()):
+            raise ValueError(f"eps must be finite and ≥ 0, got {float(eps[bad][0])} ({self})")
+        return self._on_guard(model, x, y, eps.to(x), generator)
+
+    @property
+    def budget(self) -> tuple[str, float | None]:
+        return self.norm, self.eps

@@ -4,60 +4,33 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import get_args
 
 import torch
 from torch import Tensor
 
-from sanact.attacks.base import Attack
+from sanact.attacks.base import Attack, BudgetedAttack
 from sanact.attacks.losses import LOSSES, LossName
-from sanact.attacks.projections import Generators, Norm, per_example, project, steepest
+from sanact.attacks.projections import per_example, project, steepest
 from sanact.checks import Model, check_gradient, check_logits
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientAttack(Attack):
+class GradientAttack(BudgetedAttack):
     """Steps along the gradient of a loss, each projected back into the ball and into [0, 1].
 
-    eps: radius of the ball, > 0, in input units.  norm: "Linf" or "L2".  loss: what is driven up, "ce" or "margin".
+    loss: what is driven up, "ce" or "margin".
     early_stop: an example that is won leaves the batch; False goes on to the highest loss, for examples to be replayed
         elsewhere.
     Of all points visited, x itself included, an example keeps the best: adversarial ones first, then the highest loss, then the
     latest: a loss that rounds to zero is no reason to stay.
-    Call: as `Attack`; eps=Tensor (N,) gives each example a budget of its own.
     """
 
-    eps: float
-    norm: Norm = "Linf"
     loss: LossName = "ce"
     early_stop: bool = True
 
     def __post_init__(self) -> None:
-        number = isinstance(self.eps, (int, float)) and math.isfinite(self.eps)
-        self.require(number and self.eps > 0, "eps", "a positive number")
-        self.require(self.norm in get_args(Norm), "norm", f"one of {', '.join(get_args(Norm))}")
+        super().__post_init__()
         self.require(self.loss in LOSSES, "loss", f"one of {', '.join(LOSSES)}")
-
-    def __call__(
-        self,
-        model: Model,
-        x: Tensor,
-        y: Tensor,
-        *,
-        eps: Tensor | None = None,
-        generator: Generators | None = None,
-    ) -> Tensor:
-        if eps is None:
-            eps = torch.full((len(x),), self.eps, dtype=torch.float64)
-        if eps.shape != x.shape[:1]:
-            raise ValueError(f"eps must hold one number per example, {tuple(x.shape[:1])}, got {tuple(eps.shape)} ({self})")
-        if bool((bad := ~((eps >= 0) & eps.isfinite())).any()):
-            raise ValueError(f"eps must be finite and ≥ 0, got {float(eps[bad][0])} ({self})")
-        return self._on_guard(model, x, y, eps.to(x), generator)
-
-    @property
-    def budget(self) -> tuple[str, float | None]:
-        return self.norm, self.eps
 
     def for_replay(self) -> Attack:
         return replace(self, early_stop=False)
