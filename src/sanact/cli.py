@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from sanact.report.tables import Grid
+    from sanact.report.tables import Grid, Shares
 
 app = typer.Typer(
     name="sanact",
@@ -40,6 +40,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Seed = Annotated[int, typer.Option(help="Of every random draw.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …; auto takes CUDA where there is one.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Examples at once: memory, not results, depends on it.")]
+EffortOption = Annotated[str, typer.Option("--effort", help="Of the adaptive attacker: quick, standard, thorough.")]
 Out = Annotated[Path, typer.Option(help="Folder for rows; a run that was interrupted goes on from what it finds there.")]
 
 
@@ -102,11 +103,13 @@ def evaluate(
         ),
     ] = None,
     knowledge: Annotated[
-        list[str] | None, typer.Option("--knowledge", "-k", help="oblivious or white-box; repeat.", show_default="both")
+        list[str] | None,
+        typer.Option("--knowledge", "-k", help="oblivious, white-box, adaptive; repeat.", show_default="all"),
     ] = None,
     examples: Annotated[
         int | None, typer.Option(min=1, help="Images, with equal class shares.", show_default="1000, or all")
     ] = None,
+    effort: EffortOption = "standard",
     l2: Annotated[float, typer.Option(min=0, help="Budget at which attacks without one (cw) are reported again.")] = 2.0,
     out: Out = Path("runs"),
     seed: Seed = 0,
@@ -146,10 +149,12 @@ def evaluate(
         knowledge or KNOWLEDGE,  # type: ignore[arg-type]  # the cell checks it
         seed=seed,
         calibration=calibration and calibration.sample(min(1000, len(calibration)), seed=seed),
+        effort=effort,  # type: ignore[arg-type]  # the attack checks it
+        l2=l2,
     )
     found = results(run(judged, out=out, batch_size=batch_size, device=device, progress=not quiet), l2=l2)
     known = {cell.knowledge for cell in judged}
-    _show([grid(found, one) for one in KNOWLEDGE if one in known], as_json)
+    _show([grid(found, one) for one in reversed(KNOWLEDGE) if one in known], as_json)
 
 
 @app.command()
@@ -158,6 +163,7 @@ def reproduce(
     data: Annotated[str, typer.Option(help="Whose row of the paper: mnist.")] = "mnist",
     examples: Annotated[int, typer.Option(min=1, help="Images, with equal class shares.")] = 1000,
     out: Out = Path("runs/reproduce"),
+    effort: EffortOption = "standard",
     seed: Seed = 0,
     device: Device = "auto",
     batch_size: BatchSize = 100,
@@ -176,16 +182,24 @@ def reproduce(
     from sanact.experiments import EXPERIMENTS, Setting
     from sanact.files import replacing
     from sanact.report.figures import accuracy_by_budget
-    from sanact.report.tables import every_result, markdown
+    from sanact.report.tables import every_result, markdown, shares
 
     if experiment not in EXPERIMENTS:
         raise ValueError(f"experiment must be one of {', '.join(EXPERIMENTS)}, got '{experiment}'")
     setting = Setting(
-        data=data, examples=examples, out=out, seed=seed, device=device, batch_size=batch_size, progress=not quiet
+        data=data,
+        examples=examples,
+        out=out,
+        seed=seed,
+        device=device,
+        batch_size=batch_size,
+        effort=effort,  # type: ignore[arg-type]  # the attack checks it
+        progress=not quiet,
     )
     grids = EXPERIMENTS[experiment](setting)
     with replacing(out / f"{experiment}-{data}.md") as temporary:
-        temporary.write_text("\n".join(map(markdown, grids)) + f"\n`{_command()}`\n", encoding="utf-8")
+        tables: list[Grid | Shares] = [*grids, *shares(every_result(grids))]
+        temporary.write_text("\n".join(map(markdown, tables)) + f"\n`{_command()}`\n", encoding="utf-8")
     if (figure := accuracy_by_budget(every_result(grids))) is not None:
         with replacing(out / f"{experiment}-{data}.svg") as temporary:
             figure.savefig(temporary, format="svg", metadata={"Date": None})
@@ -204,6 +218,10 @@ def train(
     validation: Annotated[
         int | None, typer.Option(min=1, help="Training images to hold out, with equal class shares.", show_default="a twelfth")
     ] = None,
+    attack: Annotated[
+        str | None,
+        typer.Option("--attack", "-a", help="Train on its examples: pgd:eps=0.3,steps=7.", show_default="on the images"),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.", show_default="50")] = None,
     lr: Annotated[float | None, typer.Option(help="Step size.", show_default="0.01")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Examples a step.", show_default="128")] = None,
@@ -216,12 +234,22 @@ def train(
 
     The recipe is Carlini and Wagner's for MNIST-CNN. Example: sanact train mnist-cnn --data mnist --out mnist.safetensors
     """
+    from sanact.attacks import ATTACKS
+    from sanact.spec import parse
     from sanact.training import Recipe, train_from_scratch
 
     given: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed}
     recipe = Recipe(**{key: value for key, value in given.items() if value is not None})
     card = train_from_scratch(
-        model, data, out, recipe, validation=validation, device=device, command=_command(), progress=not quiet
+        model,
+        data,
+        out,
+        recipe,
+        validation=validation,
+        attack=parse("attack", ATTACKS, attack) if attack else None,
+        device=device,
+        command=_command(),
+        progress=not quiet,
     )
     typer.echo(json.dumps(card, indent=2) if as_json else f"{card['test accuracy']} of the test split; saved to {out}")
 
@@ -277,14 +305,15 @@ def _calibrated(texts: list[str] | None) -> bool:
 
 def _show(grids: list[Grid], as_json: bool) -> None:
     from sanact.report.tables import as_json as to_json
-    from sanact.report.tables import rich_table
+    from sanact.report.tables import every_result, rich_table, shares
 
     if as_json:
         typer.echo(json.dumps(to_json(grids), indent=2))
         return
-    for grid in grids:
-        _console().print(f"[bold]{grid.title}[/bold]", highlight=False)
-        _console().print(rich_table(grid))
+    tables: list[Grid | Shares] = [*grids, *shares(every_result(grids))]
+    for table in tables:
+        _console().print(f"[bold]{table.title}[/bold]", highlight=False)
+        _console().print(rich_table(table))
 
 
 def _console() -> Any:

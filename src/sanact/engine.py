@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from sanact.evaluation.judge import Cell, check_plans, circumstances, judge
+from sanact.evaluation.judge import Cell, check_plans, circumstances, examine, judge
 from sanact.evaluation.rows import Parts, read_rows, write_rows
 from sanact.progress import progress_bar
 
@@ -39,6 +39,7 @@ def run(
                 advance(len(cell.data), str(cell))
             else:
                 rows = judge(cell, batch_size=batch_size, device=device, folder=out, advance=advance)
-                write_rows(rows, path, circumstances(cell, device))
+                advance(0, f"{cell}: diagnostics")
+                write_rows(rows, path, circumstances(cell, device) | examine(cell, device=device))
             Parts(out / "unfinished" / cell.slug).remove()
     return paths

@@ -20,6 +20,7 @@ ROWS = pa.table(
         "prediction": [0, 5, 5, 3],
         "linf": [0.0, 0.1, 0.2, 0.1],
         "l2": [0.0, 1.0, 3.0, 0.5],
+        "by": ["", "pgd", "pgd", "clean"],
     },
     schema=SCHEMA,
 )

@@ -26,9 +26,9 @@ def test_curves_start_at_the_clean_accuracy_and_go_through_the_results(found):
     curves = [(list(box[0].get_xdata()), list(box[0].get_ydata()), box[0].get_linestyle()) for box in panel.containers]
     eps = [0.0, 0.1, 0.2, 0.3]
     assert curves == [
-        (eps, [90.0, 60.0, 40.0, 10.0], "-"),
-        (eps, [90.0, 80.0, 60.0, 30.0], "--"),
-        (eps, [90.0, 50.0, 30.0, 0.0], "-"),
+        (eps, [90.0, 60.0, 40.0, 10.0], "--"),
+        (eps, [90.0, 80.0, 60.0, 30.0], ":"),
+        (eps, [90.0, 50.0, 30.0, 0.0], "--"),
     ]
 
 

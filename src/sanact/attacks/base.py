@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,13 @@ from torch import Tensor, nn
 from sanact.attacks.projections import Generators, Norm
 from sanact.checks import Model, check_inputs, check_mode
 from sanact.preserve import preserved
+
+
+@contextmanager
+def untouched(model: Model) -> Iterator[None]:
+    """For the block, no gradients but those asked for, and none to parameters; the model ends as it was found."""
+    with preserved(model) if isinstance(model, nn.Module) else nullcontext(), torch.no_grad():
+        yield
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,15 +42,17 @@ class Attack(ABC):
         return self._on_guard(model, x, y, torch.empty(0), generator)
 
     def _on_guard(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators | None) -> Tensor:
+        self._check(model, x, y, generator)
+        if not len(x):
+            return x.clone()
+        with untouched(model):
+            return self.craft(model, x.detach(), y.long(), eps, generator or torch.Generator().manual_seed(0))
+
+    def _check(self, model: Model, x: Tensor, y: Tensor, generator: Generators | None) -> None:
         check_mode(model, str(self))
         check_inputs(x, y, str(self))
         if isinstance(generator, Sequence) and len(generator) != len(x):
             raise ValueError(f"generator must be one, or one per example: {len(x)}, got {len(generator)} ({self})")
-        if not len(x):
-            return x.clone()
-        frozen = preserved(model) if isinstance(model, nn.Module) else preserved(nn.Identity())
-        with frozen, torch.no_grad():
-            return self.craft(model, x.detach(), y.long(), eps, generator or torch.Generator().manual_seed(0))
 
     @abstractmethod
     def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
@@ -53,7 +63,7 @@ class Attack(ABC):
         """The norm the attack keeps small, and how small it must stay; None if it has no bound."""
         raise NotImplementedError
 
-    def for_replay(self) -> Attack:
+    def for_replay(self) -> Self:
         """This attack as it crafts examples to be replayed on another model: it does not stop at the first success."""
         return self
 
@@ -104,13 +114,16 @@ class BudgetedAttack(Attack):
         eps: Tensor | None = None,
         generator: Generators | None = None,
     ) -> Tensor:
+        return self._on_guard(model, x, y, self._budgets(x, eps), generator)
+
+    def _budgets(self, x: Tensor, eps: Tensor | None) -> Tensor:
         if eps is None:
             eps = torch.full((len(x),), self.eps, dtype=torch.float64)
         if eps.shape != x.shape[:1]:
             raise ValueError(f"eps must hold one number per example, {tuple(x.shape[:1])}, got {tuple(eps.shape)} ({self})")
         if bool((bad := ~((eps >= 0) & eps.isfinite())).any()):
             raise ValueError(f"eps must be finite and ≥ 0, got {float(eps[bad][0])} ({self})")
-        return self._on_guard(model, x, y, eps.to(x), generator)
+        return eps.to(x)
 
     @property
     def budget(self) -> tuple[str, float | None]:

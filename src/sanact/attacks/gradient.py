@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from sanact.attacks.base import Attack, BudgetedAttack
+from sanact.attacks.base import BudgetedAttack
 from sanact.attacks.losses import LOSSES, LossName
 from sanact.attacks.projections import per_example, project, steepest
 from sanact.checks import Model, check_gradient, check_logits
@@ -32,7 +33,7 @@ class GradientAttack(BudgetedAttack):
         super().__post_init__()
         self.require(self.loss in LOSSES, "loss", f"one of {', '.join(LOSSES)}")
 
-    def for_replay(self) -> Attack:
+    def for_replay(self) -> Self:
         return replace(self, early_stop=False)
 
     def climb(self, search: Search, start: Tensor, *, steps: int, step_size: Tensor, decay: float = 0.0) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sanact.attacks.base import BudgetedAttack
+from sanact.attacks.base import BudgetedAttack, untouched
 from sanact.attacks.projections import Generators
 from sanact.checks import Model
 
@@ -28,10 +28,17 @@ class Suite(BudgetedAttack):
         """The attacks by name, in the order in which they are tried."""
 
     def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
-        return self.credited(model, x, y, eps, generator)[0]
+        return self._run(model, x, y, eps, generator)[0]
 
-    def credited(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> tuple[Tensor, list[str]]:
+    def credited(
+        self, model: Model, x: Tensor, y: Tensor, *, eps: Tensor | None = None, generator: Generators | None = None
+    ) -> tuple[Tensor, list[str]]:
         """The examples, and for each the stage that won it: "" where none did, "clean" where there was nothing to win."""
+        self._check(model, x, y, generator)
+        with untouched(model):
+            return self._run(model, x, y.long(), self._budgets(x, eps), generator or torch.Generator().manual_seed(0))
+
+    def _run(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> tuple[Tensor, list[str]]:
         best, by = x.clone(), ["clean"] * len(x)
         left = torch.nonzero((model(x).argmax(1) == y) != self.targeted)[:, 0]
         for number, (name, stage) in enumerate(self.stages(model)):

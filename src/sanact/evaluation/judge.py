@@ -21,11 +21,13 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
-from sanact.attacks import Attack
+from sanact.attacks import Attack, Suite
 from sanact.attacks.projections import l2_norm
 from sanact.checks import check_inputs, check_logits, check_mode
 from sanact.data import Batch, Data, Integers
 from sanact.device import pick_device
+from sanact.evaluation.adaptive import Adaptive, Effort
+from sanact.evaluation.diagnostics import EXAMPLES, diagnose, verdict
 from sanact.evaluation.rows import SCHEMA, Parts
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge
 from sanact.plan import Plan, SanitizedModel, calibrate, changed, plan_to_dict, sanitize
@@ -54,7 +56,9 @@ class Cell:
     def __post_init__(self) -> None:
         if self.knowledge not in KNOWLEDGE:
             raise ValueError(f"knowledge must be one of {', '.join(KNOWLEDGE)}, got {self.knowledge!r} ({self})")
-        if self.defense is None:  # there is nothing to be oblivious of
+        if isinstance(self.attack, Adaptive) != (self.knowledge == "adaptive"):
+            raise ValueError(f"an adaptive attacker, and nobody else, runs the attack Adaptive, got {self.attack} ({self})")
+        if self.defense is None and self.knowledge == "oblivious":  # there is nothing to be oblivious of
             object.__setattr__(self, "knowledge", "white-box")
         if self.attack.targeted:
             raise ValueError(f"the judge has labels, not targets: targeted must be False ({self.attack})")
@@ -91,7 +95,7 @@ class Cell:
     @property
     def replays(self) -> bool:
         """Whether the examples are crafted on the undefended model: whatever its defense, they are the same."""
-        return self.knowledge == "oblivious" or self.defense is None
+        return self.knowledge == "oblivious" or (self.defense is None and self.knowledge == "white-box")
 
     @property
     def slug(self) -> str:
@@ -118,8 +122,19 @@ def cells(
     *,
     seed: int = 0,
     calibration: Data | None = None,
+    effort: Effort = "standard",
+    l2: float | None = None,
 ) -> list[Cell]:
-    """Every combination, defense by defense."""
+    """Every combination, defense by defense.
+
+    effort, l2: of the adaptive attacker, who goes for each norm and budget of the attacks once, and for L2 balls of radius
+        ``l2`` where an attack has no budget.
+    """
+    attacks, knowledge = list(attacks), list(knowledge)
+    attackers: list[tuple[Attack, Knowledge]] = [(a, k) for a, k in itertools.product(attacks, knowledge) if k != "adaptive"]
+    if "adaptive" in knowledge:
+        balls = [attack.budget if attack.budget[1] else ("L2", l2) for attack in attacks]
+        attackers += [(Adaptive(norm=norm, eps=eps, effort=effort), "adaptive") for norm, eps in dict.fromkeys(balls) if eps]  # type: ignore[arg-type]
     return [
         Cell(
             data=data,
@@ -131,7 +146,8 @@ def cells(
             seed=seed,
             calibration=calibration,
         )
-        for defense, attack, known in itertools.product(list(defenses), list(attacks), list(knowledge))
+        for defense in defenses
+        for attack, known in attackers
     ]
 
 
@@ -155,8 +171,6 @@ def judge(
     """
     device = pick_device(device)
     base, judged = _models(cell, device)
-    if isinstance(judged, SanitizedModel) and cell.calibration is not None:
-        calibrate(judged, next(cell.calibration.batches(len(cell.calibration))).x.to(device))
     finished = Parts(folder / "unfinished" / cell.slug) if folder else None
     crafted = Parts(folder / "examples" / cell.crafting_slug) if folder and cell.replays else None
     order = finished.missing(cell.data.index) if finished else np.arange(len(cell.data))
@@ -168,7 +182,10 @@ def judge(
         if number == 0:
             _check_models(cell, base, judged, x, y)
         generators = [_generator(cell.seed, place) for place in batch.index]
-        if not cell.replays:
+        by: list[str] | None = None
+        if isinstance(cell.attack, Suite):
+            adversarial, by = cell.attack.credited(judged, x, y, generator=generators)
+        elif not cell.replays:
             adversarial = cell.attack(judged, x, y, generator=generators)
         elif crafted and not len(crafted.missing(batch.index)):
             adversarial = _from_table(crafted.read(batch.index), x.shape[1:]).to(x)
@@ -176,7 +193,7 @@ def judge(
             adversarial = cell.attack.for_replay()(base, x, y, generator=generators)
             if crafted:
                 crafted.write(_to_table(batch.index, adversarial))
-        rows = _decide(cell, judged, batch, x, y, adversarial)
+        rows = _decide(cell, judged, batch, x, y, adversarial, by)
         if finished:
             finished.write(rows)
         tables.append(rows)
@@ -203,6 +220,17 @@ def replayed_examples(cell: Cell, folder: Path) -> Tensor:
     return _from_table(Parts(folder / "examples" / cell.crafting_slug).read(cell.data.index), shape)
 
 
+def examine(cell: Cell, *, device: str | torch.device = "auto") -> dict[str, Any]:
+    """The diagnostics of a cell and its verdict, for its header; nothing for replayed examples, which claim nothing."""
+    if cell.knowledge == "oblivious":
+        return {}
+    device = pick_device(device)
+    _, judged = _models(cell, device)
+    first = next(cell.data.batches(min(2 * EXAMPLES, len(cell.data))))
+    checks = diagnose(cell.attack, judged, first.x.to(device), first.y.to(device))
+    return {"verdict": verdict(checks), "checks": [check._asdict() for check in checks]}
+
+
 def circumstances(cell: Cell, device: str | torch.device) -> dict[str, Any]:
     """The header of a cell's rows: its identity, and with what it was made."""
     return {
@@ -219,7 +247,10 @@ def _models(cell: Cell, device: torch.device) -> tuple[nn.Module, nn.Module]:
     base = copy.deepcopy(cell.model).to(device)
     if cell.defense is None:
         return base, base
-    return base, sanitize(base, cell.defense, example=next(cell.data[:1].batches(1)).x.to(device))
+    defended = sanitize(base, cell.defense, example=next(cell.data[:1].batches(1)).x.to(device))
+    if cell.calibration is not None:
+        calibrate(defended, next(cell.calibration.batches(len(cell.calibration))).x.to(device))
+    return base, defended
 
 
 @torch.no_grad()
@@ -239,7 +270,9 @@ def _check_models(cell: Cell, base: nn.Module, judged: nn.Module, x: Tensor, y: 
 
 
 @torch.no_grad()
-def _decide(cell: Cell, judged: nn.Module, batch: Batch, x: Tensor, y: Tensor, adversarial: Tensor) -> pa.Table:
+def _decide(
+    cell: Cell, judged: nn.Module, batch: Batch, x: Tensor, y: Tensor, adversarial: Tensor, by: list[str] | None
+) -> pa.Table:
     """Range and budget again, and the predictions that count."""
     if adversarial.shape != x.shape:
         raise ValueError(f"{cell.attack} returned {tuple(adversarial.shape)} for {tuple(x.shape)} ({cell})")
@@ -251,6 +284,8 @@ def _decide(cell: Cell, judged: nn.Module, batch: Batch, x: Tensor, y: Tensor, a
     clean, attacked = judged(x), judged(adversarial)
     check_logits(clean, y, str(cell))
     check_logits(attacked, y, str(cell))
+    already, won = (clean.argmax(1) != y).tolist(), (attacked.argmax(1) != y).tolist()
+    by = by or ["clean" if a else cell.attack.name if w else "" for a, w in zip(already, won, strict=True)]
     columns = [
         batch.index,
         batch.y,
@@ -258,6 +293,7 @@ def _decide(cell: Cell, judged: nn.Module, batch: Batch, x: Tensor, y: Tensor, a
         attacked.argmax(1).cpu(),
         distances["Linf"].cpu(),
         distances["L2"].cpu(),
+        by,
     ]
     return pa.table(
         [pa.array(np.asarray(column), type=field.type) for column, field in zip(columns, SCHEMA, strict=True)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ SCHEMA = pa.schema(
         ("prediction", pa.int32()),  # of the judged model, on the adversarial example
         ("linf", pa.float32()),  # distance of the two, in input units
         ("l2", pa.float32()),
+        ("by", pa.string()),  # the part of the attack that won it; "" where none did, "clean" where there was nothing to win
     ]
 )
 HEADER = b"sanact"
@@ -66,6 +68,12 @@ def accuracy(rows: pa.Table, *, l2: float | None = None) -> Accuracy:
 
 def clean_accuracy(rows: pa.Table) -> Accuracy:
     return _share(pc.equal(rows["clean_prediction"], rows["label"]))
+
+
+def won_by(rows: pa.Table) -> dict[str, int]:
+    """How many examples each part of the attack won, the most first."""
+    counts = Counter(rows["by"].to_pylist() if "by" in rows.column_names else [])
+    return {part: number for part, number in counts.most_common() if part not in ("", "clean")}
 
 
 def _share(hits: pa.ChunkedArray) -> Accuracy:

@@ -30,6 +30,6 @@ def demo(out: Path, *, examples: int = 200, seed: int = 0, device: str = "auto",
         train_from_scratch("mnist-cnn", "digits", weights, RECIPE, device=device, command="sanact demo", progress=progress)
     model = load_model("mnist-cnn", weights=weights)
     data = load_data("digits", "test").sample(examples, seed=seed)
-    judged = cells(data, model, "mnist-cnn", DEFENSES, [FGSM(eps=0.1), PGD(eps=0.1)], KNOWLEDGE, seed=seed)
+    judged = cells(data, model, "mnist-cnn", DEFENSES, [FGSM(eps=0.1), PGD(eps=0.1)], KNOWLEDGE, seed=seed, effort="quick")
     found = results(run(judged, out=out, device=device, progress=progress))
-    return [grid(found, knowledge) for knowledge in KNOWLEDGE]
+    return [grid(found, knowledge) for knowledge in reversed(KNOWLEDGE)]

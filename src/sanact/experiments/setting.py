@@ -12,6 +12,7 @@ from torch import nn
 from sanact.attacks import CW, FGSM, PGD, Attack
 from sanact.data import Data, load_data
 from sanact.engine import run
+from sanact.evaluation.adaptive import Effort
 from sanact.evaluation.judge import Cell, cells
 from sanact.evaluation.threat import Knowledge
 from sanact.models import load_model
@@ -64,6 +65,7 @@ class Setting:
     seed: int = 0
     device: str = "auto"
     batch_size: int = 100
+    effort: Effort = "standard"
     progress: bool = False
 
     def __post_init__(self) -> None:
@@ -103,6 +105,8 @@ class Setting:
             knowledge,
             seed=self.seed,
             calibration=calibration,
+            effort=self.effort,
+            l2=self.source.l2,
         )
 
     def run(self, cells: Iterable[Cell]) -> list[Path]:

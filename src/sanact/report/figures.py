@@ -12,11 +12,12 @@ from matplotlib.lines import Line2D
 from sanact.report.tables import CLEAN, Result
 
 COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # Okabe and Ito's, for every kind of eye
-LINES: dict[str, Literal["--", "-"]] = {"oblivious": "--", "white-box": "-"}
+Line = Literal[":", "--", "-"]
+LINES: dict[str, Line] = {"oblivious": ":", "white-box": "--", "adaptive": "-"}
 
 
 def accuracy_by_budget(found: Sequence[Result]) -> Figure | None:
-    """Accuracy over eps, a panel an attack: each defense as replayed examples leave it, and as one who knows it does.
+    """Accuracy over eps, a panel an attack: each defense, and each knowledge of the attacker.
 
     None where no attack was run at three budgets or more.  Bars are 95 % intervals.
     """
@@ -45,7 +46,7 @@ def accuracy_by_budget(found: Sequence[Result]) -> Figure | None:
     return figure
 
 
-def _draw(panel: Axes, curve: Iterable[Result], colour: str, style: Literal["--", "-"]) -> None:
+def _draw(panel: Axes, curve: Iterable[Result], colour: str, style: Line) -> None:
     points = sorted({(r.eps or 0.0): r.accuracy for r in curve}.items())
     x, y = [eps for eps, _ in points], [accuracy.value for _, accuracy in points]
     below, above = [a.value - a.low for _, a in points], [a.high - a.value for _, a in points]

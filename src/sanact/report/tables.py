@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from sanact.evaluation.rows import accuracy, clean_accuracy, header, read_rows
+from sanact.evaluation.rows import accuracy, clean_accuracy, header, read_rows, won_by
 from sanact.evaluation.statistics import Accuracy
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge
 
-TITLES = {"fgsm": "FGSM", "bim": "BIM", "ilcm": "ILCM", "mim": "MIM", "pgd": "PGD", "cw": "C&W"}
-CLEAN = "clean"
-MARKS = {
-    "▼": "▼ below the paper's figure",
-    "✗": "✗ this attacker failed: examples replayed from the undefended model leave less, so the gradient is masked",
+TITLES = {
+    "fgsm": "FGSM",
+    "bim": "BIM",
+    "ilcm": "ILCM",
+    "mim": "MIM",
+    "pgd": "PGD",
+    "cw": "C&W",
+    "apgd": "APGD",
+    "fab": "FAB",
+    "square": "Square",
+    "autoattack": "AutoAttack",
+    "rays": "RayS",
+    "adaptive": "worst case",
 }
+CLEAN = "clean"
+BELOW = "▼ below the paper's figure"
+SUSPECT = (
+    "suspect: a check of the attack failed, so that the true accuracy may be lower; reliable: none did. Shares in brackets "
+    "are of the examples checked"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +42,9 @@ class Result:
 
     attack: the title of its column.  family: the attack without its budget.  eps: the budget, or None.  knowledge: "" for
     the accuracy on clean images.  plan: what was attached where.
-    paper: the figure a paper gives, in percent, or None.  replay: what the same attack left when it was oblivious, in
-    percent, beside the result of an attacker who knows more; None where it was not run.
+    paper: the figure a paper gives, in percent, or None.
+    verdict: of the checks of the attack, "reliable" or "suspect: why"; "" for clean and for replayed examples, of which nothing
+    is claimed.  won_by: how many examples each part of the attack won.
     """
 
     data: str
@@ -43,13 +58,9 @@ class Result:
     knowledge: str
     accuracy: Accuracy
     paper: float | None = None
-    replay: float | None = None
+    verdict: str = ""
+    won_by: Mapping[str, int] = field(default_factory=dict)
     rows: str = ""
-
-    @property
-    def masked(self) -> bool:
-        """Whether replayed examples did more harm: then this attacker failed, and the figure is no robustness."""
-        return self.replay is not None and self.replay < self.accuracy.value
 
 
 def results(paths: Iterable[Path], *, l2: float | None = None) -> list[Result]:
@@ -60,7 +71,8 @@ def results(paths: Iterable[Path], *, l2: float | None = None) -> list[Result]:
     found: list[Result] = []
     for path in paths:
         rows = read_rows(path)
-        cell = header(rows)["cell"]
+        facts = header(rows)
+        cell = facts["cell"]
         plan, attack = cell["defense"], cell["attack"]
         names = dict.fromkeys(config["name"] for config in plan.values()) if plan else {}
         common = {
@@ -82,10 +94,20 @@ def results(paths: Iterable[Path], *, l2: float | None = None) -> list[Result]:
                     eps=attack.get("eps", budget),
                     knowledge=cell["knowledge"],
                     accuracy=accuracy(rows, l2=budget),
+                    won_by=won_by(rows),
+                    verdict="" if cell["knowledge"] == "oblivious" else facts.get("verdict", "suspect: not checked"),
                 )
             )
     replayed = {_key(r): r.accuracy.value for r in found if r.knowledge == "oblivious"}
-    return [r if r.knowledge in ("", "oblivious") else replace(r, replay=replayed.get(_key(r))) for r in found]
+    return [_beside_replay(r, replayed.get(_key(r))) if r.knowledge == "white-box" else r for r in found]
+
+
+def _beside_replay(result: Result, replayed: float | None) -> Result:
+    """Suspect where the same attack did more harm when it knew less."""
+    if replayed is None or replayed >= result.accuracy.value:
+        return result
+    before = result.verdict.removeprefix("suspect: ") + ", " if result.verdict.startswith("suspect") else ""
+    return replace(result, verdict=f"suspect: {before}replayed examples leave {replayed:.1f}")
 
 
 def _key(result: Result) -> tuple[str, ...]:
@@ -102,6 +124,7 @@ def attack_title(attack: Mapping[str, Any], *, l2: float | None = None) -> str:
 def attack_family(attack: Mapping[str, Any]) -> str:
     """The attack without its budget: ``PGD-40, Linf``."""
     title = TITLES.get(attack["name"]) or str(attack["name"])
+    title += f" ({attack['effort']})" if "effort" in attack else ""
     if "eps" not in attack:
         return title
     return title + (f"-{attack['steps']}" if "steps" in attack else "") + f", {attack['norm']}"
@@ -115,6 +138,45 @@ class Grid:
     columns: list[str]
     rows: dict[str, list[Result | None]]
     notes: list[str]
+    first: str = "defense"
+
+    def texts(self, separator: str) -> dict[str, list[str]]:
+        """What is written in each row; separator: between the lines of a cell."""
+        return {name: [_cell(result, separator) for result in cells] for name, cells in self.rows.items()}
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Which part of an adaptive attack won what share of the examples: one row a part, one column a defense."""
+
+    title: str
+    columns: list[str]
+    rows: dict[str, list[float]]
+    notes: list[str]
+    first: str = "won by"
+
+    def texts(self, separator: str) -> dict[str, list[str]]:
+        return {name: [f"{share:.1f}" if share else "-" for share in shares] for name, shares in self.rows.items()}
+
+
+def shares(found: Sequence[Result]) -> list[Shares]:
+    """For each budget of the adaptive attacker, in percent, what won most first."""
+    adaptive = [result for result in found if result.knowledge == "adaptive"]
+    tables = []
+    for attack in dict.fromkeys(result.attack for result in adaptive):
+        columns = [result for result in adaptive if result.attack == attack]
+        parts = dict.fromkeys(part for result in columns for part in result.won_by)
+        first = columns[0]
+        tables.append(
+            Shares(
+                f"what won: {attack}, each example to the first that won it\n{first.model} on {first.accuracy.n:,} images of "
+                f"{first.data} ({first.split}), in % of the images",
+                [result.defense for result in columns],
+                {part: [100 * result.won_by.get(part, 0) / result.accuracy.n for result in columns] for part in parts},
+                [],
+            )
+        )
+    return tables
 
 
 def grid(found: Sequence[Result], knowledge: Knowledge, columns: Sequence[str] = ()) -> Grid:
@@ -141,7 +203,9 @@ def grid(found: Sequence[Result], knowledge: Knowledge, columns: Sequence[str] =
         f"{first.model} on {first.accuracy.n:,} images of {first.data} ({first.split}), accuracy in % with 95 % intervals"
     )
     notes = [f"{name}: {plan}" for name, (plan, *others) in plans.items() if plan != "none" and not others]
-    notes += [text for mark, text in MARKS.items() if any(mark in _marks(result) for result in chosen)]
+    notes += [BELOW] * any(_below(result) for result in chosen)
+    suspects = [f"{r.defense}, {r.attack}: {r.verdict}" for r in chosen if r.verdict.startswith("suspect")]
+    notes += [SUSPECT] * any(result.verdict for result in chosen) + suspects
     return Grid(title, columns, rows, notes)
 
 
@@ -154,28 +218,28 @@ def plan_text(plan: Mapping[str, Mapping[str, Any]] | None) -> str:
     return " ".join(parts) or "none"
 
 
-def rich_table(table: Grid) -> Table:
+def rich_table(table: Grid | Shares) -> Table:
     """For the terminal."""
     drawn = Table(box=SIMPLE_HEAD, pad_edge=False, caption="\n".join(table.notes), caption_justify="left")
-    drawn.add_column("defense")
+    drawn.add_column(table.first)
     for column in table.columns:
         drawn.add_column(column.replace(", ", "\n"), justify="right")
-    for defense, cells in table.rows.items():
-        drawn.add_row(defense, *(_cell(result, "\n") for result in cells), end_section=True)
+    for name, texts in table.texts("\n").items():
+        drawn.add_row(name, *texts, end_section=isinstance(table, Grid))
     return drawn
 
 
-def markdown(table: Grid) -> str:
+def markdown(table: Grid | Shares) -> str:
     """For a README."""
     lines = [
         f"**{table.title.splitlines()[0]}**",
         "",
         table.title.splitlines()[1] + ".",
         "",
-        "| defense | " + " | ".join(table.columns) + " |",
+        f"| {table.first} | " + " | ".join(table.columns) + " |",
         "|---|" + "--:|" * len(table.columns),
     ]
-    lines += [f"| {d} | " + " | ".join(_cell(r, "<br>") for r in cells) + " |" for d, cells in table.rows.items()]
+    lines += [f"| {name} | " + " | ".join(texts) + " |" for name, texts in table.texts("<br>").items()]
     return "\n".join([*lines, "", *(f"- {note}" for note in table.notes)]) + "\n"
 
 
@@ -208,14 +272,11 @@ def _cell(result: Result | None, separator: str) -> str:
         return "-"
     lines = [f"{result.accuracy.value:.1f}", f"{result.accuracy.low:.1f}–{result.accuracy.high:.1f}"]
     if result.paper is not None:
-        lines.append(f"paper {result.paper:.2f}")
-    if result.masked:
-        lines.append(f"replay {result.replay:.1f}")
-    if marks := _marks(result):
-        lines[-1] += f" {marks}"
+        lines.append(f"paper {result.paper:.2f}" + " ▼" * _below(result))
+    if result.verdict:
+        lines.append(result.verdict.partition(":")[0])
     return separator.join(lines)
 
 
-def _marks(result: Result) -> str:
-    below = result.paper is not None and result.accuracy.value < result.paper
-    return "▼" * below + "✗" * result.masked
+def _below(result: Result) -> bool:
+    return result.paper is not None and result.accuracy.value < result.paper

@@ -73,9 +73,9 @@ class Mask(Sanitizer):
         return {"sigmoid": self._gate, "moving sigmoid": partial(self._gate, moving=True), "leaky": self._leaky}
 
     def _gate(self, maps: Tensor, moving: bool = False) -> Tensor:
-        """a · sigmoid( (|a| - τ) / T ); T is a tenth of the map's largest magnitude."""
+        """a · sigmoid( (|a| - τ) / T ); T is 0.03 of the map's largest magnitude."""
         threshold = self._threshold(maps if moving else maps.detach())
-        width = 0.1 * maps.detach().abs().amax(SPATIAL, keepdim=True)
+        width = 0.03 * maps.detach().abs().amax(SPATIAL, keepdim=True)
         return maps * torch.sigmoid((maps.abs() - threshold) / width.clamp_min(torch.finfo(maps.dtype).tiny))
 
     def _leaky(self, maps: Tensor) -> Tensor:

@@ -1,0 +1,219 @@
+"""Is this number an attack that failed?  Checks, each a figure beside its threshold, and the verdict that follows.
+
+Sources: Athalye et al. 2018, arXiv:1802.00420; Carlini et al. 2019, arXiv:1902.06705; Croce and Hein 2020, arXiv:2003.01690;
+Pintor et al. 2022, arXiv:2106.09947.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from sanact.attacks import FGSM, PGD, Attack, BudgetedAttack, Square, Suite
+from sanact.attacks.base import untouched
+from sanact.attacks.losses import margin
+from sanact.attacks.projections import l2_norm, random_start
+from sanact.checks import Model
+from sanact.evaluation.adaptive import Adaptive
+from sanact.gradients import gradient, gradient_choices
+from sanact.sanitizers import Sanitizer, bypass
+
+EXAMPLES = 50  # that the model has right, for the checks that attack again
+WATCHED = 5  # of them, one by one, for the points that an attack visits
+SHARE = 0.02  # of them: one of fifty may be chance
+
+
+class Check(NamedTuple):
+    """A figure that makes a robust accuracy suspect where it is above its threshold."""
+
+    name: str
+    figure: float
+    threshold: float
+
+    @property
+    def failed(self) -> bool:
+        return not self.figure <= self.threshold  # NaN fails
+
+
+def verdict(checks: Sequence[Check]) -> str:
+    """ "reliable", or "suspect: " and the checks that failed."""
+    failed = [f"{check.name} ({check.figure:.3g})" for check in checks if check.failed]
+    return "suspect: " + ", ".join(failed) if failed else "reliable"
+
+
+def diagnose(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> list[Check]:
+    """Look at an attack on ``model`` from every side that has exposed one before, on a few examples (N, C, H, W), (N,).
+
+    The undefended model is this one with its sanitizers bypassed.
+
+    - outputs differ: largest difference of two passes over the same images, relative to the largest logit.
+    - gradients in the forward pass: calls of autograd while predicting, by a model that optimizes or purifies.
+    - zero gradient: share of examples on which the margin has none, at the input or at a sanitizer.
+    - silent success: share on which the attack met an adversarial example and returned another.
+    - beaten by: share that something else wins and the attack does not: random noise, one step, twice the steps, its own
+      examples crafted on the undefended model, another gradient through the sanitizers, queries without gradients.
+    - larger budget: accuracy gained at twice the budget.
+    - no bound: accuracy above chance where the budget covers half of the input range, and of an attack without a budget.
+    """
+    with untouched(model):
+        right = torch.nonzero(model(x).argmax(1) == y)[:EXAMPLES, 0]
+    if not len(right):
+        return [Check("no example is classified correctly", 1.0, 0.0)]
+    x, y = x[right], y[right]
+    if isinstance(attack, Suite):
+        adversarial, by = attack.credited(model, x, y)
+    else:
+        adversarial, by = attack(model, x, y), []
+    with untouched(model):
+        standing = model(adversarial).argmax(1) == y
+        classes = model(x[:1]).shape[1]
+    zero = _zero_gradients(model, x, y)
+    blind = sum(name in ("square", "rays") for name in by) / len(x)
+    return [
+        Check("outputs differ", _difference(model, x), 1e-4),
+        Check("gradients in the forward pass", _autograd_calls(model, x[:1]), 0),
+        *(Check(f"zero gradient at {place}", share, 0.0) for place, share in zero.items()),
+        *(Check(f"beaten by {rival}", share, SHARE) for rival, share in _rivals(attack, model, x, y, standing)),
+        Check("beaten by queries without gradients", blind, SHARE)
+        if isinstance(attack, Suite)
+        else Check("silent success", _silent(attack, model, x[:WATCHED], y[:WATCHED]), 0.0),
+        *_budgets(attack, model, x, y, float(standing.float().mean()), 1 / classes),
+    ]
+
+
+def _rivals(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, standing: Tensor) -> Iterator[tuple[str, float]]:
+    """What else wins, as a share of all, of the examples that are still standing."""
+
+    def share(rival: Callable[[Tensor, Tensor], Tensor]) -> float:
+        if not standing.any():
+            return 0.0
+        with untouched(model):
+            found = rival(x[standing], y[standing])
+            return float((model(found).argmax(1) != y[standing]).sum()) / len(x)
+
+    if not isinstance(attack, BudgetedAttack):
+        return
+    norm, eps = attack.norm, attack.eps
+    yield "random noise", share(lambda x, y: _noise(model, x, y, eps, norm))
+    again: BudgetedAttack = attack
+    if isinstance(attack, Adaptive):
+        again = PGD(eps=eps, norm=norm, steps=200, loss="margin")
+        for choice in gradient_choices(model):
+            yield f"200 steps through the {choice} gradient", share(_through(again, model, choice))
+        return
+    if not isinstance(attack, FGSM):
+        yield "one step", share(lambda x, y: FGSM(eps=eps, norm=norm)(model, x, y))
+    if isinstance(steps := getattr(attack, "steps", None), int):
+        yield "twice the steps", share(lambda x, y: replace(attack, steps=2 * steps)(model, x, y))  # type: ignore[arg-type]
+    sanitizers = [part for part in model.modules() if isinstance(part, Sanitizer)]
+    if sanitizers:
+        yield "replay", share(_through(again.for_replay(), model, "exact", sanitizers))
+    for choice in gradient_choices(model)[1:]:
+        yield f"the {choice} gradient", share(_through(again, model, choice))
+    if not isinstance(attack, Square):
+        yield "queries without gradients", share(lambda x, y: Square(eps=eps, norm=norm, queries=200)(model, x, y))
+
+
+def _through(
+    attack: Attack, model: nn.Module, choice: str, bypassed: Sequence[Sanitizer] = ()
+) -> Callable[[Tensor, Tensor], Tensor]:
+    def run(x: Tensor, y: Tensor) -> Tensor:
+        with gradient(model, choice), bypass(bypassed):
+            return attack(model, x, y)
+
+    return run
+
+
+def _noise(model: Model, x: Tensor, y: Tensor, eps: float, norm: Any, draws: int = 100) -> Tensor:
+    """The first of 100 draws from the ball that is misclassified."""
+    generator, best = torch.Generator().manual_seed(0), x.clone()
+    for _ in range(draws):
+        candidate = random_start(x, torch.full((len(x),), eps).to(x), norm, generator)
+        still = model(best).argmax(1) == y
+        best = torch.where(still.reshape(-1, *[1] * (x.ndim - 1)), candidate, best)
+    return best
+
+
+def _difference(model: nn.Module, x: Tensor) -> float:
+    with untouched(model):
+        first, second = model(x), model(x)
+        return float((first - second).abs().max() / first.abs().max().clamp_min(1e-12))
+
+
+def _autograd_calls(model: nn.Module, x: Tensor) -> int:
+    with (
+        untouched(model),
+        patch.object(torch.autograd, "grad", wraps=torch.autograd.grad) as grad,
+        patch.object(torch.autograd, "backward", wraps=torch.autograd.backward) as backward,
+    ):
+        model(x)
+    return grad.call_count + backward.call_count
+
+
+def _zero_gradients(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
+    """By place, the share of examples on which the gradient of the margin is zero in every element."""
+    seen: dict[str, Tensor] = {}
+
+    def keep(sanitizer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.setdefault(str(sanitizer.where), inputs[0])
+
+    handles = [part.register_forward_pre_hook(keep) for part in model.modules() if isinstance(part, Sanitizer)]
+    try:
+        with untouched(model), torch.enable_grad():
+            x = x.clone().requires_grad_()
+            places = {"the input": x}
+            loss = margin(model(x), y).sum()
+            places |= {f"'{name}'": a for name, a in seen.items()}
+            gradients = torch.autograd.grad(loss, list(places.values()), allow_unused=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {
+        place: 1.0 if g is None else float((g.flatten(1).abs().amax(1) == 0).float().mean())
+        for place, g in zip(places, gradients, strict=True)
+    }
+
+
+def _silent(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> float:
+    """The share of examples on which a point that the attack visited inside its ball is adversarial, and the returned not."""
+    norm, eps = attack.budget
+    met = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    for i in range(len(x)):
+        one, label = x[i : i + 1], y[i : i + 1]
+
+        def watched(points: Tensor, one: Tensor = one, label: Tensor = label, i: int = i) -> Tensor:
+            logits: Tensor = model(points)
+            with torch.no_grad():
+                delta = points.detach() - one
+                far = l2_norm(delta) if norm == "L2" else delta.flatten(1).abs().amax(1)
+                inside = far <= (eps or math.inf) * (1 + 1e-6)
+                met[i] |= bool(((logits.argmax(1) != label) & inside).any())
+            return logits
+
+        with untouched(model):
+            found = attack(watched, one, label)
+            met[i] &= bool(model(found).argmax(1) == label)
+    return float(met.float().mean())
+
+
+def _budgets(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, accuracy: float, chance: float) -> Iterator[Check]:
+    """Accuracy at twice the budget, and at one that makes any image gray."""
+
+    def at(eps: float) -> float:
+        larger = replace(attack, eps=eps) if not isinstance(attack, Adaptive) else replace(attack, eps=eps, effort="quick")  # type: ignore[call-arg]
+        with untouched(model):
+            return float((model(larger(model, x, y)).argmax(1) == y).float().mean())
+
+    if isinstance(attack, BudgetedAttack):
+        half = 0.5 if attack.norm == "Linf" else 0.5 * math.sqrt(x[0].numel())
+        if 2 * attack.eps <= half:
+            yield Check("larger budget", at(2 * attack.eps) - accuracy, SHARE)
+        yield Check("no bound", at(max(half, attack.eps)) - chance, SHARE)
+    else:
+        yield Check("no bound", accuracy - chance, SHARE)
