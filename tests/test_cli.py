@@ -297,7 +297,10 @@ BAD = {
     "unknown argument": ("-a fgsm:epsilon=0.1", "attack 'fgsm' takes "),
     "missing argument": ("-a fgsm", "'eps'"),
     "unknown layer": ("-p fc9=mask:0.3", "the pattern 'fc9' matches no hidden"),
-    "unknown sanitizer": ("-p blur", "sanitizer must be one of mask, median, nl-means, got 'blur'"),
+    "unknown sanitizer": (
+        "-p blur",
+        "sanitizer must be one of mask, median, nl-means, mean-sparse, k-wta, sap, ash, got 'blur'",
+    ),
     "even kernel": ("-p median:4", "got 4"),
     "two sanitizers": ("-p 0=median -p *=mask", "two sanitizers for one activation"),
     "unknown data": ("--data nowhere", "no data set 'nowhere'"),

@@ -42,6 +42,13 @@ VOCABULARY = set(  # a new word is added here on purpose, never as a second name
         "patch_size",
         "window_size",
         "unit",
+        "alpha",
+        "share",
+        "over",
+        "draws",
+        "seed",
+        "percentile",
+        "variant",
     ]
 )
 HEAVY = [

@@ -2,19 +2,23 @@
 
 from sanact.attacks import ATTACKS, BIM, CW, FGSM, ILCM, MIM, PGD, Attack
 from sanact.plan import SanitizedModel, calibrate, list_layers, load, sanitize
-from sanact.sanitizers import SANITIZERS, Mask, MedianFilter, NonLocalMeans, Sanitizer, bypass
+from sanact.sanitizers import ASH, KWTA, SANITIZERS, SAP, Mask, MeanSparse, MedianFilter, NonLocalMeans, Sanitizer, bypass
 
 __all__ = [
+    "ASH",
     "ATTACKS",
     "BIM",
     "CW",
     "FGSM",
     "ILCM",
+    "KWTA",
     "MIM",
     "PGD",
     "SANITIZERS",
+    "SAP",
     "Attack",
     "Mask",
+    "MeanSparse",
     "MedianFilter",
     "NonLocalMeans",
     "SanitizedModel",

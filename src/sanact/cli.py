@@ -25,7 +25,10 @@ app = typer.Typer(
 
 MODEL = "mnist-cnn, timm:NAME, or path/to/file.py:factory."
 DATA = "digits, mnist, cifar10, tiny-imagenet, a Hub name, or a local folder."
-PLAN = "[PATTERN=]NAME[:ARGUMENT,…], as in 'conv*=mask:0.3' or 'median:3'; repeat for more; or a JSON file. Names: {}."
+PLAN = (
+    "[PATTERN=]NAME[:ARGUMENT,…], as in 'conv*=mask:0.3' or 'median:3'; repeat for more; or a JSON file. "
+    "Names: mask, median, nl-means, mean-sparse, k-wta, sap, ash."
+)
 
 
 def _quiet(quiet: bool) -> bool:
@@ -92,7 +95,7 @@ def evaluate(
     weights: Annotated[
         str | None, typer.Option(help="Safetensors file, or what ours were trained on.", show_default="the model's own")
     ] = None,
-    plan: Annotated[list[str] | None, typer.Option("--plan", "-p", help=PLAN.format("mask, median, nl-means"))] = None,
+    plan: Annotated[list[str] | None, typer.Option("--plan", "-p", help=PLAN)] = None,
     attack: Annotated[
         list[str] | None,
         typer.Option(
@@ -257,7 +260,7 @@ def train(
 @app.command()
 def layers(
     model: Annotated[str, typer.Argument(help=MODEL, show_default=False)],
-    plan: Annotated[list[str] | None, typer.Option("--plan", "-p", help=PLAN.format("mask, median, nl-means"))] = None,
+    plan: Annotated[list[str] | None, typer.Option("--plan", "-p", help=PLAN)] = None,
     shape: Annotated[
         str | None, typer.Option("--input", help="C,H,W of an input.", show_default="what the model was made for")
     ] = None,
@@ -300,7 +303,7 @@ def _plan(texts: list[str]) -> Any:
 
 
 def _calibrated(texts: list[str] | None) -> bool:
-    return any(getattr(part, "reading", "") == "calibrated" for part in (_plan(texts) if texts else {}).values())
+    return any(part.needs_data for part in (_plan(texts) if texts else {}).values())
 
 
 def _show(grids: list[Grid], as_json: bool) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sanact.files import replacing
 from sanact.graph import LAYERS, Layer, find_layers, input_shape, trace
 from sanact.preserve import preserved
-from sanact.sanitizers import SANITIZERS, Mask, Sanitizer, bypass
+from sanact.sanitizers import SANITIZERS, Sanitizer, bypass
 from sanact.spec import make, parse
 
 Plan = Mapping[str, Sanitizer]
@@ -219,7 +219,7 @@ def calibrate(defended: SanitizedModel, images: Tensor, *, batch_size: int = 500
     with preserved(defended), torch.no_grad():
         defended.eval()
         for number, sanitizer in enumerate(parts):
-            if isinstance(sanitizer, Mask) and sanitizer.reading == "calibrated":
+            if sanitizer.needs_data:
                 with bypass(parts[number:]):
                     sanitizer.calibrate(_inputs(defended, sanitizer, torch.split(images, batch_size)))
 

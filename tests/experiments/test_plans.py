@@ -55,6 +55,6 @@ def test_score_is_the_smallest_lead_over_the_paper(net, images, tmp_path):
     assert score == pytest.approx(min(leads) + 0.05 * sum(leads) / 2 - 3 * max(0, lost - 2.41), abs=1e-3)
 
 
-def test_every_sanitizer_has_options():
-    assert set(OPTIONS) == set(SANITIZERS)
+def test_the_three_of_the_paper_have_options():
+    assert set(OPTIONS) == {"mask", "median", "nl-means"} <= set(SANITIZERS)
     assert all(option.name == name for name, options in OPTIONS.items() for option in options)

@@ -60,3 +60,44 @@ def nl_means(a: Map, h: float, patch: int, window: int) -> Map:
                     norm += weight
             out[y, x] = total / norm
     return out
+
+
+def mean_sparse(a: Map, mean: float, std: float, alpha: float) -> Map:
+    out = a.copy()
+    for y in range(a.shape[0]):
+        for x in range(a.shape[1]):
+            if abs(a[y, x] - mean) < alpha * std:
+                out[y, x] = mean
+    return out
+
+
+def k_wta(values: Map, share: float) -> Map:
+    """values: of any shape, all of which compete."""
+    winners = max(1, int(share * values.size))
+    least = sorted(values.flatten(), reverse=True)[winners - 1]
+    return np.array([value if value >= least else 0.0 for value in values.flatten()]).reshape(values.shape)
+
+
+def sap(values: Map, draws: int, uniform: Map) -> Map:
+    """values: of one example.  uniform: the random numbers in [0, 1), one for each value."""
+    total = sum(abs(value) for value in values.flatten())
+    out = []
+    for value, number in zip(values.flatten(), uniform.flatten(), strict=True):
+        never = 1.0
+        for _ in range(draws):
+            never *= 1 - abs(value) / total
+        out.append(value / (1 - never) if number < 1 - never else 0.0)
+    return np.array(out).reshape(values.shape)
+
+
+def ash(values: Map, percentile: float, variant: str) -> Map:
+    """values: of one example, none negative, all different."""
+    survive = max(1, values.size - round(values.size * percentile / 100))
+    order = sorted(range(values.size), key=lambda i: values.flatten()[i], reverse=True)
+    before = sum(values.flatten())
+    after = sum(values.flatten()[i] for i in order[:survive])
+    out = np.zeros(values.size)
+    for i in order[:survive]:
+        value = values.flatten()[i]
+        out[i] = {"p": value, "b": before / survive, "s": value * np.exp(before / after)}[variant]
+    return out.reshape(values.shape)

@@ -1,14 +1,22 @@
 """Operators that clean one hidden activation; they know tensors, never a model."""
 
+from sanact.sanitizers.ash import ASH
 from sanact.sanitizers.base import Sanitizer, bypass
+from sanact.sanitizers.kwta import KWTA
 from sanact.sanitizers.mask import Mask
+from sanact.sanitizers.mean_sparse import MeanSparse
 from sanact.sanitizers.median import MedianFilter
 from sanact.sanitizers.nl_means import NonLocalMeans
+from sanact.sanitizers.sap import SAP
 
 SANITIZERS: dict[str, type[Sanitizer]] = {
     "mask": Mask,
     "median": MedianFilter,
     "nl-means": NonLocalMeans,
+    "mean-sparse": MeanSparse,
+    "k-wta": KWTA,
+    "sap": SAP,
+    "ash": ASH,
 }
 
-__all__ = ["SANITIZERS", "Mask", "MedianFilter", "NonLocalMeans", "Sanitizer", "bypass"]
+__all__ = ["ASH", "KWTA", "SANITIZERS", "SAP", "Mask", "MeanSparse", "MedianFilter", "NonLocalMeans", "Sanitizer", "bypass"]

@@ -24,6 +24,7 @@ class Sanitizer(nn.Module):
 
     where: the layer the sanitizer is attached to, for messages.  channels_last: take (N, H, W, C) for (N, C, H, W), as a
     linear layer works on maps.  bypassed: return the input; see `bypass`.
+    randomized: whether it draws random numbers; see `rewind`.
     gradient: what is differentiated in its place: "exact", "identity", or the name of a surrogate; see `sanact.gradients`.
     The gradient of one that autograd cannot pass is an error in the backward pass, never silently zero.
     """
@@ -31,6 +32,7 @@ class Sanitizer(nn.Module):
     where: str = ""
     channels_last: bool = False
     bypassed: bool = False
+    randomized: bool = False
     gradient: str = "exact"
 
     def forward(self, a: Tensor) -> Tensor:
@@ -51,6 +53,17 @@ class Sanitizer(nn.Module):
         """maps: (N, C, H, W); a vector comes as one map of height 1, (N, 1, 1, F)."""
 
     @property
+    def needs_data(self) -> bool:
+        """Whether it must see clean activations before it is used; see `sanact.calibrate`."""
+        return False
+
+    def calibrate(self, activations: Iterable[Tensor]) -> None:
+        """Learn from clean activations, batches of what `forward` takes; one that needs none does nothing."""
+
+    def rewind(self) -> None:
+        """Begin the random draws again, as a new copy would; one that draws none does nothing."""
+
+    @property
     def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
         """Smooth stand-ins for `sanitize` that an attacker may differentiate, by name."""
         return {}
@@ -65,7 +78,8 @@ class Sanitizer(nn.Module):
         with torch.no_grad():
             clean = self.sanitize(maps)
         stand_in = maps if self.gradient == "identity" else self.surrogates[self.gradient](maps)
-        return clean + (stand_in - stand_in.detach())
+        passed: Tensor = _StraightThrough.apply(stand_in, clean)
+        return passed
 
     @property
     def config(self) -> dict[str, Any]:
@@ -84,6 +98,18 @@ class Sanitizer(nn.Module):
 
     def __str__(self) -> str:
         return f"sanitizer '{self.name}'" + (f" on '{self.where}'" if self.where else "")
+
+
+class _StraightThrough(torch.autograd.Function):
+    """The clean maps, with the gradient of the stand-in."""
+
+    @staticmethod
+    def forward(ctx: Any, stand_in: Tensor, clean: Tensor) -> Tensor:
+        return clean.view_as(clean)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
 
 
 class _NoGradient(torch.autograd.Function):

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
-from sanact.sanitizers.base import Sanitizer, variance
+from sanact.sanitizers.base import variance
+from sanact.sanitizers.calibrated import Calibrated
+from sanact.sanitizers.gates import ALL, SPATIAL, leaky_gate, sigmoid_gate
 
 Reading = Literal["fixed", "max", "max_all", "quantile", "mean_std", "calibrated"]
-SPATIAL, ALL = (2, 3), (1, 2, 3)
 
 
-class Mask(Sanitizer):
+class Mask(Calibrated):
     """Keep the elements of a hidden activation whose magnitude reaches a threshold, zero the others.
 
         a'(i) = a(i) · 1[ |a(i)| ≥ τ ]
@@ -39,9 +40,6 @@ class Mask(Sanitizer):
     Paper: Mu et al. 2021, doi:10.3233/JIFS-210371; the readings are inferred.
     """
 
-    mean: Tensor | None
-    std: Tensor | None
-
     def __init__(self, strength: float = 0.4, reading: Reading = "fixed") -> None:
         super().__init__()
         if reading not in get_args(Reading):
@@ -57,8 +55,13 @@ class Mask(Sanitizer):
                 f"got {strength} (sanitizer 'mask')"
             )
         self.strength, self.reading = float(strength), reading
-        self.register_buffer("mean", None)
-        self.register_buffer("std", None)
+
+    @property
+    def needs_data(self) -> bool:
+        return self.reading == "calibrated"
+
+    def measured(self, a: Tensor) -> Tensor:
+        return a.abs()
 
     def sanitize(self, maps: Tensor) -> Tensor:
         if self.reading == "fixed":
@@ -73,14 +76,10 @@ class Mask(Sanitizer):
         return {"sigmoid": self._gate, "moving sigmoid": partial(self._gate, moving=True), "leaky": self._leaky}
 
     def _gate(self, maps: Tensor, moving: bool = False) -> Tensor:
-        """a · sigmoid( (|a| - τ) / T ); T is 0.03 of the map's largest magnitude."""
-        threshold = self._threshold(maps if moving else maps.detach())
-        width = 0.03 * maps.detach().abs().amax(SPATIAL, keepdim=True)
-        return maps * torch.sigmoid((maps.abs() - threshold) / width.clamp_min(torch.finfo(maps.dtype).tiny))
+        return sigmoid_gate(maps, maps.abs(), self._threshold(maps if moving else maps.detach()))
 
     def _leaky(self, maps: Tensor) -> Tensor:
-        """a where it is kept, 0.3 a where it is not."""
-        return maps * torch.where(maps.detach().abs() < self._threshold(maps.detach()), 0.3, 1.0).to(maps.dtype)
+        return leaky_gate(maps, maps.abs() >= self._threshold(maps.detach()))
 
     def _threshold(self, maps: Tensor) -> Tensor | float:
         """τ, to be broadcast against (N, C, H, W)."""
@@ -96,23 +95,5 @@ class Mask(Sanitizer):
         if self.reading == "mean_std":
             magnitude = maps.abs()
             return magnitude.mean(SPATIAL, keepdim=True) + self.strength * variance(magnitude, SPATIAL).sqrt()
-        if self.mean is None or self.std is None:
-            raise RuntimeError(f"a calibrated mask needs data first: sanact.calibrate(defended, images) ({self})")
-        shape = (1, 1, 1, -1) if maps.shape[1:3] == (1, 1) else (1, -1, 1, 1)
-        return (self.mean + self.strength * self.std).to(maps.dtype).reshape(shape)
-
-    def calibrate(self, activations: Iterable[Tensor]) -> None:
-        """Set the mean and the standard deviation of each channel's (unit's) magnitude from clean activations."""
-        count, total, squares = 0, torch.zeros(()), torch.zeros(())
-        for a in activations:
-            magnitude = a.detach().double().abs().movedim(1, 0).flatten(1)  # (C, N H W)
-            count += magnitude.shape[1]
-            total, squares = total + magnitude.sum(1), squares + magnitude.square().sum(1)
-        mean = total / count
-        self.mean, self.std = mean.float(), (squares / count - mean.square()).clamp_min(0).sqrt().float()
-
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        for name in ("mean", "std"):  # there are none before calibration
-            if (saved := state_dict.get(prefix + name)) is not None:
-                setattr(self, name, torch.empty_like(saved))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+        mean, std = self.statistics(maps)
+        return mean + self.strength * std

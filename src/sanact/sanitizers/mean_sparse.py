@@ -1,0 +1,54 @@
+"""MeanSparse: replace the elements near the mean of their channel by the mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sanact.sanitizers.calibrated import Calibrated
+from sanact.sanitizers.gates import leaky_gate, sigmoid_gate
+
+
+class MeanSparse(Calibrated):
+    """Block the small variations around the mean that a channel (a unit of a vector) has over clean data.
+
+        a'(i) = μ  where |a(i) - μ| < α σ,  else a(i)
+
+    μ, σ: mean and standard deviation of the channel over training data and positions; see `sanact.calibrate`.
+    alpha: α > 0.
+    The gradient passes where the element stays.  A channel that never varies is left alone.  Raises ValueError for α ≤ 0,
+    RuntimeError before calibration.
+    Paper: Amini et al. 2024, arXiv:2406.05927.  Deviation: the paper filters the input of the nonlinearity, of networks
+    trained adversarially; a plan puts its sanitizers behind the nonlinearity.
+    Broken: what it gained under AutoAttack was lost when the gradient was passed as if it were not there ("identity").
+    """
+
+    def __init__(self, alpha: float = 0.2) -> None:
+        super().__init__()
+        if not (math.isfinite(alpha) and alpha > 0):
+            raise ValueError(f"alpha must be a positive number, got {alpha} (sanitizer 'mean-sparse')")
+        self.alpha = float(alpha)
+
+    @property
+    def needs_data(self) -> bool:
+        return True
+
+    def sanitize(self, maps: Tensor) -> Tensor:
+        mean, std = self.statistics(maps)
+        return torch.where((maps - mean).abs() < self.alpha * std, mean, maps)
+
+    @property
+    def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """A gate around μ that opens gradually, and one that never shuts."""
+        return {"sigmoid": self._gate, "leaky": self._leaky}
+
+    def _gate(self, maps: Tensor) -> Tensor:
+        mean, std = self.statistics(maps)
+        return mean + sigmoid_gate(maps - mean, (maps - mean).abs(), self.alpha * std)
+
+    def _leaky(self, maps: Tensor) -> Tensor:
+        mean, std = self.statistics(maps)
+        return mean + leaky_gate(maps - mean, (maps - mean).abs() >= self.alpha * std)
