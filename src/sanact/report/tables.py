@@ -62,12 +62,11 @@ def results(paths: Iterable[Path], *, l2: float | None = None) -> list[Result]:
         rows = read_rows(path)
         cell = header(rows)["cell"]
         plan, attack = cell["defense"], cell["attack"]
-        names = dict.fromkeys(config["name"] for config in plan.values()) if plan else {}
         common = {
             "data": cell["data"]["name"],
             "split": cell["data"]["split"],
             "model": cell["model"]["name"],
-            "defense": "+".join(names) or "none",
+            "defense": defense_name(plan),
             "plan": plan,
             "rows": path.name,
         }
@@ -143,6 +142,11 @@ def grid(found: Sequence[Result], knowledge: Knowledge, columns: Sequence[str] =
     notes = [f"{name}: {plan}" for name, (plan, *others) in plans.items() if plan != "none" and not others]
     notes += [text for mark, text in MARKS.items() if any(mark in _marks(result) for result in chosen)]
     return Grid(title, columns, rows, notes)
+
+
+def defense_name(plan: Mapping[str, Mapping[str, Any]] | None) -> str:
+    """The sanitizers of a plan, each once."""
+    return "+".join(dict.fromkeys(config["name"] for config in (plan or {}).values())) or "none"
 
 
 def plan_text(plan: Mapping[str, Mapping[str, Any]] | None) -> str:
