@@ -160,7 +160,14 @@ def folder(tmp_path):
 def test_a_folder_gives_every_pair_that_differs_in_the_defense_alone(folder):
     pairs = {(c.a.rows.split(".")[0], c.b.rows.split(".")[0]) for c in compare(folder, folder)}
     assert pairs == {("none", "mask"), ("none", "median"), ("none", "replayed"), ("mask", "median")}
-    assert {(c.a.name, c.b.name) for c in compare(folder / "none.parquet", folder)} == {("none", "mask"), ("none", "median")}
+    write(folder, "weights", first(9), defense=MASK, model={"name": "mnist-cnn", "fingerprint": "m3"})
+    again = {(c.a.rows.split(".")[0], c.b.rows.split(".")[0]) for c in compare(folder, folder)}
+    assert again - pairs == {("none", "weights"), ("median", "weights")}
+
+
+def test_a_file_is_compared_with_what_fits_it_in_a_folder(folder):
+    found = {(c.a.rows.split(".")[0], c.b.rows.split(".")[0]) for c in compare(folder / "none.parquet", folder)}
+    assert found == {("none", "mask"), ("none", "median"), ("none", "replayed")}
 
 
 def test_several_pairs_raise_each_others_p(folder):
