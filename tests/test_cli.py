@@ -115,6 +115,7 @@ OPTIONS = {
     "reproduce": "--data --examples --out --seed --device --batch-size --quiet --json",
     "train": "--data --out --validation --epochs --lr --batch-size --seed --device --quiet --json",
     "layers": "--plan --input --json",
+    "compare": "--l2 --json",
 }
 
 
@@ -216,6 +217,27 @@ def test_evaluate_counts_what_its_rows_hold(evaluation):
         rows = pq.read_table(out / result["rows"])
         column = "clean_prediction" if result["attack"] == "clean" else "prediction"
         assert result["accuracy"]["hits"] == int(np.sum(rows[column].to_numpy() == rows["label"].to_numpy()))
+
+
+def test_compare_tells_two_defenses_apart(evaluation):
+    results(sanact(*evaluation, "--json"))
+    paths = {part: next(evaluation[-1].glob(f"*_{part}_*.parquet")) for part in ("none_fgsm", "mask_fgsm_white-box")}
+    (found,) = results(sanact("compare", *paths.values(), "--json"))
+    right = [np.equal(*(pq.read_table(path)[name] for name in ("prediction", "label"))) for path in paths.values()]
+    assert found["paired"]["only_b"] == int(np.sum(~right[0] & right[1])) and found["b"]["accuracy"]["hits"] == sum(right[1])
+    shown = sanact("compare", *paths.values()).out
+    for part in ("only A", "only B", "none", "mask", "white-box", "95 % intervals", "exact test", found["sentence"]):
+        assert part in shown
+
+
+def test_compare_of_a_folder_with_itself_takes_every_pair_once(evaluation):
+    results(sanact(*evaluation, "--json"))
+    found = results(sanact("compare", evaluation[-1], evaluation[-1], "--json"))
+    assert sorted((c["attack"], c["a"]["name"], c["b"]["name"], c["b"]["knowledge"]) for c in found) == [
+        (attack, "none", "mask", knowledge)
+        for attack in ("FGSM, Linf 0.1", "PGD-3, Linf 0.0314")
+        for knowledge in ("oblivious", "white-box")
+    ]
 
 
 def test_evaluate_a_second_time_reads_the_rows_that_are_there(evaluation):
@@ -337,6 +359,7 @@ def test_bad_input_is_one_line(trained, tmp_path, arguments, message):
         ("reproduce table9", "experiment must be one of table2, mask-readings, budgets, plans, got 'table9'"),
         ("reproduce table2 --data digits", "data must be one of mnist to reproduce the paper, got 'digits'"),
         ("train mnist-cnn --epochs 0", "epochs must be positive, got 0"),
+        ("compare {file} {foreign}", "mine.py' holds no rows"),
         ("train mnist-cnn --out weights.pt", "out must be a file that ends in .safetensors, got 'weights.pt'"),
     ],
 )

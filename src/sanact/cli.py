@@ -290,6 +290,31 @@ def layers(
         _console().print(layer_table(model, [asdict(layer) for layer in listed]))
 
 
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="A file of rows, or a folder of them.", show_default=False)],
+    b: Annotated[Path, typer.Argument(help="Another, or the same folder again.", show_default=False)],
+    l2: Annotated[float, typer.Option(min=0, help="Budget at which attacks without one (cw) are compared.")] = 2.0,
+    as_json: Json = False,
+) -> None:
+    """Compare two defenses on the same examples: which is better, by how much, and is it chance?
+
+    Of a folder, all cells are compared that agree in examples, model, attack and knowledge, and differ in the defense.
+
+    Example: sanact compare runs/demo runs/demo
+    """
+    from sanact.report.compare import as_json as to_json
+    from sanact.report.compare import compare as compare_rows
+    from sanact.report.compare import rich_table
+
+    found = compare_rows(a, b, l2=l2)
+    if as_json:
+        typer.echo(json.dumps(to_json(found), indent=2))
+        return
+    _console().print(rich_table(found))
+    typer.echo("\n".join(comparison.sentence for comparison in found))
+
+
 def _plan(texts: list[str]) -> Any:
     """A plan from the command line, or from a JSON file as `plan_to_dict` has it."""
     from sanact.plan import parse_plan, plan_from_dict

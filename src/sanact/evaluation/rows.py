@@ -55,15 +55,20 @@ def header(table: pa.Table) -> dict[str, Any]:
     return decoded
 
 
-def accuracy(rows: pa.Table, *, l2: float | None = None) -> Accuracy:
-    """Accuracy on the adversarial examples.
+def hits(rows: pa.Table, *, l2: float | None = None) -> pa.ChunkedArray:
+    """Whether each adversarial example was classified correctly.
 
     l2: a budget, for attacks that have none: where the example is further away, the attacker is left with the clean image.
     """
     judged = rows["prediction"]
     if l2 is not None:
         judged = pc.if_else(pc.less_equal(rows["l2"], l2), judged, rows["clean_prediction"])
-    return _share(pc.equal(judged, rows["label"]))
+    return pc.equal(judged, rows["label"])
+
+
+def accuracy(rows: pa.Table, *, l2: float | None = None) -> Accuracy:
+    """Accuracy on the adversarial examples; l2 as in `hits`."""
+    return _share(hits(rows, l2=l2))
 
 
 def clean_accuracy(rows: pa.Table) -> Accuracy:

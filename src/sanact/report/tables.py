@@ -74,12 +74,11 @@ def results(paths: Iterable[Path], *, l2: float | None = None) -> list[Result]:
         facts = header(rows)
         cell = facts["cell"]
         plan, attack = cell["defense"], cell["attack"]
-        names = dict.fromkeys(config["name"] for config in plan.values()) if plan else {}
         common = {
             "data": cell["data"]["name"],
             "split": cell["data"]["split"],
             "model": cell["model"]["name"],
-            "defense": "+".join(names) or "none",
+            "defense": defense_name(plan),
             "plan": plan,
             "rows": path.name,
         }
@@ -207,6 +206,11 @@ def grid(found: Sequence[Result], knowledge: Knowledge, columns: Sequence[str] =
     suspects = [f"{r.defense}, {r.attack}: {r.verdict}" for r in chosen if r.verdict.startswith("suspect")]
     notes += [SUSPECT] * any(result.verdict for result in chosen) + suspects
     return Grid(title, columns, rows, notes)
+
+
+def defense_name(plan: Mapping[str, Mapping[str, Any]] | None) -> str:
+    """The sanitizers of a plan, each once."""
+    return "+".join(dict.fromkeys(config["name"] for config in (plan or {}).values())) or "none"
 
 
 def plan_text(plan: Mapping[str, Mapping[str, Any]] | None) -> str:
