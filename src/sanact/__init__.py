@@ -1,14 +1,16 @@
 """Sanitize the hidden activations of a CNN, attack it, and judge honestly what the defense bought."""
 
-from sanact.attacks import ATTACKS, BIM, CW, FGSM, ILCM, MIM, PGD, Attack
+from sanact.attacks import APGD, ATTACKS, BIM, CW, FAB, FGSM, ILCM, MIM, PGD, Attack, AutoAttack, Square
 from sanact.plan import SanitizedModel, calibrate, list_layers, load, sanitize
 from sanact.sanitizers import ASH, KWTA, SANITIZERS, SAP, Mask, MeanSparse, MedianFilter, NonLocalMeans, Sanitizer, bypass
 
 __all__ = [
+    "APGD",
     "ASH",
     "ATTACKS",
     "BIM",
     "CW",
+    "FAB",
     "FGSM",
     "ILCM",
     "KWTA",
@@ -17,12 +19,14 @@ __all__ = [
     "SANITIZERS",
     "SAP",
     "Attack",
+    "AutoAttack",
     "Mask",
     "MeanSparse",
     "MedianFilter",
     "NonLocalMeans",
     "SanitizedModel",
     "Sanitizer",
+    "Square",
     "bypass",
     "calibrate",
     "list_layers",
