@@ -1,6 +1,6 @@
 """Sanitize the hidden activations of a CNN, attack it, and judge honestly what the defense bought."""
 
-from sanact.attacks import ATTACKS, BIM, CW, FGSM, ILCM, MIM, PGD, Attack
+from sanact.attacks import ATTACKS, BIM, CW, FGSM, ILCM, MIM, PGD, Attack, RayS
 from sanact.plan import SanitizedModel, calibrate, list_layers, load, sanitize
 from sanact.sanitizers import SANITIZERS, Mask, MedianFilter, NonLocalMeans, Sanitizer, bypass
 
@@ -17,6 +17,7 @@ __all__ = [
     "Mask",
     "MedianFilter",
     "NonLocalMeans",
+    "RayS",
     "SanitizedModel",
     "Sanitizer",
     "bypass",

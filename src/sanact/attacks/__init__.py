@@ -8,6 +8,7 @@ from sanact.attacks.gradient import GradientAttack
 from sanact.attacks.ilcm import ILCM
 from sanact.attacks.mim import MIM
 from sanact.attacks.pgd import PGD
+from sanact.attacks.rays import RayS
 from sanact.attacks.suite import Suite
 
 ATTACKS: dict[str, type[Attack]] = {
@@ -17,6 +18,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "mim": MIM,
     "pgd": PGD,
     "cw": CW,
+    "rays": RayS,
 }
 
-__all__ = ["ATTACKS", "BIM", "CW", "FGSM", "ILCM", "MIM", "PGD", "Attack", "BudgetedAttack", "GradientAttack", "Suite"]
+__all__ = ["ATTACKS", "BIM", "CW", "FGSM", "ILCM", "MIM", "PGD", "Attack", "BudgetedAttack", "GradientAttack", "RayS", "Suite"]

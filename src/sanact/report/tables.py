@@ -14,7 +14,7 @@ from sanact.evaluation.rows import accuracy, clean_accuracy, header, read_rows
 from sanact.evaluation.statistics import Accuracy
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge
 
-TITLES = {"fgsm": "FGSM", "bim": "BIM", "ilcm": "ILCM", "mim": "MIM", "pgd": "PGD", "cw": "C&W"}
+TITLES = {"fgsm": "FGSM", "bim": "BIM", "ilcm": "ILCM", "mim": "MIM", "pgd": "PGD", "cw": "C&W", "rays": "RayS"}
 CLEAN = "clean"
 MARKS = {
     "▼": "▼ below the paper's figure",
