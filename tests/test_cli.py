@@ -20,6 +20,7 @@ from safetensors import safe_open
 from sanact import ATTACKS, FGSM, SANITIZERS, Mask, list_layers
 from sanact.cli import main
 from sanact.data import load_data
+from sanact.evaluation.rows import header, read_rows, write_rows
 from sanact.experiments import EXPERIMENTS, Setting
 from sanact.models import MNISTCNN, load_model
 from sanact.report.tables import Grid, grid
@@ -46,6 +47,22 @@ class Nan(nn.Module):
 
 def narrow():
     return nn.Sequential(nn.Flatten(), nn.Linear(5, 10))
+
+def zoo():
+    return Zoo().eval()
+
+class Zoo(nn.Module):  # in the manner of RobustBench's: x in [0, 1], normalized inside, logits
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mu", torch.tensor([0.13]).view(1, 1, 1, 1))
+        self.register_buffer("sigma", torch.tensor([0.31]).view(1, 1, 1, 1))
+        self.conv, self.linear = nn.Conv2d(1, 4, 3), nn.Linear(4 * 13 * 13, 10)
+        for number, parameter in enumerate(self.parameters()):
+            parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)) / 8
+
+    def forward(self, x):
+        out = torch.relu(self.conv((x - self.mu) / self.sigma))
+        return self.linear(nn.functional.max_pool2d(out, 2).flatten(1))
 """
 
 
@@ -116,6 +133,7 @@ OPTIONS = {
     "train": "--data --out --validation --epochs --lr --batch-size --seed --device --quiet --json",
     "layers": "--plan --input --json",
     "compare": "--l2 --json",
+    "record": "--name --out --reported --architecture --link --authors --venue --additional-data --json",
 }
 
 
@@ -240,6 +258,24 @@ def test_compare_of_a_folder_with_itself_takes_every_pair_once(evaluation):
     ]
 
 
+def test_record_takes_autoattack_and_refuses_what_evaluate_makes_of_the_rest(evaluation, tmp_path):
+    results(sanact(*evaluation, "--json"))
+    path, out = next(evaluation[-1].glob("*_none_pgd_*.parquet")), tmp_path / "record.json"
+    ended = sanact("record", path, "--name", "Ours", "--out", out)
+    assert (ended.code, ended.err.count("\n"), out.exists()) == (1, 1, False) and "holds rows of pgd (white-box)" in ended.err
+    rows = read_rows(path)
+    facts = header(rows)
+    facts["cell"]["attack"] |= {"name": "autoattack", "version": "standard", "steps": 100, "queries": 5000, "targets": 9}
+    write_rows(rows, tmp_path / "aa.parquet", facts)
+    shown = sanact("record", tmp_path / "aa.parquet", "--name", "Ours", "--out", out, "--link", "https://example.org")
+    assert shown.code == 0 and "unreliable" in shown.out and f"saved to {out}" in shown.out
+    written = json.loads(out.read_text())
+    right = 100 * np.mean(np.equal(rows["prediction"], rows["label"]))
+    assert (written["autoattack_acc"], written["unreliable"]) == (f"{right:.2f}", True)
+    assert (written["name"], written["dataset"], written["eps"]) == ("Ours", "digits", "8/255")
+    assert results(sanact("record", tmp_path / "aa.parquet", "--name", "Ours", "--out", out, "--json"))["link"] == ""
+
+
 def test_evaluate_a_second_time_reads_the_rows_that_are_there(evaluation):
     out, first = evaluation[-1], results(sanact(*evaluation, "--json"))
     written = {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
@@ -274,6 +310,18 @@ def test_evaluate_without_a_plan_judges_the_network_as_it_is(trained, tmp_path):
         ("none", "clean", "test[:30]", 30),
         ("none", "FGSM, Linf 0.2", "test[:30]", 30),
     ]
+
+
+def test_evaluate_judges_a_model_zoo_network_that_normalizes_inside(tmp_path):
+    (tmp_path / "zoo.py").write_text(USERS_FILE)
+    command = ["evaluate", f"{tmp_path}/zoo.py:zoo", "--data", "digits", "--split", "test[:40]", "-a", "fgsm:eps=0.1"]
+    found = results(sanact(*command, "-p", "conv=mask:0.4", "--out", tmp_path / "runs", "--json", "-q"))
+    assert {r["defense"] for r in found} == {"none", "mask"} and len(found) == 5
+    network, batch = load_model(f"{tmp_path}/zoo.py:zoo"), next(load_data("digits")[:40].batches(40))
+    adversarial = FGSM(eps=0.1).for_replay()(network, batch.x, batch.y)
+    for attack, x in (("clean", batch.x), ("FGSM, Linf 0.1", adversarial)):
+        (hits,) = [r["accuracy"]["hits"] for r in found if (r["defense"], r["attack"]) == ("none", attack)]
+        assert hits == int((network(x).argmax(1) == batch.y).sum())
 
 
 def test_evaluate_calibrates_a_mask_that_needs_it(trained, tmp_path):
@@ -313,7 +361,7 @@ def test_an_error_of_the_real_command_is_one_line_and_exit_code_1():
 
 
 BAD = {
-    "unknown attack": ("-a nope", "attack must be one of fgsm, bim, ilcm, mim, pgd, cw, got 'nope'"),
+    "unknown attack": ("-a nope", "attack must be one of fgsm, bim, ilcm, mim, pgd, cw, rays, got 'nope'"),
     "negative eps": ("-a fgsm:eps=-0.1", "eps"),
     "no number": ("-a fgsm:eps=large", "large"),
     "unknown argument": ("-a fgsm:epsilon=0.1", "attack 'fgsm' takes "),

@@ -35,6 +35,7 @@ VOCABULARY = set(  # a new word is added here on purpose, never as a second name
         "confidence",
         "initial_c",
         "abort_early",
+        "queries",
         "strength",
         "reading",
         "kernel_size",

@@ -1,6 +1,6 @@
 """Sanitize the hidden activations of a CNN, attack it, and judge honestly what the defense bought."""
 
-from sanact.attacks import APGD, ATTACKS, BIM, CW, FAB, FGSM, ILCM, MIM, PGD, Attack, AutoAttack, Square
+from sanact.attacks import APGD, ATTACKS, BIM, CW, FAB, FGSM, ILCM, MIM, PGD, Attack, AutoAttack, RayS, Square
 from sanact.plan import SanitizedModel, calibrate, list_layers, load, sanitize
 from sanact.sanitizers import ASH, KWTA, SANITIZERS, SAP, Mask, MeanSparse, MedianFilter, NonLocalMeans, Sanitizer, bypass
 
@@ -24,6 +24,7 @@ __all__ = [
     "MeanSparse",
     "MedianFilter",
     "NonLocalMeans",
+    "RayS",
     "SanitizedModel",
     "Sanitizer",
     "Square",

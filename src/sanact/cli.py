@@ -102,7 +102,7 @@ def evaluate(
             "--attack",
             "-a",
             help="NAME[:KEY=VALUE,…], as in 'pgd:eps=8/255,steps=100'; repeat for more. Names: fgsm, bim, ilcm, mim, pgd, cw, "
-            "apgd, square, fab, autoattack.",
+            "apgd, square, fab, rays, autoattack.",
             show_default="fgsm and pgd at the data's usual budget",
         ),
     ] = None,
@@ -314,6 +314,41 @@ def compare(
         return
     _console().print(rich_table(found))
     typer.echo("\n".join(comparison.sentence for comparison in found))
+
+
+@app.command()
+def record(
+    rows: Annotated[list[Path], typer.Argument(help="Files of rows: of autoattack, adaptive, or both.", show_default=False)],
+    name: Annotated[str, typer.Option(help="Title of the paper, or what the model is called.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="JSON file.")] = Path("record.json"),
+    reported: Annotated[
+        float | None, typer.Option(help="Robust accuracy that the authors claim, in %.", show_default="what the rows say")
+    ] = None,
+    architecture: Annotated[str, typer.Option(help="Of the network.", show_default="the model's name")] = "",
+    link: Annotated[str, typer.Option(help="To the paper.")] = "",
+    authors: Annotated[str, typer.Option(help="Of the paper.")] = "",
+    venue: Annotated[str, typer.Option(help="As in 'ICLR 2026'.")] = "",
+    additional_data: Annotated[bool, typer.Option("--additional-data", help="It was trained on more than its data.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a result as RobustBench keeps them; of an oblivious or plain white-box attacker it takes none.
+
+    Example: sanact record runs/*_autoattack_white-box_*.parquet --name 'My Defense' --out my-defense.json
+    """
+    from sanact.evaluation.robustbench import write_record
+
+    found = write_record(
+        rows,
+        out,
+        name=name,
+        reported=reported,
+        architecture=architecture,
+        link=link,
+        authors=authors,
+        venue=venue,
+        additional_data=additional_data,
+    )
+    typer.echo(out.read_text(encoding="utf-8").strip() if as_json else f"{found}; saved to {out}")
 
 
 def _plan(texts: list[str]) -> Any:

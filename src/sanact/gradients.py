@@ -14,12 +14,17 @@ from torch import nn
 from sanact.sanitizers import Sanitizer
 
 
+def sanitizers_of(model: Any) -> list[Sanitizer]:
+    """The sanitizers in a model, in the order of execution; none of a mere callable."""
+    return [part for part in model.modules() if isinstance(part, Sanitizer)] if isinstance(model, nn.Module) else []
+
+
 def gradient_choices(model: Any) -> list[str]:
     """Ways to differentiate a defended model: "exact", "identity", and the names of its sanitizers' surrogates.
 
     A model without sanitizers has the exact gradient only.
     """
-    sanitizers = _sanitizers(model)
+    sanitizers = sanitizers_of(model)
     named = dict.fromkeys(name for sanitizer in sanitizers for name in sanitizer.surrogates)
     return ["exact", "identity", *named] if sanitizers else ["exact"]
 
@@ -33,7 +38,7 @@ def gradient(model: Any, choice: str) -> Iterator[None]:
     """
     if choice not in (choices := gradient_choices(model)):
         raise ValueError(f"gradient must be one of {', '.join(choices)}, got {choice!r}")
-    before = {sanitizer: sanitizer.gradient for sanitizer in _sanitizers(model)}
+    before = {sanitizer: sanitizer.gradient for sanitizer in sanitizers_of(model)}
     try:
         for sanitizer in before:
             own = ("exact", "identity", *sanitizer.surrogates)
@@ -42,7 +47,3 @@ def gradient(model: Any, choice: str) -> Iterator[None]:
     finally:
         for sanitizer, was in before.items():
             sanitizer.gradient = was
-
-
-def _sanitizers(model: Any) -> list[Sanitizer]:
-    return [part for part in model.modules() if isinstance(part, Sanitizer)] if isinstance(model, nn.Module) else []

@@ -11,6 +11,7 @@ from sanact.attacks.gradient import GradientAttack
 from sanact.attacks.ilcm import ILCM
 from sanact.attacks.mim import MIM
 from sanact.attacks.pgd import PGD
+from sanact.attacks.rays import RayS
 from sanact.attacks.square import Square
 from sanact.attacks.suite import Suite
 
@@ -24,6 +25,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "apgd": APGD,
     "square": Square,
     "fab": FAB,
+    "rays": RayS,
     "autoattack": AutoAttack,
 }
 
@@ -41,6 +43,7 @@ __all__ = [
     "AutoAttack",
     "BudgetedAttack",
     "GradientAttack",
+    "RayS",
     "Square",
     "Suite",
 ]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
 from sanact.attacks.apgd import APGD
-from sanact.attacks.base import Attack, BudgetedAttack
+from sanact.attacks.base import BudgetedAttack
 from sanact.attacks.fab import FAB
 from sanact.attacks.losses import LossName
 from sanact.attacks.projections import Generators
@@ -59,7 +59,7 @@ class AutoAttack(Suite):
     def draws(self) -> int:
         return 20 if self.version == "rand" else 1
 
-    def for_replay(self) -> Attack:
+    def for_replay(self) -> Self:
         return replace(self, early_stop=False)
 
     def stages(self, model: Model) -> Iterator[tuple[str, Stage]]:

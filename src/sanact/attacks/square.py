@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from sanact.attacks.base import Attack, BudgetedAttack
+from sanact.attacks.base import BudgetedAttack
 from sanact.attacks.losses import margin
 from sanact.attacks.projections import Generators, draw, generators_of, l2_norm, per_example, project
 from sanact.checks import Model, check_logits
@@ -42,7 +43,7 @@ class Square(BudgetedAttack):
         self.require(isinstance(self.queries, int) and self.queries >= 1, "queries", "a whole number ≥ 1")
         self.require(0 < self.p_init <= 1, "p_init", "in (0, 1]")
 
-    def for_replay(self) -> Attack:
+    def for_replay(self) -> Self:
         return replace(self, early_stop=False)
 
     def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sanact.attacks import CW, PGD, Attack, BudgetedAttack, Suite
+from sanact.attacks import APGD, CW, PGD, Attack, BudgetedAttack, RayS, Square, Suite
 from sanact.attacks.losses import LossName
 from sanact.attacks.projections import Generators, l2_norm
 from sanact.attacks.suite import Stage
 from sanact.checks import Model
-from sanact.gradients import gradient, gradient_choices
+from sanact.evaluation.latent import LatentMatching
+from sanact.gradients import gradient, gradient_choices, sanitizers_of
 from sanact.sanitizers import Sanitizer, bypass
 
 Effort = Literal["quick", "standard", "thorough"]
@@ -34,7 +35,8 @@ WORK: dict[Effort, Work] = {
     "standard": Work(steps=60, restarts=2, apgd=100, queries=1000),
     "thorough": Work(steps=200, restarts=5, apgd=500, queries=5000),
 }
-LOSSES: tuple[LossName, ...] = ("margin", "ce")
+DRAWS = 10  # of a randomized model
+LOSSES: tuple[LossName, ...] = ("margin", "ce", "dlr")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +44,17 @@ class Adaptive(Suite):
     """Whatever an attacker who knows the defense would try, the cheapest first; each only on what is still standing.
 
     effort: "quick", "standard" or "thorough"; see `WORK`.
+    guides: images for `LatentMatching`, (M, C, H, W), whatever their classes; None leaves it out.
     In this order: examples of the undefended model replayed; PGD through each gradient (`sanact.gradients`) in a few steps;
-    with all steps, restarts and losses; examples of the model with one sanitizer bypassed; in L2, Carlini and Wagner's.
+    PGD and APGD through each, with all steps, restarts and losses; examples of the model with one sanitizer bypassed; latent
+    matching; in L2, Carlini and Wagner's; Square; in Linf, RayS, which sees decisions only.
     The undefended model is the defended one with all its sanitizers bypassed; a model that has none is attacked as it is.
+    Randomized models have losses, gradients and successes averaged over 10 draws.
     Sources: Tramèr et al. 2020, arXiv:2002.08347; Carlini et al. 2019, arXiv:1902.06705.
     """
 
     effort: Effort = "standard"
+    guides: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,30 +65,47 @@ class Adaptive(Suite):
     def name(self) -> str:
         return "adaptive"
 
+    @property
+    def config(self) -> dict[str, Any]:
+        return {key: value for key, value in super().config.items() if key != "guides"}
+
     def stages(self, model: Model) -> Iterator[tuple[str, Stage]]:
         work, choices = WORK[self.effort], _strongest_first(gradient_choices(model))
-        sanitizers = [part for part in model.modules() if isinstance(part, Sanitizer)] if isinstance(model, nn.Module) else []
+        ball: dict[str, Any] = {"eps": self.eps, "norm": self.norm}
+        sanitizers = sanitizers_of(model)
+        draws = DRAWS if any(part.randomized for part in sanitizers) else 1
+
+        def pgd(loss: LossName, *, early_stop: bool = True, steps: int = work.steps, restarts: int = work.restarts) -> PGD:
+            return PGD(**ball, loss=loss, steps=steps, restarts=restarts, early_stop=early_stop, draws=draws)
+
         if sanitizers:
             for loss in LOSSES:
-                yield f"transfer {loss}", self._stage(model, self._pgd(loss, replay=True), bypassed=sanitizers)
+                yield f"transfer {loss}", self._stage(model, pgd(loss, early_stop=False), bypassed=sanitizers)
         for choice in choices:
-            yield f"pgd margin {choice}, short", self._stage(model, self._pgd("margin", short=True), choice)
+            yield (
+                f"pgd margin {choice}, short",
+                self._stage(model, pgd("margin", steps=max(work.steps // 3, 10), restarts=1), choice),
+            )
         for choice in choices:
             for loss in LOSSES:
-                yield f"pgd {loss} {choice}", self._stage(model, self._pgd(loss), choice)
-        if len(sanitizers) > 1:
-            for one in sanitizers:
-                attack = self._pgd("margin", replay=True)
-                yield f"transfer without {one.where}", self._stage(model, attack, choices[0], bypassed=[one])
-        if self.norm == "L2":
-            for choice in choices:
-                cw = CW(search_steps=5, steps=work.steps, step_size=0.1, initial_c=1.0)
-                yield f"cw {choice}", self._stage(model, cw, choice)
-
-    def _pgd(self, loss: LossName, *, short: bool = False, replay: bool = False) -> PGD:
-        work = WORK[self.effort]
-        steps, restarts = (max(work.steps // 3, 10), 1) if short else (work.steps, work.restarts)
-        return PGD(eps=self.eps, norm=self.norm, loss=loss, steps=steps, restarts=restarts, early_stop=not replay)
+                yield f"pgd {loss} {choice}", self._stage(model, pgd(loss), choice)
+                apgd = APGD(**ball, loss=loss, steps=work.apgd, draws=draws)
+                yield f"apgd {loss} {choice}", self._stage(model, apgd, choice)
+        targeted = APGD(**ball, loss="targeted-dlr", steps=work.apgd, draws=draws)
+        yield f"apgd targeted-dlr {choices[0]}", self._stage(model, targeted, choices[0])
+        for one in sanitizers if len(sanitizers) > 1 else []:
+            attack = pgd("margin", early_stop=False)
+            yield f"transfer without {one.where}", self._stage(model, attack, choices[0], bypassed=[one])
+        if self.guides is not None:
+            latent = LatentMatching(**ball, steps=work.steps, restarts=work.restarts, draws=draws, guides=self.guides)
+            for choice in choices[:: max(len(choices) - 1, 1)]:  # the first and the last
+                yield f"latent {choice}", self._stage(model, latent, choice)
+        for choice in choices if self.norm == "L2" else []:
+            cw = CW(search_steps=5, steps=work.steps, step_size=0.1, initial_c=1.0)
+            yield f"cw {choice}", self._stage(model, cw, choice)
+        yield "square", self._stage(model, Square(**ball, queries=work.queries))
+        if self.norm == "Linf":
+            yield "rays", self._stage(model, RayS(eps=self.eps, queries=work.queries))
 
     @staticmethod
     def _stage(model: Model, attack: Attack, choice: str = "exact", bypassed: Iterable[Sanitizer] = ()) -> Stage:

@@ -21,7 +21,7 @@ from sanact.attacks.losses import margin
 from sanact.attacks.projections import l2_norm, random_start
 from sanact.checks import Model
 from sanact.evaluation.adaptive import Adaptive
-from sanact.gradients import gradient, gradient_choices
+from sanact.gradients import gradient, gradient_choices, sanitizers_of
 from sanact.sanitizers import Sanitizer, bypass
 
 EXAMPLES = 50  # that the model has right, for the checks that attack again
@@ -112,7 +112,7 @@ def _rivals(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, standing: Te
     if isinstance(steps := getattr(attack, "steps", None), int):
         patient = replace(cast(Any, attack), steps=2 * steps)
         yield "twice the steps", share(lambda x, y: patient(model, x, y))
-    sanitizers = [part for part in model.modules() if isinstance(part, Sanitizer)]
+    sanitizers = sanitizers_of(model)
     if sanitizers:
         yield "replay", share(_through(again.for_replay(), model, "exact", sanitizers))
     for choice in gradient_choices(model)[1:]:
@@ -164,7 +164,7 @@ def _zero_gradients(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
     def keep(sanitizer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         seen.setdefault(str(sanitizer.where), inputs[0])
 
-    handles = [part.register_forward_pre_hook(keep) for part in model.modules() if isinstance(part, Sanitizer)]
+    handles = [part.register_forward_pre_hook(keep) for part in sanitizers_of(model)]
     try:
         with untouched(model), torch.enable_grad():
             x = x.clone().requires_grad_()

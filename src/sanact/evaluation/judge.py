@@ -10,7 +10,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
@@ -33,6 +33,8 @@ from sanact.evaluation.threat import KNOWLEDGE, Knowledge
 from sanact.plan import Plan, SanitizedModel, calibrate, changed, plan_to_dict, sanitize
 from sanact.progress import Advance
 from sanact.sanitizers import Sanitizer, bypass
+
+GUIDES = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +172,7 @@ def judge(
     model or data as `Attack` does.
     """
     device = pick_device(device)
+    cell = _with_guides(cell, device)
     base, judged = _models(cell, device)
     finished = Parts(folder / "unfinished" / cell.slug) if folder else None
     crafted = Parts(folder / "examples" / cell.crafting_slug) if folder and cell.replays else None
@@ -225,6 +228,7 @@ def examine(cell: Cell, *, device: str | torch.device = "auto") -> dict[str, Any
     if cell.knowledge == "oblivious":
         return {}
     device = pick_device(device)
+    cell = _with_guides(cell, device)
     _, judged = _models(cell, device)
     first = next(cell.data.batches(min(2 * EXAMPLES, len(cell.data))))
     checks = diagnose(cell.attack, judged, first.x.to(device), first.y.to(device))
@@ -239,6 +243,14 @@ def circumstances(cell: Cell, device: str | torch.device) -> dict[str, Any]:
         "device": str(pick_device(device)),
         "commit": _commit(),
     }
+
+
+def _with_guides(cell: Cell, device: torch.device) -> Cell:
+    """The cell, its adaptive attacker equipped with the first images of the data to drive others to."""
+    if not isinstance(cell.attack, Adaptive):
+        return cell
+    guides = next(cell.data.batches(min(GUIDES, len(cell.data)))).x.to(device)
+    return replace(cell, attack=replace(cell.attack, guides=guides))
 
 
 def _models(cell: Cell, device: torch.device) -> tuple[nn.Module, nn.Module]:

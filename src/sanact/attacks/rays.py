@@ -1,0 +1,92 @@
+"""RayS: an attack that sees nothing but the predicted class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sanact.attacks.base import BudgetedAttack
+from sanact.attacks.projections import Generators, Norm, per_example
+from sanact.checks import Model, check_logits
+
+TOLERANCE = 1e-3  # of a radius, in input units
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayS(BudgetedAttack):
+    """Ray searching: of all directions d in {-1, 1}ᴰ, the one along which the boundary is nearest.
+
+        min over d  r(d) = min { r : clip(x + r d) is misclassified }
+
+    d begins as all ones and is cut into 1, 2, 4, … blocks, down to single values.  Block by block the sign is flipped: where
+    the flipped direction fools the model at the best radius so far, it is kept, and its own radius found by bisection.
+    The model's decisions are all that is used: no gradient, and of the logits which is the greatest.  An example ends when
+    its radius is within eps; one that never gets there goes eps far in its best direction.
+
+    queries: of the model, for each example, ≥ 1.  norm: Linf.  It is untargeted, and draws nothing at random.
+    Paper: Chen and Gu 2020, arXiv:2006.12792.  Deviation: the first direction is tried as it is, before any flip.
+    """
+
+    queries: int = 2000
+
+    norms: ClassVar[tuple[Norm, ...]] = ("Linf",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(isinstance(self.queries, int) and self.queries >= 1, "queries", "a whole number ≥ 1")
+        self.require(not self.targeted, "targeted", "False")
+
+    def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
+        radius, direction = x.new_full((len(x),), torch.inf), torch.ones_like(x)
+        radius[self._fooled(model, x, y)] = 0
+        index = torch.nonzero(radius > eps)[:, 0]  # the examples still searching
+        trial, low = direction[index], torch.zeros_like(radius[index])
+        bisecting, block = torch.zeros_like(index, dtype=torch.bool), torch.zeros_like(index)
+        starts, stops = (ends.to(x.device) for ends in _blocks(x[0].numel(), self.queries))
+        for _ in range(self.queries - 1):
+            if not len(index):
+                break
+            tried = torch.where(bisecting, (low + radius[index]) / 2, radius[index]).clamp(max=1)  # 1 reaches any corner
+            fooled = self._fooled(model, _along(x[index], tried, trial), y[index])
+            radius[index] = torch.where(fooled, tried, radius[index])
+            direction[index] = torch.where(per_example(fooled, trial), trial, direction[index])
+            low = torch.where(fooled, low * bisecting, tried)
+            bisecting = (bisecting | fooled) & (radius[index] - low > TOLERANCE)
+            flipped = _flip(direction[index], starts[block], stops[block])
+            trial = torch.where(per_example(bisecting, trial), trial, flipped)
+            block = block + ~bisecting
+            searching = radius[index] > eps[index]
+            index, trial, low, bisecting, block = (part[searching] for part in (index, trial, low, bisecting, block))
+        return _along(x, torch.minimum(radius, eps), direction)
+
+    def _fooled(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
+        logits = model(x)
+        check_logits(logits, y, str(self))
+        return logits.argmax(1) != y
+
+
+def _along(x: Tensor, radius: Tensor, direction: Tensor) -> Tensor:
+    return (x + per_example(radius, x) * direction).clamp(0, 1)
+
+
+def _flip(direction: Tensor, start: Tensor, stop: Tensor) -> Tensor:
+    """The direction with the sign of the values start..stop - 1, (N,) each, turned."""
+    place = torch.arange(direction[0].numel(), device=direction.device)
+    inside = (start[:, None] <= place) & (place < stop[:, None])
+    return direction * (1 - 2 * inside.to(direction)).reshape(direction.shape)
+
+
+def _blocks(values: int, count: int) -> tuple[Tensor, Tensor]:
+    """Where the first ``count`` blocks begin and end, (count,): the halves, quarters, …; single values over and over."""
+    starts: list[int] = []
+    stops: list[int] = []
+    parts = 1
+    while len(starts) < count:
+        ends = torch.arange(parts + 1) * values // parts
+        starts += ends[:-1].tolist()
+        stops += ends[1:].tolist()
+        parts = min(2 * parts, values)
+    return torch.tensor(starts[:count]), torch.tensor(stops[:count])
