@@ -324,14 +324,15 @@ def test_evaluate_judges_a_model_zoo_network_that_normalizes_inside(tmp_path):
         assert hits == int((network(x).argmax(1) == batch.y).sum())
 
 
-def test_evaluate_calibrates_a_mask_that_needs_it(trained, tmp_path):
+@pytest.mark.parametrize("plan", ["mask:0.5,reading=calibrated", "mean-sparse:0.5"])
+def test_evaluate_calibrates_a_sanitizer_that_needs_it(trained, tmp_path, plan):
     found = results(
         sanact(
             *("evaluate", trained.model, "--weights", trained.weights, "--data", "digits", "--examples", 20, "--out", tmp_path),
-            *("-p", "0=mask:0.5,reading=calibrated", "-a", "fgsm:eps=0.1", "--json", "-q"),
+            *("-p", f"0={plan}", "-a", "fgsm:eps=0.1", "--json", "-q"),
         )
     )
-    assert {result["defense"] for result in found} == {"none", "mask"}
+    assert {result["defense"] for result in found} == {"none", plan.partition(":")[0]}
 
 
 @pytest.mark.parametrize(("options", "drawn"), [(["--quiet"], False), ([], True)])

@@ -21,13 +21,29 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sanact import Mask, MedianFilter, NonLocalMeans, SanitizedModel, Sanitizer, bypass, calibrate, list_layers, load, sanitize
+from sanact import (
+    ASH,
+    KWTA,
+    SAP,
+    Mask,
+    MeanSparse,
+    MedianFilter,
+    NonLocalMeans,
+    SanitizedModel,
+    Sanitizer,
+    bypass,
+    calibrate,
+    list_layers,
+    load,
+    sanitize,
+)
 from sanact.models import MNISTCNN
 from sanact.plan import changed, parse_plan, plan_from_dict, plan_to_dict
 
 HIDDEN = ["conv1", "conv2", "conv4", "conv5", "fc7", "fc8"]
 X = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 SANITIZERS = [Mask(0.4), MedianFilter(3), NonLocalMeans(0.5, 3, 3)]
+RELATIVES = [MeanSparse(0.5), KWTA(0.1), ASH(65)]
 
 
 def by_hand(net: MNISTCNN, clean: dict[str, Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
@@ -222,7 +238,7 @@ def test_plans_as_text_and_as_dict(texts, plan):
     [
         (["mask", "median"], r"two sanitizers for the pattern '\*', the second is 'median'"),
         (["a=mask", "a=mask"], "two sanitizers for the pattern 'a', the second is 'a=mask'"),
-        (["conv1=blur:3"], "sanitizer must be one of mask, median, nl-means, got 'conv1=blur'"),
+        (["conv1=blur:3"], "sanitizer must be one of mask, median, nl-means, mean-sparse, k-wta, sap, ash, got 'conv1=blur'"),
         (["conv1=mask:size=3"], "sanitizer 'mask' .*size"),
         (["median:4"], "kernel_size must be an odd whole number ≥ 3, got 4"),
     ],
@@ -357,15 +373,17 @@ def test_it_shows_what_it_sanitizes(net):
 # --- copies, files, dtypes ------------------------------------------------------------------------------------------------
 
 
-def calibrated(model: nn.Module, x: Tensor) -> SanitizedModel:
-    defended = sanitize(model, {"conv*": Mask(0.5, "calibrated"), "re:fc8?": MedianFilter(3)})
+def calibrated(model: nn.Module, x: Tensor, sanitizer: Sanitizer) -> SanitizedModel:
+    defended = sanitize(model, {"conv*": sanitizer, "re:fc8?": MedianFilter(3)})
     calibrate(defended, x)
     return defended
 
 
 DEFENDED: dict[str, Callable[[nn.Module], SanitizedModel]] = {
     "mask": lambda model: sanitize(model, Mask(0.4)),
-    "calibrated mask": lambda model: calibrated(model, X),
+    "calibrated mask": lambda model: calibrated(model, X, Mask(0.5, "calibrated")),
+    "sap": lambda model: sanitize(model, SAP()),
+    "mean-sparse": lambda model: calibrated(model, X, MeanSparse(0.5)),
     "median": lambda model: sanitize(model, {"conv1": MedianFilter(5)}),
     "nl-means": lambda model: sanitize(model, {"re:.*": NonLocalMeans(0.5, 3, 3)}),
 }
@@ -435,7 +453,8 @@ def test_moves_to_another_device(defended):
 
 
 def test_channels_last(defended):
-    torch.testing.assert_close(defended.to(memory_format=torch.channels_last)(X), defended(X))
+    again = copy.deepcopy(defended).to(memory_format=torch.channels_last)
+    torch.testing.assert_close(again(X), defended(X))
 
 
 FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
@@ -451,7 +470,7 @@ FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "nameless sanitizer": (lambda path: save_file({}, path, {"plan": '{"conv1": {"strength": 1}}'}), "name"),
     "unknown sanitizer": (
         lambda path: save_file({}, path, {"plan": '{"conv1": {"name": "blur"}}'}),
-        "sanitizer must be one of mask, median, nl-means, got 'blur'",
+        "sanitizer must be one of mask, median, nl-means, mean-sparse, k-wta, sap, ash, got 'blur'",
     ),
 }
 
@@ -488,7 +507,7 @@ def test_a_file_of_another_architecture(tmp_path):
 
 MASK, MEDIAN, NL_MEANS = SANITIZERS
 COMPILED = [
-    *(pytest.param("small", sanitizer, id=f"small-{sanitizer.name}") for sanitizer in SANITIZERS),
+    *(pytest.param("small", sanitizer, id=f"small-{sanitizer!r}") for sanitizer in [*SANITIZERS, *RELATIVES]),
     *(pytest.param("MNIST-CNN", part, id=f"MNIST-CNN-{part.name}", marks=pytest.mark.slow) for part in SANITIZERS),
 ]
 EXPORTED = [
@@ -496,13 +515,16 @@ EXPORTED = [
     pytest.param("MNIST-CNN", MEDIAN, id="MNIST-CNN-median"),
     pytest.param("small", NL_MEANS, id="small-nl-means"),
     pytest.param("MNIST-CNN", NL_MEANS, id="MNIST-CNN-nl-means", marks=pytest.mark.slow),
+    *(pytest.param("small", sanitizer, id=f"small-{sanitizer!r}") for sanitizer in RELATIVES),
 ]
 
 
 def sanitized(architecture: str, sanitizer: Sanitizer, net: nn.Module) -> tuple[SanitizedModel, list[Tensor]]:
     """The network, and batches of the sizes that it has to take."""
     model, x = (net, X) if architecture == "MNIST-CNN" else (small(), SMALL_X)
-    return sanitize(model, sanitizer), [x, x[:1], torch.cat([x, x.flip(0)])]
+    defended = sanitize(model, sanitizer)
+    calibrate(defended, x)
+    return defended, [x, x[:1], torch.cat([x, x.flip(0)])]
 
 
 def exported(defended: SanitizedModel, x: Tensor) -> torch.export.ExportedProgram:

@@ -46,6 +46,10 @@ def test_zeros_stay_zero(variant):
     assert not ASH(65, variant)(torch.zeros(2, 3, 4, 4)).any()
 
 
+def test_zeros_do_not_count_as_survivors():
+    assert ASH(25, "b")(torch.tensor([[0.0, 3.0, 0.0, 5.0]])).tolist() == [[0.0, 4.0, 0.0, 4.0]]
+
+
 def test_ties_survive():
     a = torch.tensor([[1.0, 3.0, 3.0, 3.0]])
     assert ASH(75, "p")(a).tolist() == [[0.0, 3.0, 3.0, 3.0]]

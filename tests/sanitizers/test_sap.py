@@ -110,6 +110,19 @@ def test_layers_draw_independently():
     assert list(parts) == ["0", "2"] and not torch.equal(*kept)
 
 
+def test_compiled_it_draws_the_same_and_exported_it_still_draws():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Tanh(), nn.Flatten(), nn.Linear(8, 3)).eval()
+    x = torch.rand(1, 1, 2, 2, generator=torch.Generator().manual_seed(0)).expand(20_000, 1, 2, 2)
+    torch.compiler.reset()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(sanitize(network, SAP()))(x[:9]), sanitize(network, SAP())(x[:9]))
+        program = torch.export.export(sanitize(network, SAP()), (x[:9],), dynamic_shapes=({0: torch.export.Dim("n")},)).module()
+        assert not torch.equal(program(x[:9]), program(x[:9]))
+        torch.testing.assert_close(program(x).mean(0), network(x[:1])[0], rtol=0, atol=0.01)
+
+
 def test_says_that_it_draws():
     assert SAP().randomized
 

@@ -25,9 +25,10 @@ class ASH(Sanitizer):
 
     s₁ is the sum of the activation as it came, s₂ that of the survivors.  percentile: p in (0, 100).
     Published for activations ≥ 0.  Of others the magnitudes count, in τ and in both sums, and signs are kept.
-    Elements equal to τ survive, and k counts them; zeros stay zero.  The gradient is exact, through s₁ and s₂; in "b" it is
-    that of s₁ alone.  Raises ValueError for a percentile outside its range or an unknown variant.
+    Elements equal to τ survive, too, zeros never do; in "b", k counts the survivors.  The gradient is exact, through s₁ and
+    s₂; in "b" it is that of s₁ alone.  Raises ValueError for a percentile outside its range or an unknown variant.
     Paper: Djurisic et al. 2023, arXiv:2209.09858, to tell unknown classes apart; it claims no robustness.
+    Behind every layer, "s" inflates the logits until their cross-entropy has no gradient: attack it with the margin loss.
     Deviation: the paper settles ties at τ arbitrarily, so that its "b" may raise zeros.
     """
 
