@@ -97,7 +97,8 @@ def evaluate(
         typer.Option(
             "--attack",
             "-a",
-            help="NAME[:KEY=VALUE,…], as in 'pgd:eps=8/255,steps=100'; repeat for more. Names: fgsm, bim, ilcm, mim, pgd, cw.",
+            help="NAME[:KEY=VALUE,…], as in 'pgd:eps=8/255,steps=100'; repeat for more. Names: fgsm, bim, ilcm, mim, pgd, cw, "
+            "apgd, square, fab, autoattack.",
             show_default="fgsm and pgd at the data's usual budget",
         ),
     ] = None,

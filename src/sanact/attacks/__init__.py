@@ -1,13 +1,17 @@
 """Attacks: frozen dataclasses that, called with a model, images and labels, return adversarial examples."""
 
+from sanact.attacks.apgd import APGD
+from sanact.attacks.autoattack import AutoAttack
 from sanact.attacks.base import Attack, BudgetedAttack
 from sanact.attacks.bim import BIM
 from sanact.attacks.cw import CW
+from sanact.attacks.fab import FAB
 from sanact.attacks.fgsm import FGSM
 from sanact.attacks.gradient import GradientAttack
 from sanact.attacks.ilcm import ILCM
 from sanact.attacks.mim import MIM
 from sanact.attacks.pgd import PGD
+from sanact.attacks.square import Square
 from sanact.attacks.suite import Suite
 
 ATTACKS: dict[str, type[Attack]] = {
@@ -17,6 +21,26 @@ ATTACKS: dict[str, type[Attack]] = {
     "mim": MIM,
     "pgd": PGD,
     "cw": CW,
+    "apgd": APGD,
+    "square": Square,
+    "fab": FAB,
+    "autoattack": AutoAttack,
 }
 
-__all__ = ["ATTACKS", "BIM", "CW", "FGSM", "ILCM", "MIM", "PGD", "Attack", "BudgetedAttack", "GradientAttack", "Suite"]
+__all__ = [
+    "APGD",
+    "ATTACKS",
+    "BIM",
+    "CW",
+    "FAB",
+    "FGSM",
+    "ILCM",
+    "MIM",
+    "PGD",
+    "Attack",
+    "AutoAttack",
+    "BudgetedAttack",
+    "GradientAttack",
+    "Square",
+    "Suite",
+]

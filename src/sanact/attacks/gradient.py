@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,19 +19,25 @@ from sanact.checks import Model, check_gradient, check_logits
 class GradientAttack(BudgetedAttack):
     """Steps along the gradient of a loss, each projected back into the ball and into [0, 1].
 
-    loss: what is driven up, "ce" or "margin".
+    loss: what is driven up, one of ``losses``.
     early_stop: an example that is won leaves the batch; False goes on to the highest loss, for examples to be replayed
         elsewhere.
+    draws: of a randomized model, ≥ 1, that loss and gradient are averaged over; an example is won when it is in more than half
+        of them.  Paper: Athalye et al. 2018, arXiv:1802.00420 (expectation over transformation).
     Of all points visited, x itself included, an example keeps the best: adversarial ones first, then the highest loss, then the
     latest: a loss that rounds to zero is no reason to stay.
     """
 
     loss: LossName = "ce"
     early_stop: bool = True
+    draws: int = 1
+
+    losses: ClassVar[tuple[LossName, ...]] = ("ce", "margin", "dlr")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.loss in LOSSES, "loss", f"one of {', '.join(LOSSES)}")
+        self.require(self.loss in self.losses, "loss", f"one of {', '.join(self.losses)}")
+        self.require(isinstance(self.draws, int) and self.draws >= 1, "draws", "a whole number ≥ 1")
 
     def for_replay(self) -> Attack:
         return replace(self, early_stop=False)
@@ -45,20 +52,15 @@ class GradientAttack(BudgetedAttack):
         for step in range(steps + 1):
             if not len(index):
                 return
-            last = step == steps
-            with torch.set_grad_enabled(not last):
-                here.requires_grad_(not last)
-                loss, won = search.visit(index, here)
-                if last or (self.early_stop and bool(won.all())):
-                    return
-                (gradient,) = torch.autograd.grad(loss.sum(), here)
-            check_gradient(gradient, str(self))
+            _, won, gradient = search.visit(index, here, slope=step < steps)
+            if step == steps:
+                return
             if self.early_stop and bool(won.any()):
                 index, here, gradient, mean = (part[~won] for part in (index, here, gradient, mean))
             if decay:
                 size = gradient.flatten(1).norm(p=1, dim=1).clamp_min(torch.finfo(gradient.dtype).tiny)
                 gradient = mean = decay * mean + gradient / per_example(size, gradient)
-            moved = here.detach() + per_example(step_size[index], here) * steepest(gradient, self.norm)
+            moved = here + per_example(step_size[index], here) * steepest(gradient, self.norm)
             here = project(moved, search.x[index], search.eps[index], self.norm)
 
 
@@ -77,20 +79,40 @@ class Search:
         self.loss = torch.full((len(x),), -math.inf, dtype=x.dtype, device=x.device)
         self.won = torch.zeros(len(x), dtype=torch.bool, device=x.device)
 
+    def elsewhere(self, index: Tensor, eps: Tensor, attack: GradientAttack) -> Search:
+        """The same search for the examples ``index``, in balls of other radii, with nothing found yet."""
+        x, y, eps, labels = (part[index] for part in (self.x, self.y, eps, self.labels))
+        return type(self)(attack, self.model, x, y, eps, labels, toward=self.sign < 0)
+
     def open(self) -> Tensor:
         """The examples to go on with."""
         everybody = torch.arange(len(self.x), device=self.x.device)
         return everybody[~self.won] if self.attack.early_stop else everybody
 
-    def visit(self, index: Tensor, here: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss at ``here``, and whether the goal is reached there, both (n,), for the examples ``index``."""
-        logits = self.model(here)
-        check_logits(logits.detach(), self.y[index], str(self.attack))
-        loss = self.sign * LOSSES[self.attack.loss](logits, self.labels[index])
-        won = (logits.detach().argmax(1) == self.y[index]) == self.attack.targeted
-        better = (won & ~self.won[index]) | ((won == self.won[index]) & (loss.detach() >= self.loss[index]))
+    def visit(self, index: Tensor, here: Tensor, *, slope: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss at ``here``, whether the goal is reached there, both (n,), and the gradient of the loss, for ``index``.
+
+        slope: whether the gradient is wanted; it is 0 if not, and where all examples are won and leave the batch.
+        """
+        loss, hits, gradient = self.loss.new_zeros(len(index)), index.new_zeros(len(index)), torch.zeros_like(here)
+        for _ in range(self.attack.draws):
+            with torch.set_grad_enabled(slope):
+                point = here.detach().requires_grad_(slope)
+                logits = self.model(point)
+                check_logits(logits.detach(), self.y[index], str(self.attack))
+                value = self.objective(logits, index)
+            loss += value.detach() / self.attack.draws
+            hits += (logits.detach().argmax(1) == self.y[index]) == self.attack.targeted
+            if slope and not (self.attack.early_stop and self.attack.draws == 1 and bool(hits.all())):
+                ones = torch.ones_like(value)
+                gradient += torch.autograd.grad(value, point, ones)[0] / self.attack.draws
+        check_gradient(gradient, str(self.attack))
+        won = 2 * hits > self.attack.draws
+        better = (won & ~self.won[index]) | ((won == self.won[index]) & (loss >= self.loss[index]))
         chosen = index[better]
-        self.best[chosen] = here.detach()[better]
-        self.loss[chosen] = loss.detach()[better].to(self.loss.dtype)
-        self.won[chosen] = won[better]
-        return loss, won
+        self.best[chosen], self.loss[chosen], self.won[chosen] = here[better], loss[better], won[better]
+        return loss, won, gradient
+
+    def objective(self, logits: Tensor, index: Tensor) -> Tensor:
+        """What is driven up, (n,)."""
+        return self.sign * LOSSES[self.attack.loss](logits, self.labels[index])

@@ -8,7 +8,9 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-LossName = Literal["ce", "margin"]
+LossName = Literal["ce", "margin", "dlr", "targeted-dlr"]
+
+TINY = 1e-12  # keeps a ratio of differences finite where several logits are equal
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -26,4 +28,35 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return others.amax(1) - own[:, 0]
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ce": cross_entropy, "margin": margin}
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Difference of logits ratio, (max_{i≠y} z_i - z_y) / (z_(1) - z_(3)), where z_(k) is the k-th largest logit.
+
+    Neither a shift nor a positive scale of the logits changes it.  logits (N, K), y (N,) → (N,); of fewer than 3 classes it is
+    the margin.
+    Paper: Croce and Hein 2020, arXiv:2003.01690.
+    """
+    if logits.shape[1] < 3:
+        return margin(logits, y)
+    first, _, third = logits.topk(3, dim=1).values.unbind(1)
+    return margin(logits, y) / (first - third + TINY)
+
+
+def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """(z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2), positive where the target t leads y.
+
+    logits (N, K), y and target (N,) → (N,); of fewer than 4 classes it is z_t - z_y.
+    Paper: Croce and Hein 2020, arXiv:2003.01690.
+    """
+    lead = (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None]))[:, 0]
+    if logits.shape[1] < 4:
+        return lead
+    first, _, third, fourth = logits.topk(4, dim=1).values.unbind(1)
+    return lead / (first - (third + fourth) / 2 + TINY)
+
+
+def likeliest_others(logits: Tensor, y: Tensor, count: int) -> Tensor:
+    """The classes other than y with the largest logits, first the largest: (N, count), or (N, K - 1) if there are fewer."""
+    return logits.scatter(1, y[:, None], -float("inf")).topk(min(count, logits.shape[1] - 1), dim=1).indices
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ce": cross_entropy, "margin": margin, "dlr": dlr}

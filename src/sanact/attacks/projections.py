@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Norm = Literal["Linf", "L2"]
+Norm = Literal["Linf", "L2", "L1"]
 Generators = torch.Generator | Sequence[torch.Generator]
 
 
@@ -22,23 +22,100 @@ def l2_norm(delta: Tensor) -> Tensor:
     return delta.flatten(1).square().sum(1).sqrt()
 
 
+def length(delta: Tensor, norm: Norm) -> Tensor:
+    """(N, …) → (N,)"""
+    if norm == "L2":
+        return l2_norm(delta)
+    size = delta.flatten(1).abs()
+    return size.amax(1) if norm == "Linf" else size.sum(1)
+
+
 def steepest(gradient: Tensor, norm: Norm) -> Tensor:
-    """The unit step along which the loss grows fastest: sign(g) in Linf, g / ‖g‖₂ in L2; 0 where the gradient is 0."""
+    """The unit step along which the loss grows fastest: sign(g) in Linf, g / ‖g‖₂ in L2; 0 where the gradient is 0.
+
+    In L1 it is sign(g) at the largest entry of |g|.
+    """
     if norm == "Linf":
         return gradient.sign()
+    if norm == "L1":
+        return sparse_sign(gradient, torch.ones_like(gradient.flatten(1)[:, 0]))
     tiny = torch.finfo(gradient.dtype).tiny
     gradient = gradient / per_example(gradient.flatten(1).abs().amax(1), gradient).clamp_min(tiny)  # lest its square underflow
     return gradient / per_example(l2_norm(gradient), gradient).clamp_min(tiny)
 
 
+def sparse_sign(gradient: Tensor, count: Tensor) -> Tensor:
+    """sign(g) at the ``count``, (N,), largest entries of |g|, scaled to length 1 in L1; 0 where the gradient is 0."""
+    size = gradient.flatten(1).abs()
+    place = count.long().clamp(1, size.shape[1]) - 1
+    least = size.sort(1, descending=True).values.gather(1, place[:, None])[:, 0]
+    sign = torch.where(gradient.abs() >= per_example(least, gradient), gradient.sign(), 0)
+    return sign / per_example(length(sign, "L1").clamp_min(1), sign)
+
+
 def project(moved: Tensor, x: Tensor, eps: Tensor, norm: Norm) -> Tensor:
-    """Into the ball of radius eps, (N,), around x and into [0, 1]."""
+    """Into the ball of radius eps, (N,), around x and into [0, 1].
+
+    In Linf and L1 the nearest such point; in L2 the nearest of the ball, clipped.
+    """
     radius = per_example(eps, x)
     if norm == "Linf":
         return torch.maximum(torch.minimum(moved, x + radius), x - radius).clamp(0, 1)
+    if norm == "L1":
+        return _project_l1(moved, x, eps)
     delta = moved - x
-    length = per_example(l2_norm(delta), x)
-    return (x + delta * torch.where(length > radius, radius / length, 1)).clamp(0, 1)
+    size = per_example(l2_norm(delta), x)
+    return (x + delta * torch.where(size > radius, radius / size, 1)).clamp(0, 1)
+
+
+def _project_l1(moved: Tensor, x: Tensor, eps: Tensor) -> Tensor:
+    """Each |δ_i| shrinks by the same λ ≥ 0, down to 0 and to the wall of the box: min(max(|d_i| - λ, 0), r_i), d = moved - x.
+
+    With λ falling from infinity the length Σ|δ_i| grows along straight pieces: faster by 1 below each |d_i|, where an entry
+    sets out, and slower by 1 below each |d_i| - r_i, where it meets its wall.  λ is where the length reaches eps.
+    Paper: Croce and Hein 2021, arXiv:2103.01208 (the projection onto the intersection of the L1 ball and the box).
+    """
+    d = (moved - x).flatten(1)
+    size, room = d.abs(), torch.where(d > 0, 1 - x.flatten(1), x.flatten(1))
+    bends, order = torch.cat([size, size - room], dim=1).sort(dim=1, descending=True)
+    rate = torch.cat([torch.ones_like(size), -torch.ones_like(size)], dim=1).gather(1, order).cumsum(1)
+    grown = torch.cat([torch.zeros_like(eps)[:, None], (rate[:, :-1] * -bends.diff(dim=1)).cumsum(1)], dim=1)
+    last = ((grown <= eps[:, None]).sum(1, keepdim=True) - 1).clamp_min(0)  # bend before the length is eps
+    left = eps[:, None] - grown.gather(1, last)
+    shrink = (bends.gather(1, last) - left / rate.gather(1, last).clamp_min(1)).clamp_min(0)
+    shrunk = torch.minimum((size - shrink).clamp_min(0), room)
+    total = shrunk.sum(1, keepdim=True)
+    shrunk = shrunk * torch.where(total > eps[:, None], eps[:, None] / total, 1)  # what rounding added
+    return (x + (d.sign() * shrunk).reshape(x.shape)).clamp(0, 1)
+
+
+def to_hyperplane(x: Tensor, value: Tensor, slope: Tensor, norm: Norm) -> Tensor:
+    """The shortest step δ from x, within [0, 1], to where value + ⟨slope, δ⟩ = 0; as near as the box lets it, if it cannot.
+
+    value: (N,).  slope: like x.
+    δ runs against the sign of value · slope.  In Linf and L2, |δ_i| = min(τ c_i, r_i), with c_i = 1 or |slope_i| and r_i the
+    room to the wall, and τ is where Σ |slope_i δ_i| = |value|; in L1 the steepest entries go to their walls one by one.
+    Paper: Croce and Hein 2020, arXiv:1907.02044.
+    """
+    flat, steep, needed = x.flatten(1), slope.flatten(1).abs(), value.abs()[:, None]
+    sign = -(value.sign()[:, None] * slope.flatten(1).sign())
+    room = torch.where(sign > 0, 1 - flat, flat) * sign.abs()
+    tiny = torch.finfo(x.dtype).tiny
+    if norm == "L1":
+        order = steep.argsort(1, descending=True)
+        gain = (steep * room).gather(1, order)
+        share = ((needed - gain.cumsum(1) + gain) / gain.clamp_min(tiny)).clamp(0, 1)
+        size = room * torch.zeros_like(room).scatter(1, order, share)
+    else:
+        pace = torch.ones_like(steep) if norm == "Linf" else steep
+        bends, order = (room / pace.clamp_min(tiny)).sort(1)
+        at_wall = (steep * room).gather(1, order).cumsum(1)
+        rate = (steep * pace).gather(1, order).flip(1).cumsum(1).flip(1)  # of this entry and all that meet their wall later
+        before = torch.nn.functional.pad(at_wall, (1, 0))[:, :-1]
+        first = ((before + bends * rate < needed).sum(1, keepdim=True)).clamp_max(room.shape[1] - 1)
+        tau = (needed - before.gather(1, first)).clamp_min(0) / rate.gather(1, first).clamp_min(tiny)
+        size = torch.minimum(tau * pace, room)
+    return (sign * size).reshape(x.shape)
 
 
 def random_start(x: Tensor, eps: Tensor, norm: Norm, generators: Generators) -> Tensor:
@@ -48,15 +125,25 @@ def random_start(x: Tensor, eps: Tensor, norm: Norm, generators: Generators) -> 
     """
     radius = per_example(eps, x)
     if norm == "Linf":
-        offset = 2 * _draw(torch.rand, x.shape, generators) - 1
+        offset = 2 * draw(torch.rand, x.shape, generators) - 1
     else:
-        direction = steepest(_draw(torch.randn, x.shape, generators), norm)
-        length = _draw(torch.rand, x.shape[:1], generators) ** (1 / x[0].numel())
-        offset = per_example(length, x) * direction
+        if norm == "L2":
+            direction = steepest(draw(torch.randn, x.shape, generators), norm)
+        else:
+            laplace = draw(torch.rand, x.shape, generators).neg().log1p() * draw(torch.randn, x.shape, generators).sign()
+            direction = laplace / per_example(length(laplace, "L1"), x)
+        distance = draw(torch.rand, x.shape[:1], generators) ** (1 / x[0].numel())
+        offset = per_example(distance, x) * direction
     return (x + radius * offset.to(x)).clamp(0, 1)
 
 
-def _draw(distribution: Callable[..., Tensor], shape: torch.Size, generators: Generators) -> Tensor:
+def draw(distribution: Callable[..., Tensor], shape: Sequence[int], generators: Generators) -> Tensor:
+    """Random numbers of this shape, (N, …), on the CPU; each example's from its own generator, if there is one for each."""
     if isinstance(generators, torch.Generator):
         return distribution(shape, generator=generators)
     return torch.stack([distribution(shape[1:], generator=generator) for generator in generators])
+
+
+def generators_of(generators: Generators, index: Tensor) -> Generators:
+    """Those of the examples ``index``."""
+    return generators if isinstance(generators, torch.Generator) else [generators[i] for i in index.tolist()]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sanact.attacks.base import BudgetedAttack
-from sanact.attacks.projections import Generators
-from sanact.checks import Model
+from sanact.attacks.projections import Generators, generators_of
+from sanact.checks import Model, check_logits
 
 Stage = Callable[[Tensor, Tensor, Tensor, Generators], Tensor]  # x, y, eps, generator → adversarial examples
 
@@ -33,13 +33,12 @@ class Suite(BudgetedAttack):
     def credited(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> tuple[Tensor, list[str]]:
         """The examples, and for each the stage that won it: "" where none did, "clean" where there was nothing to win."""
         best, by = x.clone(), ["clean"] * len(x)
-        left = torch.nonzero((model(x).argmax(1) == y) != self.targeted)[:, 0]
+        left = torch.nonzero(~self.won(model, x, y))[:, 0]
         for number, (name, stage) in enumerate(self.stages(model)):
             if not len(left):
                 break
-            some = generator if isinstance(generator, torch.Generator) else [generator[i] for i in left.tolist()]
-            found = stage(x[left], y[left], eps[left], some)
-            won = (model(found).argmax(1) == y[left]) == self.targeted
+            found = stage(x[left], y[left], eps[left], generators_of(generator, left))
+            won = self.won(model, found, y[left])
             keep = won | (number == 0)
             best[left[keep]] = found[keep]
             for i in left[won].tolist():
@@ -48,3 +47,9 @@ class Suite(BudgetedAttack):
         for i in left.tolist():
             by[i] = ""
         return best, by
+
+    def won(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
+        """Whether the goal is reached at x, (N,)."""
+        logits = model(x)
+        check_logits(logits, y, str(self))
+        return (logits.argmax(1) == y) == self.targeted

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from sanact.attacks import Attack
-from sanact.attacks.projections import l2_norm
+from sanact.attacks.projections import Norm, length
 from sanact.checks import check_inputs, check_logits, check_mode
 from sanact.data import Batch, Data, Integers
 from sanact.device import pick_device
@@ -244,7 +244,7 @@ def _decide(cell: Cell, judged: nn.Module, batch: Batch, x: Tensor, y: Tensor, a
     if adversarial.shape != x.shape:
         raise ValueError(f"{cell.attack} returned {tuple(adversarial.shape)} for {tuple(x.shape)} ({cell})")
     check_inputs(adversarial, y, str(cell.attack))
-    distances = {"Linf": (adversarial - x).flatten(1).abs().amax(1), "L2": l2_norm(adversarial - x)}
+    distances = {norm: length(adversarial - x, norm) for norm in get_args(Norm)}
     norm, eps = cell.attack.budget
     if eps is not None and (far := distances[norm].max()) > eps + 1e-6 * max(1, eps):
         raise ValueError(f"{cell.attack} went {far:.6g} away in {norm}, its budget is {eps:.6g} ({cell})")

@@ -14,7 +14,18 @@ from sanact.evaluation.rows import accuracy, clean_accuracy, header, read_rows
 from sanact.evaluation.statistics import Accuracy
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge
 
-TITLES = {"fgsm": "FGSM", "bim": "BIM", "ilcm": "ILCM", "mim": "MIM", "pgd": "PGD", "cw": "C&W"}
+TITLES = {
+    "fgsm": "FGSM",
+    "bim": "BIM",
+    "ilcm": "ILCM",
+    "mim": "MIM",
+    "pgd": "PGD",
+    "cw": "C&W",
+    "apgd": "APGD",
+    "square": "Square",
+    "fab": "FAB",
+    "autoattack": "AutoAttack",
+}
 CLEAN = "clean"
 MARKS = {
     "▼": "▼ below the paper's figure",

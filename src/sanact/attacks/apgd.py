@@ -1,0 +1,202 @@
+"""Auto-PGD: projected gradient descent that chooses its own step size."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sanact.attacks.gradient import GradientAttack, Search
+from sanact.attacks.losses import LossName, likeliest_others, targeted_dlr
+from sanact.attacks.projections import Generators, Norm, per_example, project, random_start, sparse_sign, steepest
+from sanact.checks import Model, check_logits
+
+MOMENTUM = 0.75
+WIDE = ((3.0, 0.3), (2.0, 0.3))  # L1: radii to begin with, in units of eps, and the share of the steps spent in each
+
+
+@dataclass(frozen=True, kw_only=True)
+class APGD(GradientAttack):
+    """Auto-PGD: steps with momentum, whose size is halved, per example, where the loss no longer climbs.
+
+        z = Π( x' + η g(x') ),   x'' = Π( x' + 0.75 (z - x') + 0.25 (x' - x⁻) ),   from x + U(ball)
+
+    x⁻ is the point before x', and g the steepest unit step, sign ∇J or ∇J / ‖∇J‖₂.  η begins at 2 eps.  After 22, 41, 57, … %
+    of the steps an example halves η and goes on from its best point, if its loss rose in less than ρ of the steps since the
+    last checkpoint, or if since then it neither climbed higher nor had η halved.
+
+    In L1 there is no momentum, and g is the sign at the k largest entries.  Every 4 % of the steps k becomes the number of
+    pixels that the best point changes, over 1.5.  Where that number fell by more than 5 %, η is eps again and the best point is
+    taken up; elsewhere η shrinks by 1.5, down to eps / 10.  The first 60 % of the steps are taken in balls of 3 eps and 2 eps.
+
+    steps: of each start, ≥ 1.  restarts: random starts, ≥ 1.  rho: ρ, in (0, 1].
+    loss: one of ``losses``; "targeted-dlr" starts ``restarts`` times towards each of the ``targets`` likeliest other classes,
+        and has won with whatever class it meets.
+    Papers: Croce and Hein 2020, arXiv:2003.01690, and for L1 2021, arXiv:2103.01208.  Deviations: x itself is tried first;
+    starts are uniform in the ball; in L1, pixels at the wall that their gradient points to are not among the k.
+    """
+
+    steps: int = 100
+    restarts: int = 1
+    rho: float = 0.75
+    targets: int = 9
+
+    norms: ClassVar[tuple[Norm, ...]] = ("Linf", "L2", "L1")
+    losses: ClassVar[tuple[LossName, ...]] = ("ce", "margin", "dlr", "targeted-dlr")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field in ("steps", "restarts", "targets"):
+            value = getattr(self, field)
+            self.require(isinstance(value, int) and value >= 1, field, "a whole number ≥ 1")
+        self.require(0 < self.rho <= 1, "rho", "in (0, 1]")
+        self.require(not (self.targeted and self.loss == "targeted-dlr"), "targeted", "False with loss 'targeted-dlr'")
+
+    def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
+        if self.loss == "targeted-dlr":
+            check_logits(logits := model(x), y, str(self))
+            rivals = list(likeliest_others(logits, y, self.targets).T)
+            search: Search = TowardsRival(self, model, x, y, eps, rivals[0], toward=False)
+        else:
+            rivals, search = [y], Search(self, model, x, y, eps, y, toward=self.targeted)
+        search.visit(torch.arange(len(x), device=x.device), x)
+        for search.labels in rivals:
+            for _ in range(self.restarts):
+                if not len(search.open()):
+                    return search.best
+                if self.norm == "L1":
+                    self._narrow(search, generator)
+                else:
+                    self._ascend(search, random_start(x, eps, self.norm, generator), MomentumWalk, self.steps)
+        return search.best
+
+    def _narrow(self, search: Search, generator: Generators) -> None:
+        """Walk in wide balls first, where the loss is climbed more easily, and carry the best point into the next."""
+        index, steps = search.open(), self.steps
+        start = random_start(search.x, WIDE[0][0] * search.eps, self.norm, generator)
+        for radius, share in WIDE:
+            wide = search.elsewhere(index, radius * search.eps, replace(self, early_stop=False))
+            some = round(share * self.steps)
+            self._ascend(wide, project(start[index], wide.x, wide.eps, self.norm), SparseWalk, some)
+            start[index], steps = wide.best, steps - some
+        self._ascend(search, project(start, search.x, search.eps, self.norm), SparseWalk, steps)
+
+    def _ascend(self, search: Search, start: Tensor, kind: type[Walk], steps: int) -> None:
+        index = search.open()  # the examples still in the batch
+        walk = kind(self, search.x[index], search.eps[index], start[index])
+        for step in range(steps + 1):
+            if not len(index):
+                return
+            loss, won, gradient = search.visit(index, walk.here, slope=step < steps)
+            if step == steps:
+                return
+            if search.attack.early_stop and bool(won.any()):
+                index, loss, gradient = (part[~won] for part in (index, loss, gradient))
+                walk.keep(~won)
+            walk.note(loss, gradient)
+            walk.move(step)
+
+
+class TowardsRival(Search):
+    """Climbs towards the class in ``labels``, away from y."""
+
+    def objective(self, logits: Tensor, index: Tensor) -> Tensor:
+        return targeted_dlr(logits, self.y[index], self.labels[index])
+
+
+class Walk(ABC):
+    """Where one run stands.  Every tensor has an entry for each example still in the batch."""
+
+    def __init__(self, attack: APGD, x: Tensor, eps: Tensor, start: Tensor) -> None:
+        self.attack, self.x, self.eps = attack, x, eps
+        self.here = self.best = start
+        self.gradient = self.best_gradient = torch.zeros_like(start)
+        self.loss = torch.full_like(eps, torch.inf)  # the first is no rise
+        self.highest = -self.loss
+        self.rises = torch.zeros_like(eps)
+
+    def keep(self, these: Tensor) -> None:
+        """Go on with some of the examples."""
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value[these])
+
+    def note(self, loss: Tensor, gradient: Tensor) -> None:
+        """What was found at ``here``."""
+        higher = loss > self.highest
+        self.rises = self.rises + (loss > self.loss)
+        self.loss, self.gradient = loss, gradient
+        self.highest = torch.where(higher, loss, self.highest)
+        self.best = torch.where(per_example(higher, gradient), self.here, self.best)
+        self.best_gradient = torch.where(per_example(higher, gradient), gradient, self.best_gradient)
+
+    def go_back(self, these: Tensor) -> None:
+        """To the best point, for some of the examples."""
+        self.loss = torch.where(these, self.highest, self.loss)
+        self.here = torch.where(per_example(these, self.here), self.best, self.here)
+        self.gradient = torch.where(per_example(these, self.here), self.best_gradient, self.gradient)
+
+    @abstractmethod
+    def move(self, taken: int) -> None:
+        """The next step, after so many of them."""
+
+
+class MomentumWalk(Walk):
+    """In Linf and L2."""
+
+    def __init__(self, attack: APGD, x: Tensor, eps: Tensor, start: Tensor) -> None:
+        super().__init__(attack, x, eps, start)
+        self.before, self.step_size = start, 2 * eps
+        self.spans = spans(attack.steps)
+        self.former, self.halved = self.highest, torch.zeros_like(eps, dtype=torch.bool)
+
+    def move(self, taken: int) -> None:
+        if taken in self.spans:
+            stuck = self.rises < self.attack.rho * self.spans[taken]
+            stuck |= ~self.halved & (self.highest <= self.former)
+            self.step_size = torch.where(stuck, self.step_size / 2, self.step_size)
+            self.go_back(stuck)
+            self.former, self.halved, self.rises = self.highest, stuck, torch.zeros_like(self.rises)
+        norm, share = self.attack.norm, MOMENTUM if taken else 1.0
+        step = per_example(self.step_size, self.here) * steepest(self.gradient, norm)
+        ahead = project(self.here + step, self.x, self.eps, norm)
+        moved = self.here + share * (ahead - self.here) + (1 - share) * (self.here - self.before)
+        self.before, self.here = self.here, project(moved, self.x, self.eps, norm)
+
+
+class SparseWalk(Walk):
+    """In L1."""
+
+    def __init__(self, attack: APGD, x: Tensor, eps: Tensor, start: Tensor) -> None:
+        super().__init__(attack, x, eps, start)
+        self.step_size, self.changed = eps, self.pixels()
+        self.count = (self.changed / 1.5).clamp_max(x[0].numel() / 5)
+
+    def pixels(self) -> Tensor:
+        """How many of them the best point changes, (n,)."""
+        return (self.best != self.x).flatten(1).sum(1)
+
+    def move(self, taken: int) -> None:
+        if taken and taken % max(1, round(0.04 * self.attack.steps)) == 0:
+            changed = self.pixels()
+            fewer = changed < 0.95 * self.changed
+            shrunk = torch.maximum(self.step_size / 1.5, self.eps / 10)
+            self.step_size, self.changed, self.count = torch.where(fewer, self.eps, shrunk), changed, changed / 1.5
+            self.go_back(fewer)
+        held = ((self.here <= 0) & (self.gradient < 0)) | ((self.here >= 1) & (self.gradient > 0))
+        step = per_example(self.step_size, self.here) * sparse_sign(self.gradient.masked_fill(held, 0), self.count)
+        self.here = project(self.here + step, self.x, self.eps, "L1")
+
+
+def spans(steps: int) -> dict[int, int]:
+    """The checkpoints, in steps taken, and how many steps each looks back on: after 22 % of them, then ever sooner."""
+    found, percent, gap, last = {}, 22, 22, 0
+    while (checkpoint := -(-percent * steps // 100)) < steps:
+        if checkpoint > last:
+            found[checkpoint], last = checkpoint - last, checkpoint
+        gap = max(gap - 3, 6)
+        percent += gap
+    return found

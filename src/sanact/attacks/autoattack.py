@@ -1,0 +1,92 @@
+"""AutoAttack: a fixed suite of diverse attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from sanact.attacks.apgd import APGD
+from sanact.attacks.base import Attack, BudgetedAttack
+from sanact.attacks.fab import FAB
+from sanact.attacks.losses import LossName
+from sanact.attacks.projections import Generators
+from sanact.attacks.square import Square
+from sanact.attacks.suite import Stage, Suite
+from sanact.checks import Model
+
+Version = Literal["standard", "plus", "rand"]
+
+STAGES: dict[Version, tuple[str, ...]] = {
+    "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
+    "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
+    "rand": ("apgd-ce", "apgd-dlr"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoAttack(Suite):
+    """AutoAttack: APGD, targeted APGD, FAB and Square, one after the other on what is left; a settled benchmark.
+
+    version: "standard" is apgd-ce, apgd-t, fab-t, square.  "plus" is apgd-ce, apgd-dlr and fab with 5 restarts each, square,
+        apgd-t and fab-t.  "rand", for randomized models, is apgd-ce and apgd-dlr, averaged over 20 draws.
+    steps: of the gradient attacks, ≥ 1.  queries: of square, ≥ 1.  targets: classes that apgd-t and fab-t aim at, ≥ 1.
+    early_stop: an example ends at its first success; False goes on to the highest loss, for examples to be replayed elsewhere.
+    ``targeted`` must stay False.
+    Paper: Croce and Hein 2020, arXiv:2003.01690.  Deviations: those of its parts; on a randomized model an example is won when
+    it is misclassified in more than half of the draws, not in one.
+    """
+
+    version: Version = "standard"
+    steps: int = 100
+    queries: int = 5000
+    targets: int = 9
+    early_stop: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(self.version in STAGES, "version", f"one of {', '.join(STAGES)}")
+        for field in ("steps", "queries", "targets"):
+            value = getattr(self, field)
+            self.require(isinstance(value, int) and value >= 1, field, "a whole number ≥ 1")
+        self.require(not self.targeted, "targeted", "False, for its stages choose the targets themselves")
+
+    @property
+    def draws(self) -> int:
+        return 20 if self.version == "rand" else 1
+
+    def for_replay(self) -> Attack:
+        return replace(self, early_stop=False)
+
+    def stages(self, model: Model) -> Iterator[tuple[str, Stage]]:
+        for name in STAGES[self.version]:
+            yield name, partial(_run, self.attack(name), model)
+
+    def attack(self, name: str) -> BudgetedAttack:
+        """The attack behind the stage of this name."""
+        ball: dict[str, Any] = {"eps": self.eps, "norm": self.norm, "early_stop": self.early_stop}
+        restarts = 5 if self.version == "plus" else 1
+        match name:
+            case "square":
+                return Square(**ball, queries=self.queries)
+            case "fab":
+                return FAB(**ball, steps=self.steps, restarts=restarts, targets=None)
+            case "fab-t":
+                return FAB(**ball, steps=self.steps, targets=self.targets)
+            case "apgd-t":
+                return APGD(**ball, steps=self.steps, targets=self.targets, loss="targeted-dlr")
+            case _:
+                loss: LossName = "dlr" if name == "apgd-dlr" else "ce"
+                return APGD(**ball, steps=self.steps, restarts=restarts, draws=self.draws, loss=loss)
+
+    def won(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
+        hits = torch.stack([super(AutoAttack, self).won(model, x, y) for _ in range(self.draws)])
+        return 2 * hits.sum(0) > self.draws
+
+
+def _run(attack: BudgetedAttack, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
+    return attack(model, x, y, eps=eps, generator=generator)

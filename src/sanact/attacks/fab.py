@@ -1,0 +1,164 @@
+"""Fast adaptive boundary attack."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sanact.attacks.base import BudgetedAttack
+from sanact.attacks.losses import likeliest_others, margin
+from sanact.attacks.projections import Generators, Norm, length, per_example, project, random_start, to_hyperplane
+from sanact.checks import Model, check_gradient, check_logits
+
+DUAL: dict[Norm, Norm] = {"Linf": "L1", "L2": "L2", "L1": "Linf"}
+LAST = 3  # points tried on the line from x to the closest that was found
+
+
+@dataclass(frozen=True, kw_only=True)
+class FAB(BudgetedAttack):
+    """Fast adaptive boundary attack: the closest adversarial example, by steps to linearized decision boundaries.
+
+        x' ← (1 - α) (x' + η δ') + α (x + η δ),   α = min( ‖δ'‖ / (‖δ'‖ + ‖δ‖), α_max ),   from x
+
+    δ' and δ are the shortest steps, within [0, 1], from x' and from x to where z_t - z_y, linearized at x', is 0.  From an
+    adversarial point the search goes on at x + β (x' - x).  The closest of all is at last drawn towards x on a line.
+    Returns the closest found if it lies in the ball, else its projection into it; x where nothing was found.
+
+    targets: t is each of so many of the likeliest other classes in turn; None is, at every step, the class whose boundary is
+        nearest, at one gradient per class.  ``targeted`` has the boundary of y itself.
+    steps: towards each t, from each start, ≥ 1.  restarts: starts, ≥ 1; the first is x, the others are random, within half the
+        distance found so far and within eps / 2.  alpha_max: [0, 1].  eta: η ≥ 1.  beta: β in [0, 1).
+    early_stop: an example ends at the first success within eps; False goes on to get closer.
+    Paper: Croce and Hein 2020, arXiv:1907.02044.  Deviation: all starts are for one t before the next, as in AutoAttack.
+    """
+
+    targets: int | None = 9
+    steps: int = 100
+    restarts: int = 1
+    alpha_max: float = 0.1
+    eta: float = 1.05
+    beta: float = 0.9
+    early_stop: bool = False
+
+    norms: ClassVar[tuple[Norm, ...]] = ("Linf", "L2", "L1")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field in ("steps", "restarts"):
+            value = getattr(self, field)
+            self.require(isinstance(value, int) and value >= 1, field, "a whole number ≥ 1")
+        counted = self.targets is None or (isinstance(self.targets, int) and self.targets >= 1)
+        self.require(counted, "targets", "a whole number ≥ 1 or None")
+        self.require(0 <= self.alpha_max <= 1, "alpha_max", "in [0, 1]")
+        self.require(1 <= self.eta < torch.inf, "eta", "a number ≥ 1")
+        self.require(0 <= self.beta < 1, "beta", "in [0, 1)")
+
+    def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
+        closest = Closest(self, model, x, y, eps)
+        logits = closest.visit(torch.arange(len(x), device=x.device), x)
+        rivals = [None] if self.targeted or self.targets is None else [*likeliest_others(logits, y, self.targets).T]
+        for closest.rival in rivals:
+            for restart in range(self.restarts):
+                start = x
+                if restart:
+                    start = random_start(x, torch.minimum(closest.distance, eps) / 2, self.norm, generator)
+                self._approach(closest, start)
+        if not self.early_stop:
+            closest.draw_in()
+        beyond = per_example(closest.distance > eps, x)
+        return torch.where(beyond, project(closest.best, x, eps, self.norm), closest.best)
+
+    def _approach(self, closest: Closest, start: Tensor) -> None:
+        index = closest.open()  # the examples still in the batch
+        here = start[index]
+        for _ in range(self.steps):
+            if not len(index):
+                return
+            value, slope, won = closest.linearize(index, here)
+            if self.early_stop:
+                stay = closest.distance[index] > closest.eps[index]
+                index, here, value, slope, won = (part[stay] for part in (index, here, value, slope, won))
+            if bool(won.any()):
+                origin = closest.x[index[won]]
+                here[won] = origin + self.beta * (here[won] - origin)
+                value[won], slope[won], _ = closest.linearize(index[won], here[won])
+            here = self._step(closest.x[index], here, value, slope)
+        if len(index):
+            closest.visit(index, here)
+
+    def _step(self, x: Tensor, here: Tensor, value: Tensor, slope: Tensor) -> Tensor:
+        from_here = to_hyperplane(here, value, slope, self.norm)
+        from_x = to_hyperplane(x, value + (slope * (x - here)).flatten(1).sum(1), slope, self.norm)
+        near, far = length(from_here, self.norm), length(from_x, self.norm)
+        alpha = per_example((near / (near + far).clamp_min(torch.finfo(x.dtype).tiny)).clamp_max(self.alpha_max), x)
+        return ((1 - alpha) * (here + self.eta * from_here) + alpha * (x + self.eta * from_x)).clamp(0, 1)
+
+
+class Closest:
+    """The closest adversarial example found so far, for each example, and its distance; 0 where x is one."""
+
+    def __init__(self, attack: FAB, model: Model, x: Tensor, y: Tensor, eps: Tensor) -> None:
+        self.attack, self.model, self.x, self.y, self.eps = attack, model, x, y, eps
+        self.rival: Tensor | None = None  # (N,)
+        self.best, self.distance = x.clone(), torch.full_like(eps, torch.inf)
+
+    def open(self) -> Tensor:
+        """The examples to go on with."""
+        return torch.nonzero(self.distance > (self.eps if self.attack.early_stop else 0))[:, 0]
+
+    def visit(self, index: Tensor, here: Tensor) -> Tensor:
+        """The logits at ``here``, (n, K), for the examples ``index``."""
+        logits = self.model(here)
+        self._note(index, here, logits)
+        return logits
+
+    def linearize(self, index: Tensor, here: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """z_t - z_y at ``here``, (n,), its gradient, and whether the goal is reached there, (n,), for ``index``."""
+        y = self.y[index]
+        with torch.enable_grad():
+            point = here.detach().requires_grad_()
+            logits = self.model(point)
+            won = self._note(index, here, logits.detach())
+            if self.attack.targeted:
+                values = [-margin(logits, y)]
+            else:
+                own = logits.gather(1, y[:, None])
+                others = likeliest_others(logits, y, logits.shape[1]) if self.rival is None else self.rival[index, None]
+                values = list((logits.gather(1, others) - own).T)
+        nearest = torch.full_like(self.eps[index], torch.inf)
+        chosen, slope = torch.zeros_like(nearest), torch.zeros_like(here)
+        for place, value in enumerate(values):
+            (gradient,) = torch.autograd.grad(value, point, torch.ones_like(value), retain_graph=place + 1 < len(values))
+            check_gradient(gradient, str(self.attack))
+            away = value.detach().abs() / length(gradient, DUAL[self.attack.norm]).clamp_min(torch.finfo(here.dtype).tiny)
+            nearer = away < nearest
+            nearest, chosen = torch.where(nearer, away, nearest), torch.where(nearer, value.detach(), chosen)
+            slope = torch.where(per_example(nearer, slope), gradient, slope)
+        return chosen, slope, won
+
+    def draw_in(self) -> None:
+        """Try points between x and the closest: where the line through two margins of opposite sign crosses 0."""
+        index = torch.nonzero((self.distance > 0) & self.distance.isfinite())[:, 0]
+        x, y, sign = self.x[index], self.y[index], -1 if self.attack.targeted else 1
+        way = self.best[index] - x
+        inner, outer = torch.zeros_like(self.eps[index]), torch.ones_like(self.eps[index])  # shares of the way
+        below, above = (sign * margin(self.model(x + share * way), y) for share in (0, 1))
+        for _ in range(LAST if len(index) else 0):
+            share = inner + (outer - inner) * (-below / (above - below).clamp_min(torch.finfo(x.dtype).tiny)).clamp(0, 1)
+            here = x + per_example(share, x) * way
+            logits = self.visit(index, here)
+            lead = sign * margin(logits, y)
+            won = (logits.argmax(1) == y) == self.attack.targeted
+            inner, below = torch.where(won, inner, share), torch.where(won, below, lead)
+            outer, above = torch.where(won, share, outer), torch.where(won, lead, above)
+
+    def _note(self, index: Tensor, here: Tensor, logits: Tensor) -> Tensor:
+        check_logits(logits, self.y[index], str(self.attack))
+        won = (logits.argmax(1) == self.y[index]) == self.attack.targeted
+        distance = length(here - self.x[index], self.attack.norm)
+        closer = won & (distance < self.distance[index])
+        self.best[index[closer]], self.distance[index[closer]] = here[closer], distance[closer]
+        return won
