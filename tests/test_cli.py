@@ -362,7 +362,10 @@ def test_an_error_of_the_real_command_is_one_line_and_exit_code_1():
 
 
 BAD = {
-    "unknown attack": ("-a nope", "attack must be one of fgsm, bim, ilcm, mim, pgd, cw, rays, got 'nope'"),
+    "unknown attack": (
+        "-a nope",
+        "attack must be one of fgsm, bim, ilcm, mim, pgd, cw, apgd, square, fab, rays, autoattack, got 'nope'",
+    ),
     "negative eps": ("-a fgsm:eps=-0.1", "eps"),
     "no number": ("-a fgsm:eps=large", "large"),
     "unknown argument": ("-a fgsm:epsilon=0.1", "attack 'fgsm' takes "),

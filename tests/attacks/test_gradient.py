@@ -277,7 +277,8 @@ def test_search_starts_with_nothing_won():
         ("eps", math.inf, "a positive number"),
         ("eps", "0.3", "a positive number"),
         ("norm", "L7", "one of Linf, L2"),
-        ("loss", "mse", "one of ce, margin"),
+        ("loss", "mse", "one of ce, margin, dlr"),
+        ("draws", 0, "a whole number ≥ 1"),
     ],
 )
 def test_bad_settings_of_all(kind, field, value, allowed):

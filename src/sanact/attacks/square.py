@@ -138,7 +138,7 @@ def change_window(here: Tensor, x: Tensor, eps: Tensor, side: int, numbers: Tens
 
 def square(x: Tensor, side: int, place: Tensor) -> Tensor:
     """Where a square lies, (n, 1, H, W).  place: (n, 2), uniform in [0, 1)."""
-    inside = []
+    inside: list[Tensor] = []
     for extent, number in zip(x.shape[2:], place.T, strict=True):
         first = (number * (extent - side + 1)).long().clamp_max(extent - side)[:, None]
         pixel = torch.arange(extent, device=x.device)
@@ -157,10 +157,9 @@ def pyramids(side: int) -> Tensor:
 def pyramid(height: int, width: int) -> Tensor:
     """Σ_{k=0}^{M} 1 / (n + 1 - k)² at each place, n = ⌊height / 2⌋, M = n less the place's distance from the middle."""
     n = height // 2
-    levels = 1 / torch.arange(n + 1, 0, -1, dtype=torch.float64).square()
-    down = (torch.arange(height) - n).abs()[:, None]
-    across = (torch.arange(width) - width // 2).abs()[None, :]
-    return levels.cumsum(0).take(n - torch.maximum(down, across))
+    levels = torch.arange(n + 1, 0, -1, dtype=torch.float64).square().reciprocal().cumsum(0)
+    down, across = (torch.arange(height) - n).abs(), (torch.arange(width) - width // 2).abs()
+    return levels[n - torch.maximum(down[:, None], across)]
 
 
 def signs(numbers: Tensor) -> Tensor:
