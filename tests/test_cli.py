@@ -119,6 +119,8 @@ def evaluation(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> li
             "fgsm:eps=0.1",
             "-a",
             "pgd:eps=8/255,steps=3",
+            "--effort",
+            "quick",
             "--out",
             tmp_path_factory.mktemp("runs"),
         ),
@@ -127,10 +129,10 @@ def evaluation(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> li
 
 OPTIONS = {
     "demo": "--out --examples --seed --device --quiet --json",
-    "evaluate": "--data --split --weights --plan --attack --knowledge --examples --l2 --out --seed --device --batch-size "
+    "evaluate": "--data --split --weights --plan --attack --knowledge --examples --effort --l2 --out --seed --device --batch-size "
     "--quiet --json",
-    "reproduce": "--data --examples --out --seed --device --batch-size --quiet --json",
-    "train": "--data --out --validation --epochs --lr --batch-size --seed --device --quiet --json",
+    "reproduce": "--data --examples --effort --out --seed --device --batch-size --quiet --json",
+    "train": "--data --out --validation --attack --epochs --lr --batch-size --seed --device --quiet --json",
     "layers": "--plan --input --json",
     "compare": "--l2 --json",
     "record": "--name --out --reported --architecture --link --authors --venue --additional-data --json",
@@ -224,7 +226,10 @@ def test_evaluate_gives_every_accuracy_with_its_knowledge(evaluation):
     oblivious, white_box = [[(attack, known) for attack in attacks] for known in ("oblivious", "white-box")]
     undefended = [(r["attack"], r["knowledge"]) for r in found if r["defense"] == "none"]
     defended = [(r["attack"], r["knowledge"]) for r in found if r["defense"] == "mask"]
-    assert sorted(undefended) == sorted([clean, *white_box]) and sorted(defended) == sorted([clean, *oblivious, *white_box])
+    adaptive = [(f"worst case (quick), Linf {eps}", "adaptive") for eps in ("0.1", "0.0314")]
+    assert sorted(undefended) == sorted([clean, *white_box, *adaptive])
+    assert sorted(defended) == sorted([clean, *oblivious, *white_box, *adaptive])
+    assert all(r["verdict"].startswith(("reliable", "suspect: ")) == (r["knowledge"] in ("white-box", "adaptive")) for r in found)
     assert all(r["accuracy"]["low"] <= r["accuracy"]["value"] <= r["accuracy"]["high"] for r in found)
     assert all(r["data"] == "digits" and r["accuracy"]["n"] == 40 for r in found)
 
@@ -280,7 +285,7 @@ def test_evaluate_a_second_time_reads_the_rows_that_are_there(evaluation):
     out, first = evaluation[-1], results(sanact(*evaluation, "--json"))
     written = {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
     assert results(sanact(*evaluation, "--json")) == first
-    assert len(written) == 6 and {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")} == written
+    assert len(written) == 10 and {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")} == written
 
 
 def test_evaluate_as_a_table_names_knowledge_interval_and_plan(evaluation):
@@ -379,7 +384,7 @@ BAD = {
     "two sanitizers": ("-p 0=median -p *=mask", "two sanitizers for one activation"),
     "unknown data": ("--data nowhere", "no data set 'nowhere'"),
     "unknown split": ("--split val", "no split 'val' in data set 'digits'; it has: train, test"),
-    "unknown knowledge": ("-k psychic", "knowledge must be one of oblivious, white-box, got 'psychic'"),
+    "unknown knowledge": ("-k psychic", "knowledge must be one of oblivious, white-box, adaptive, got 'psychic'"),
     "missing weights": ("--weights none.safetensors", "no weights at 'none.safetensors'"),
     "unknown device": ("--device cuda:99", "device must be auto, cpu, or one that is there, got 'cuda:99'"),
     "too many examples": ("--examples 5000", "examples must be in 1..449, got 5000"),

@@ -173,7 +173,7 @@ def test_cells_are_all_combinations_defense_by_defense():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"knowledge": "secret"}, "knowledge must be one of oblivious, white-box, got 'secret'"),
+        ({"knowledge": "secret"}, "knowledge must be one of oblivious, white-box, adaptive, got 'secret'"),
         ({"attack": PGD(eps=0.1, targeted=True)}, "targeted must be False"),
     ],
 )

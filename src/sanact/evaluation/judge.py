@@ -30,6 +30,7 @@ from sanact.evaluation.adaptive import Adaptive, Effort
 from sanact.evaluation.diagnostics import EXAMPLES, diagnose, verdict
 from sanact.evaluation.rows import SCHEMA, Parts
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge
+from sanact.gradients import sanitizers_of
 from sanact.plan import Plan, SanitizedModel, calibrate, changed, plan_to_dict, sanitize
 from sanact.progress import Advance
 from sanact.sanitizers import Sanitizer, bypass
@@ -163,7 +164,8 @@ def judge(
 ) -> pa.Table:
     """The rows of a cell, in the order of its data; see `rows.SCHEMA`.
 
-    batch_size: examples at once; memory grows with it, the rows do not depend on it but for the last bits of arithmetic.
+    batch_size: examples at once; memory grows with it, the rows do not depend on it but for the last bits of arithmetic, and
+        for defenses that draw random numbers.
     device: "auto" takes CUDA where there is one, else the CPU.
     folder: where finished batches are kept until the cell is done, and crafted examples for other cells to replay; None
         keeps nothing.
@@ -185,6 +187,8 @@ def judge(
         if number == 0:
             _check_models(cell, base, judged, x, y)
         generators = [_generator(cell.seed, place) for place in batch.index]
+        for sanitizer in sanitizers_of(judged):
+            sanitizer.rewind()
         by: list[str] | None = None
         if isinstance(cell.attack, Suite):
             adversarial, by = cell.attack.credited(judged, x, y, generator=generators)
@@ -214,7 +218,9 @@ def check_plans(cells: Iterable[Cell]) -> None:
     for cell in cells:
         if not any(cell.model is model and cell.defense is defense for model, defense in seen):
             seen.append((cell.model, cell.defense))
-            _models(cell, torch.device("cpu"))
+            _, judged = _models(cell, torch.device("cpu"))
+            with torch.no_grad():
+                judged(next(cell.data[:1].batches(1)).x)
 
 
 def replayed_examples(cell: Cell, folder: Path) -> Tensor:
