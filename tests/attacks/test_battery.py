@@ -232,31 +232,13 @@ def test_is_frozen(attack):
         attack.targeted = True
 
 
-# The linear model: margin |w·x + b|, so the boundary is margin / ‖w‖₁ away in Linf and margin / ‖w‖₂ in L2.
-
-
-def boundary(linear: Linear, points: Tensor, norm: str) -> Tensor:
-    """In L1 one pixel after the other goes to the border of [0, 1], the one with the largest weight first."""
-    if norm != "L1":
-        return linear.margin(points).abs() / (linear.w.abs().sum() if norm == "Linf" else linear.w.square().sum().sqrt())
-    distances = torch.zeros(len(points)).double()
-    for i, (point, margin) in enumerate(zip(points.flatten(1), linear.margin(points), strict=True)):
-        left = margin.abs()
-        for pixel in linear.w.abs().argsort(descending=True):
-            room = 1 - point[pixel] if linear.w[pixel] * margin < 0 else point[pixel]
-            step = torch.minimum(room, left / linear.w[pixel].abs())
-            distances[i] += step
-            left = left - step * linear.w[pixel].abs()
-    return distances
-
-
 @each([*GRADIENT, *(a for a in TARGETED if isinstance(a, GradientAttack))])
 @pytest.mark.parametrize(("share", "succeeds"), [(1.05, True), (0.99, False)], ids=["outside", "inside"])
 def test_succeeds_just_beyond_the_boundary_and_not_before(attack, linear, points, share, succeeds):
     predicted = linear(points).argmax(1)
     y = 1 - predicted if attack.targeted else predicted
     attack = replace(attack, steps=100) if attack.norm == "L1" else attack  # it spends the first 60 % of them outside the ball
-    adversarial = attack(linear, points, y, eps=share * boundary(linear, points, attack.norm))
+    adversarial = attack(linear, points, y, eps=share * linear.distance(points, attack.norm))
     assert ((linear(adversarial).argmax(1) != predicted) == succeeds).all()
 
 
@@ -265,7 +247,7 @@ def test_cw_finds_the_nearest_adversarial_point(linear, points, targeted):
     predicted = linear(points).argmax(1)
     adversarial = CW(targeted=targeted, initial_c=0.1, steps=300)(linear, points, 1 - predicted if targeted else predicted)
     assert (linear(adversarial).argmax(1) != predicted).all()
-    ratio = l2_norm(adversarial - points) / boundary(linear, points, "L2")
+    ratio = l2_norm(adversarial - points) / linear.distance(points, "L2")
     assert ratio.min() >= 1 and ratio.max() < 1.03
 
 

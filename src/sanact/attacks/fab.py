@@ -140,14 +140,17 @@ class Closest:
         return chosen, slope, won
 
     def draw_in(self) -> None:
-        """Try points between x and the closest: where the line through two margins of opposite sign crosses 0."""
+        """Try points between x and the closest: a little beyond where the line through two margins of opposite sign is 0."""
         index = torch.nonzero((self.distance > 0) & self.distance.isfinite())[:, 0]
+        if not len(index):
+            return
         x, y, sign = self.x[index], self.y[index], -1 if self.attack.targeted else 1
         way = self.best[index] - x
         inner, outer = torch.zeros_like(self.eps[index]), torch.ones_like(self.eps[index])  # shares of the way
         below, above = (sign * margin(self.model(x + share * way), y) for share in (0, 1))
-        for _ in range(LAST if len(index) else 0):
-            share = inner + (outer - inner) * (-below / (above - below).clamp_min(torch.finfo(x.dtype).tiny)).clamp(0, 1)
+        for _ in range(LAST):
+            crossing = inner + (outer - inner) * (-below / (above - below).clamp_min(torch.finfo(x.dtype).tiny)).clamp(0, 1)
+            share = crossing + (outer - crossing) / 100  # on the boundary itself, rounding would decide
             here = x + per_example(share, x) * way
             logits = self.visit(index, here)
             lead = sign * margin(logits, y)

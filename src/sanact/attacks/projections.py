@@ -83,10 +83,11 @@ def _project_l1(moved: Tensor, x: Tensor, eps: Tensor) -> Tensor:
     last = ((grown <= eps[:, None]).sum(1, keepdim=True) - 1).clamp_min(0)  # bend before the length is eps
     left = eps[:, None] - grown.gather(1, last)
     shrink = (bends.gather(1, last) - left / rate.gather(1, last).clamp_min(1)).clamp_min(0)
-    shrunk = torch.minimum((size - shrink).clamp_min(0), room)
-    total = shrunk.sum(1, keepdim=True)
-    shrunk = shrunk * torch.where(total > eps[:, None], eps[:, None] / total, 1)  # what rounding added
-    return (x + (d.sign() * shrunk).reshape(x.shape)).clamp(0, 1)
+    for _ in range(2):  # the second time, less what rounding added
+        shrunk = torch.minimum((size - shrink).clamp_min(0), room)
+        moving = ((shrunk > 0) & (shrunk < room)).sum(1, keepdim=True)
+        shrink = shrink + (shrunk.sum(1, keepdim=True) - eps[:, None]).clamp_min(0) / moving.clamp_min(1)
+    return (x + (d.sign() * (size - shrink).clamp_min(0)).reshape(x.shape)).clamp(0, 1)
 
 
 def to_hyperplane(x: Tensor, value: Tensor, slope: Tensor, norm: Norm) -> Tensor:
