@@ -191,7 +191,7 @@ def test_early_stop_changes_nothing_about_who_is_fooled(attack, net: nn.Module, 
     assert torch.equal(net(early).argmax(1) == images.y, net(late).argmax(1) == images.y)
 
 
-@each(GRADIENT)
+@each(BALL)
 def test_an_example_already_misclassified_comes_back_unchanged(attack, model, batch):
     x, y = batch
     wrong = torch.arange(12) < 4
@@ -200,7 +200,7 @@ def test_an_example_already_misclassified_comes_back_unchanged(attack, model, ba
     assert not torch.equal(adversarial[~wrong], x[~wrong])
 
 
-@each([attack for attack in TARGETED if isinstance(attack, GradientAttack)])
+@each([attack for attack in TARGETED if isinstance(attack, BudgetedAttack)])
 def test_an_example_already_at_its_target_comes_back_unchanged(attack, model, batch):
     x, y = batch
     assert torch.equal(attack(model, x, y), x)
@@ -213,7 +213,7 @@ def test_each_example_has_the_budget_it_was_given(attack, linear: Linear, points
     torch.testing.assert_close(distance(attack(linear, points, y, eps=eps), points, attack.norm), eps.double())
 
 
-@each([*GRADIENT, *(replace(a, step_size=0.1) for a in GRADIENT if hasattr(a, "step_size"))])
+@each([*BALL, *(replace(a, step_size=0.1) for a in GRADIENT if hasattr(a, "step_size"))])
 def test_no_budget_returns_the_input(attack, model, batch):
     x, y = batch
     assert torch.equal(attack(model, x, y, eps=torch.zeros(12)), x)

@@ -111,6 +111,15 @@ def test_the_step_to_a_hyperplane_is_the_shortest(norm, share):
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+@pytest.mark.parametrize("size", [1e-36, 1e-25, 1e25])
+def test_the_size_of_the_slope_does_not_matter(norm, size):
+    x, slope, value = X.float(), (MOVED - X).float(), torch.linspace(-0.3, 0.3, 6)
+    expected = to_hyperplane(x, value, slope, norm)
+    torch.testing.assert_close(to_hyperplane(x, size * value, size * slope, norm), expected, rtol=1e-3, atol=1e-5)
+    assert to_hyperplane(x, value, 1e-42 * slope, norm).isfinite().all()
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
 def test_the_step_to_a_hyperplane_out_of_reach_goes_to_the_walls(norm):
     slope = MOVED - X
     step = to_hyperplane(X, torch.full((6,), 100.0).double(), slope, norm)

@@ -78,6 +78,15 @@ def test_each_query_draws_one_square_and_a_better_one_stays(model, x):
     assert moved > 1000 and len(places) > 60 and {(0, 0), (7, 7)} < places  # in the end, everywhere
 
 
+def test_squares_become_smaller_as_in_the_paper():
+    """On 100 by 100 pixels, of which 0.8, 0.4, 0.2, … are covered."""
+    wide = torch.empty(1, 1, 100, 100)
+    sides = [Square(eps=0.1)._side(query, wide) for query in (0, 10, 11, 51, 201, 501, 1001, 2001, 4001, 6001, 8000, 8001)]
+    assert sides == [89, 89, 63, 45, 32, 22, 16, 11, 8, 6, 6, 4]
+    in_l2 = Square(eps=0.1, norm="L2")
+    assert [in_l2._side(query, wide) for query in (0, 11, 201, 8001)] == [89, 63, 33, 5]
+
+
 def test_squares_have_one_sign_a_channel(model, x):
     y = model(x).argmax(1)
     for best, point in trail(Square(eps=0.1, queries=100, early_stop=False), model, x, y):
