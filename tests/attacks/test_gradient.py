@@ -261,6 +261,40 @@ def test_l2_attacks_climb_gradients_whose_square_underflows():
     assert (distant(BIM(eps=0.5, norm="L2")(distant, x, y)).argmax(1) == 1).all()
 
 
+class Moody:
+    """A randomized model of two classes: the n-th draw at a point adds the n-th of these numbers to the logit of class 1."""
+
+    def __init__(self, moods: list[float]) -> None:
+        self.moods, self.calls = moods, 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        pixel = x.flatten(1)[:, 0]
+        mood = self.moods[self.calls % len(self.moods)]
+        self.calls += 1
+        return torch.stack([0 * pixel, pixel * (1 + mood) - 0.5 + mood], dim=1)
+
+
+@pytest.mark.parametrize(("moods", "won"), [([9, 9, -9], True), ([9, -9, -9], False), ([9, -9, 9, -9], False)])
+def test_an_example_of_a_randomized_model_is_won_in_more_than_half_of_the_draws(moods, won):
+    x, y = torch.full((4, 1, 1, 1), 0.5).double(), torch.zeros(4, dtype=torch.long)
+    attack = BIM(eps=0.1, draws=len(moods))
+    search = Search(attack, Moody(moods), x, y, torch.full((4,), 0.1), y, toward=False)
+    assert (search.visit(torch.arange(4), x)[1] == won).all() and (search.won == won).all()
+
+
+def test_loss_and_gradient_are_averaged_over_the_draws():
+    moods = [0.3, -0.2, 0.5]
+    x = torch.linspace(0.1, 0.9, 5, dtype=torch.float64).reshape(5, 1, 1, 1)
+    y = torch.zeros(5, dtype=torch.long)
+    search = Search(BIM(eps=0.1, draws=3), Moody(moods), x, y, torch.full((5,), 0.1), y, toward=False)
+    loss, _, gradient = search.visit(torch.arange(5), x, slope=True)
+    for i, pixel in enumerate(x.flatten().tolist()):
+        lead = [pixel * (1 + mood) - 0.5 + mood for mood in moods]
+        assert loss[i].item() == pytest.approx(sum(math.log(1 + math.exp(z)) for z in lead) / 3)
+        slopes = [(1 + mood) / (1 + math.exp(-z)) for mood, z in zip(moods, lead, strict=True)]
+        assert gradient[i].item() == pytest.approx(sum(slopes) / 3)
+
+
 def test_search_starts_with_nothing_won():
     x = torch.zeros(3, 1, 2, 2)
     search = Search(BIM(eps=0.1), needles, x, torch.zeros(3).long(), torch.ones(3), torch.zeros(3).long(), toward=False)

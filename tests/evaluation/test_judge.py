@@ -46,10 +46,11 @@ class Returns(Attack):
     shift: float = 0.0
     eps: float = 0.1
     cut: int = 8
+    norm: str = "Linf"
 
     @property
     def budget(self):
-        return "Linf", self.eps
+        return self.norm, self.eps
 
     def craft(self, model, x, y, eps, generator):
         return (x + self.shift)[..., : self.cut]
@@ -206,6 +207,7 @@ def nan_net() -> nn.Module:
         ({"defense": Mask(0.0, "fixed")}, r"sanitizer 'mask' on '0' changed nothing in 40 examples: it defends nothing"),
         ({"attack": Returns()}, "returned its input for all 40 examples: it attacked nothing"),
         ({"attack": Returns(shift=1e-3, eps=1e-4)}, r"went 0\.001\d* away in Linf, its budget is 0\.0001"),
+        ({"attack": Returns(shift=1e-3, eps=0.06, norm="L1")}, r"went 0\.06\d* away in L1, its budget is 0\.06"),
         ({"attack": Returns(shift=0.5, eps=1.0)}, r"x must lie in \[0, 1\], got"),
         ({"attack": Returns(cut=7)}, r"returned \(40, 1, 8, 7\) for \(40, 1, 8, 8\)"),
         ({"model": tiny().train()}, "must be in evaluation mode"),

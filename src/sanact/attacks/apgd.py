@@ -15,6 +15,7 @@ from sanact.attacks.projections import Generators, Norm, per_example, project, r
 from sanact.checks import Model, check_logits
 
 MOMENTUM = 0.75
+ROUNDING = 1e-6  # in L1, where steps often are projected back to where they came from: less is no change
 WIDE = ((3.0, 0.3), (2.0, 0.3))  # L1: radii to begin with, in units of eps, and the share of the steps spent in each
 
 
@@ -177,7 +178,7 @@ class SparseWalk(Walk):
 
     def pixels(self) -> Tensor:
         """How many of them the best point changes, (n,)."""
-        return (self.best != self.x).flatten(1).sum(1)
+        return ((self.best - self.x).abs() > ROUNDING).flatten(1).sum(1)
 
     def move(self, taken: int) -> None:
         if taken and taken % max(1, round(0.04 * self.attack.steps)) == 0:
@@ -186,7 +187,8 @@ class SparseWalk(Walk):
             shrunk = torch.maximum(self.step_size / 1.5, self.eps / 10)
             self.step_size, self.changed, self.count = torch.where(fewer, self.eps, shrunk), changed, changed / 1.5
             self.go_back(fewer)
-        held = ((self.here <= 0) & (self.gradient < 0)) | ((self.here >= 1) & (self.gradient > 0))
+        black, white = self.here < ROUNDING, self.here > 1 - ROUNDING
+        held = (black & (self.gradient < 0)) | (white & (self.gradient > 0))
         step = per_example(self.step_size, self.here) * sparse_sign(self.gradient.masked_fill(held, 0), self.count)
         self.here = project(self.here + step, self.x, self.eps, "L1")
 

@@ -25,14 +25,15 @@ class FAB(BudgetedAttack):
 
     δ' and δ are the shortest steps, within [0, 1], from x' and from x to where z_t - z_y, linearized at x', is 0.  From an
     adversarial point the search goes on at x + β (x' - x).  The closest of all is at last drawn towards x on a line.
-    Returns the closest found if it lies in the ball, else its projection into it; x where nothing was found.
+    Returns the closest found, projected into the ball where it lies outside; where none was found, the last point, projected.
 
     targets: t is each of so many of the likeliest other classes in turn; None is, at every step, the class whose boundary is
         nearest, at one gradient per class.  ``targeted`` has the boundary of y itself.
     steps: towards each t, from each start, ≥ 1.  restarts: starts, ≥ 1; the first is x, the others are random, within half the
         distance found so far and within eps / 2.  alpha_max: [0, 1].  eta: η ≥ 1.  beta: β in [0, 1).
     early_stop: an example ends at the first success within eps; False goes on to get closer.
-    Paper: Croce and Hein 2020, arXiv:1907.02044.  Deviation: all starts are for one t before the next, as in AutoAttack.
+    Paper: Croce and Hein 2020, arXiv:1907.02044.  Deviation: the points on the last line lie a little beyond where it crosses
+    the boundary, lest rounding decide.
     """
 
     targets: int | None = 9
@@ -98,7 +99,7 @@ class FAB(BudgetedAttack):
 
 
 class Closest:
-    """The closest adversarial example found so far, for each example, and its distance; 0 where x is one."""
+    """The closest adversarial point found so far, for each example, and its distance; until there is one, the last visited."""
 
     def __init__(self, attack: FAB, model: Model, x: Tensor, y: Tensor, eps: Tensor) -> None:
         self.attack, self.model, self.x, self.y, self.eps = attack, model, x, y, eps
@@ -140,14 +141,17 @@ class Closest:
         return chosen, slope, won
 
     def draw_in(self) -> None:
-        """Try points between x and the closest: where the line through two margins of opposite sign crosses 0."""
+        """Try points between x and the closest: a little beyond where the line through two margins of opposite sign is 0."""
         index = torch.nonzero((self.distance > 0) & self.distance.isfinite())[:, 0]
+        if not len(index):
+            return
         x, y, sign = self.x[index], self.y[index], -1 if self.attack.targeted else 1
         way = self.best[index] - x
         inner, outer = torch.zeros_like(self.eps[index]), torch.ones_like(self.eps[index])  # shares of the way
         below, above = (sign * margin(self.model(x + share * way), y) for share in (0, 1))
-        for _ in range(LAST if len(index) else 0):
-            share = inner + (outer - inner) * (-below / (above - below).clamp_min(torch.finfo(x.dtype).tiny)).clamp(0, 1)
+        for _ in range(LAST):
+            crossing = inner + (outer - inner) * (-below / (above - below).clamp_min(torch.finfo(x.dtype).tiny)).clamp(0, 1)
+            share = crossing + (outer - crossing) / 100  # on the boundary itself, rounding would decide
             here = x + per_example(share, x) * way
             logits = self.visit(index, here)
             lead = sign * margin(logits, y)
@@ -159,6 +163,8 @@ class Closest:
         check_logits(logits, self.y[index], str(self.attack))
         won = (logits.argmax(1) == self.y[index]) == self.attack.targeted
         distance = length(here - self.x[index], self.attack.norm)
+        none_yet = self.distance[index].isinf()
         closer = won & (distance < self.distance[index])
-        self.best[index[closer]], self.distance[index[closer]] = here[closer], distance[closer]
+        self.best[index[closer | none_yet]] = here[closer | none_yet]
+        self.distance[index[closer]] = distance[closer]
         return won

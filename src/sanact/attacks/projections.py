@@ -84,9 +84,9 @@ def _project_l1(moved: Tensor, x: Tensor, eps: Tensor) -> Tensor:
     left = eps[:, None] - grown.gather(1, last)
     shrink = (bends.gather(1, last) - left / rate.gather(1, last).clamp_min(1)).clamp_min(0)
     shrunk = torch.minimum((size - shrink).clamp_min(0), room)
-    total = shrunk.sum(1, keepdim=True)
-    shrunk = shrunk * torch.where(total > eps[:, None], eps[:, None] / total, 1)  # what rounding added
-    return (x + (d.sign() * shrunk).reshape(x.shape)).clamp(0, 1)
+    moving = ((shrunk > 0) & (shrunk < room)).sum(1, keepdim=True)
+    shrink = shrink + (shrunk.sum(1, keepdim=True) - eps[:, None]).clamp_min(0) / moving.clamp_min(1)  # what rounding left
+    return (x + (d.sign() * (size - shrink).clamp_min(0)).reshape(x.shape)).clamp(0, 1)
 
 
 def to_hyperplane(x: Tensor, value: Tensor, slope: Tensor, norm: Norm) -> Tensor:
@@ -97,10 +97,11 @@ def to_hyperplane(x: Tensor, value: Tensor, slope: Tensor, norm: Norm) -> Tensor
     room to the wall, and τ is where Σ |slope_i δ_i| = |value|; in L1 the steepest entries go to their walls one by one.
     Paper: Croce and Hein 2020, arXiv:1907.02044.
     """
-    flat, steep, needed = x.flatten(1), slope.flatten(1).abs(), value.abs()[:, None]
+    flat, tiny = x.flatten(1), torch.finfo(x.dtype).tiny
     sign = -(value.sign()[:, None] * slope.flatten(1).sign())
     room = torch.where(sign > 0, 1 - flat, flat) * sign.abs()
-    tiny = torch.finfo(x.dtype).tiny
+    scale = slope.flatten(1).abs().amax(1, keepdim=True).clamp_min(tiny)  # lest a square underflow
+    steep, needed = slope.flatten(1).abs() / scale, value.abs()[:, None] / scale
     if norm == "L1":
         order = steep.argsort(1, descending=True)
         gain = (steep * room).gather(1, order)
@@ -112,9 +113,9 @@ def to_hyperplane(x: Tensor, value: Tensor, slope: Tensor, norm: Norm) -> Tensor
         at_wall = (steep * room).gather(1, order).cumsum(1)
         rate = (steep * pace).gather(1, order).flip(1).cumsum(1).flip(1)  # of this entry and all that meet their wall later
         before = torch.nn.functional.pad(at_wall, (1, 0))[:, :-1]
-        first = ((before + bends * rate < needed).sum(1, keepdim=True)).clamp_max(room.shape[1] - 1)
+        first = (before + bends * rate < needed).sum(1, keepdim=True).clamp_max(room.shape[1] - 1)
         tau = (needed - before.gather(1, first)).clamp_min(0) / rate.gather(1, first).clamp_min(tiny)
-        size = torch.minimum(tau * pace, room)
+        size = torch.minimum(torch.minimum(tau, bends.gather(1, first)) * pace, room)
     return (sign * size).reshape(x.shape)
 
 
