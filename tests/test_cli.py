@@ -129,8 +129,8 @@ def evaluation(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> li
 
 OPTIONS = {
     "demo": "--out --examples --seed --device --quiet --json",
-    "evaluate": "--data --split --weights --plan --attack --knowledge --examples --effort --l2 --out --seed --device --batch-size "
-    "--quiet --json",
+    "evaluate": "--data --split --weights --plan --attack --knowledge --examples --effort --l2 --out --seed --device "
+    "--batch-size --quiet --json",
     "reproduce": "--data --examples --effort --out --seed --device --batch-size --quiet --json",
     "train": "--data --out --validation --attack --epochs --lr --batch-size --seed --device --quiet --json",
     "layers": "--plan --input --json",
@@ -229,7 +229,9 @@ def test_evaluate_gives_every_accuracy_with_its_knowledge(evaluation):
     adaptive = [(f"worst case (quick), Linf {eps}", "adaptive") for eps in ("0.1", "0.0314")]
     assert sorted(undefended) == sorted([clean, *white_box, *adaptive])
     assert sorted(defended) == sorted([clean, *oblivious, *white_box, *adaptive])
-    assert all(r["verdict"].startswith(("reliable", "suspect: ")) == (r["knowledge"] in ("white-box", "adaptive")) for r in found)
+    assert all(
+        r["verdict"].startswith(("reliable", "suspect: ")) == (r["knowledge"] in ("white-box", "adaptive")) for r in found
+    )
     assert all(r["accuracy"]["low"] <= r["accuracy"]["value"] <= r["accuracy"]["high"] for r in found)
     assert all(r["data"] == "digits" and r["accuracy"]["n"] == 40 for r in found)
 
@@ -257,9 +259,12 @@ def test_compare_of_a_folder_with_itself_takes_every_pair_once(evaluation):
     results(sanact(*evaluation, "--json"))
     found = results(sanact("compare", evaluation[-1], evaluation[-1], "--json"))
     assert sorted((c["attack"], c["a"]["name"], c["b"]["name"], c["b"]["knowledge"]) for c in found) == [
-        (attack, "none", "mask", knowledge)
-        for attack in ("FGSM, Linf 0.1", "PGD-3, Linf 0.0314")
-        for knowledge in ("oblivious", "white-box")
+        *(
+            (attack, "none", "mask", knowledge)
+            for attack in ("FGSM, Linf 0.1", "PGD-3, Linf 0.0314")
+            for knowledge in ("oblivious", "white-box")
+        ),
+        *((f"worst case (quick), Linf {eps}", "none", "mask", "adaptive") for eps in ("0.0314", "0.1")),
     ]
 
 
@@ -271,7 +276,7 @@ def test_record_takes_autoattack_and_refuses_what_evaluate_makes_of_the_rest(eva
     rows = read_rows(path)
     facts = header(rows)
     facts["cell"]["attack"] |= {"name": "autoattack", "version": "standard", "steps": 100, "queries": 5000, "targets": 9}
-    write_rows(rows, tmp_path / "aa.parquet", facts)
+    write_rows(rows, tmp_path / "aa.parquet", facts | {"verdict": "suspect: beaten by replay (0.1)"})
     shown = sanact("record", tmp_path / "aa.parquet", "--name", "Ours", "--out", out, "--link", "https://example.org")
     assert shown.code == 0 and "unreliable" in shown.out and f"saved to {out}" in shown.out
     written = json.loads(out.read_text())
@@ -308,7 +313,7 @@ def test_evaluate_without_a_plan_judges_the_network_as_it_is(trained, tmp_path):
     found = results(
         sanact(
             *("evaluate", trained.model, "--weights", trained.weights, "--data", "digits", "--split", "test[:30]"),
-            *("-a", "fgsm:eps=0.2", "--out", tmp_path, "--json", "-q"),
+            *("-a", "fgsm:eps=0.2", "-k", "white-box", "--out", tmp_path, "--json", "-q"),
         )
     )
     assert [(r["defense"], r["attack"], r["split"], r["accuracy"]["n"]) for r in found] == [
@@ -320,6 +325,7 @@ def test_evaluate_without_a_plan_judges_the_network_as_it_is(trained, tmp_path):
 def test_evaluate_judges_a_model_zoo_network_that_normalizes_inside(tmp_path):
     (tmp_path / "zoo.py").write_text(USERS_FILE)
     command = ["evaluate", f"{tmp_path}/zoo.py:zoo", "--data", "digits", "--split", "test[:40]", "-a", "fgsm:eps=0.1"]
+    command += ["-k", "oblivious", "-k", "white-box"]
     found = results(sanact(*command, "-p", "conv=mask:0.4", "--out", tmp_path / "runs", "--json", "-q"))
     assert {r["defense"] for r in found} == {"none", "mask"} and len(found) == 5
     network, batch = load_model(f"{tmp_path}/zoo.py:zoo"), next(load_data("digits")[:40].batches(40))
@@ -334,7 +340,7 @@ def test_evaluate_calibrates_a_sanitizer_that_needs_it(trained, tmp_path, plan):
     found = results(
         sanact(
             *("evaluate", trained.model, "--weights", trained.weights, "--data", "digits", "--examples", 20, "--out", tmp_path),
-            *("-p", f"0={plan}", "-a", "fgsm:eps=0.1", "--json", "-q"),
+            *("-p", f"0={plan}", "-a", "fgsm:eps=0.1", "-k", "white-box", "--json", "-q"),
         )
     )
     assert {result["defense"] for result in found} == {"none", plan.partition(":")[0]}
@@ -354,6 +360,7 @@ def test_quiet_also_silences_what_prepares_the_data(tmp_path):
     data.select(range(4)).add_column("label", [0, 1, 0, 1]).to_parquet(tmp_path / "data" / "test.parquet")
     (tmp_path / "mine.py").write_text(USERS_FILE)
     command = ["evaluate", f"{tmp_path}/mine.py:tiny", "--data", tmp_path / "data", "--out", tmp_path / "runs", "--quiet"]
+    command += ["-k", "white-box"]
     ended = in_a_new_process(
         *command, "-a", "fgsm:eps=0.1", HF_DATASETS_CACHE=str(tmp_path / "cache"), FORCE_COLOR="1", TERM="xterm"
     )

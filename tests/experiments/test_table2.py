@@ -19,7 +19,7 @@ from tests.conftest import load_or_skip
 def run(tmp_path_factory):
     load_or_skip("mnist", "test")
     out = tmp_path_factory.mktemp("table2")
-    arguments = ["reproduce", "table2", "--examples", "10", "--out", str(out), "--quiet", "--json"]
+    arguments = ["reproduce", "table2", "--examples", "5", "--effort", "quick", "--out", str(out), "--quiet", "--json"]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     return out, json.loads(result.stdout)
 

@@ -22,21 +22,22 @@ Effort = Literal["quick", "standard", "thorough"]
 
 
 class Work(NamedTuple):
-    """steps, restarts: of PGD for each gradient and loss.  apgd: steps of APGD.  queries: of those without gradients."""
+    """losses, steps, restarts: of PGD for each gradient.  apgd: steps of APGD.  queries: of those without gradients."""
 
+    losses: tuple[LossName, ...]
     steps: int
     restarts: int
     apgd: int
     queries: int
 
 
+ALL: tuple[LossName, ...] = ("margin", "ce", "dlr")
 WORK: dict[Effort, Work] = {
-    "quick": Work(steps=20, restarts=1, apgd=20, queries=100),
-    "standard": Work(steps=60, restarts=2, apgd=100, queries=1000),
-    "thorough": Work(steps=200, restarts=5, apgd=500, queries=5000),
+    "quick": Work(("margin",), steps=20, restarts=1, apgd=20, queries=100),
+    "standard": Work(ALL, steps=60, restarts=2, apgd=100, queries=1000),
+    "thorough": Work(("margin",), steps=200, restarts=5, apgd=500, queries=5000),
 }
 DRAWS = 10  # of a randomized model
-LOSSES: tuple[LossName, ...] = ("margin", "ce", "dlr")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,7 @@ class Adaptive(Suite):
             return PGD(**ball, loss=loss, steps=steps, restarts=restarts, early_stop=early_stop, draws=draws)
 
         if sanitizers:
-            for loss in LOSSES:
+            for loss in work.losses:
                 yield f"transfer {loss}", self._stage(model, pgd(loss, early_stop=False), bypassed=sanitizers)
         for choice in choices:
             yield (
@@ -87,7 +88,7 @@ class Adaptive(Suite):
                 self._stage(model, pgd("margin", steps=max(work.steps // 3, 10), restarts=1), choice),
             )
         for choice in choices:
-            for loss in LOSSES:
+            for loss in work.losses:
                 yield f"pgd {loss} {choice}", self._stage(model, pgd(loss), choice)
                 apgd = APGD(**ball, loss=loss, steps=work.apgd, draws=draws)
                 yield f"apgd {loss} {choice}", self._stage(model, apgd, choice)

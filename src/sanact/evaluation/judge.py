@@ -31,7 +31,7 @@ from sanact.evaluation.diagnostics import EXAMPLES, diagnose, verdict
 from sanact.evaluation.rows import SCHEMA, Parts
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge
 from sanact.gradients import sanitizers_of
-from sanact.plan import Plan, SanitizedModel, calibrate, changed, plan_to_dict, sanitize
+from sanact.plan import Plan, SanitizedModel, as_plan, calibrate, changed, plan_to_dict, sanitize
 from sanact.progress import Advance
 from sanact.sanitizers import Sanitizer, bypass
 
@@ -130,6 +130,7 @@ def cells(
 ) -> list[Cell]:
     """Every combination, defense by defense.
 
+    calibration: for the defenses that need data.
     effort, l2: of the adaptive attacker, who goes for each norm and budget of the attacks once, and for L2 balls of radius
         ``l2`` where an attack has no budget.
     """
@@ -147,7 +148,7 @@ def cells(
             attack=attack,
             knowledge=known,
             seed=seed,
-            calibration=calibration,
+            calibration=calibration if defense and any(part.needs_data for part in as_plan(defense).values()) else None,
         )
         for defense in defenses
         for attack, known in attackers

@@ -28,8 +28,7 @@ def mask_readings(setting: Setting) -> list[Grid]:
     paper = setting.source.paper["mask"]
 
     def row_of(mask: Mask, part: Part) -> list[Result]:
-        calibration = validation if mask.needs_data else None
-        cells = setting.cells(setting.images(part), [mask], setting.attacks(part), calibration=calibration)
+        cells = setting.cells(setting.images(part), [mask], setting.attacks(part), calibration=validation)
         found = results(setting.run(cells))
         return [replace(result, paper=figure) for result, figure in zip(found, paper, strict=True)]
 
