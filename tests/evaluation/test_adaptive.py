@@ -1,0 +1,155 @@
+"""The adaptive attacker tries all it says, stays in its ball, and leaves the model as it was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sanact import CW, FGSM, PGD, Mask, MedianFilter, sanitize
+from sanact.evaluation.adaptive import Adaptive
+from sanact.evaluation.judge import cells, judge
+from sanact.evaluation.latent import LatentMatching, last_hidden
+from sanact.evaluation.rows import won_by
+from sanact.gradients import gradient_choices, sanitizers_of
+from tests.evaluation.test_judge import cell, columns, images, tiny
+
+X, Y = images(40).images.x, torch.from_numpy(images(40).labels)
+QUICK = Adaptive(eps=0.04, effort="quick", guides=X[:20])
+
+
+def deep() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 16, 3)
+        ).eval()
+
+
+def names(attack: Adaptive, model: nn.Module) -> list[str]:
+    return [name for name, _ in attack.stages(model)]
+
+
+def test_tries_every_gradient_with_every_loss_and_every_bypass():
+    defended = sanitize(deep(), {"0": Mask(0.1, "max"), "2": MedianFilter(3)})
+    tried = names(replace(QUICK, effort="standard"), defended)
+    for loss in ("margin", "ce", "dlr"):
+        assert f"transfer {loss}" in tried
+        for choice in gradient_choices(defended):
+            assert {f"pgd {loss} {choice}", f"apgd {loss} {choice}"} <= set(tried)
+    assert {"transfer without 0", "transfer without 2", "square", "rays"} <= set(tried)
+    assert any(name.startswith("latent") for name in tried) and any("targeted-dlr" in name for name in tried)
+    assert len(set(tried)) == len(tried)
+
+
+def test_without_sanitizers_there_is_nothing_to_bypass_and_one_gradient():
+    tried = names(QUICK, tiny())
+    assert not any("transfer" in name for name in tried)
+    assert {name.split(" ", 2)[2] for name in tried if name.startswith("pgd")} == {"exact", "exact, short"}
+
+
+def test_in_l2_carlini_and_wagner_join_and_rays_does_not():
+    tried = names(Adaptive(eps=1.0, norm="L2"), sanitize(tiny(), Mask(0.1, "max")))
+    assert {f"cw {choice}" for choice in ("exact", "identity", "moving sigmoid")} <= set(tried) and "rays" not in tried
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_leaves_no_more_than_any_of_its_parts_and_stays_in_the_ball(norm):
+    defended = sanitize(tiny(), {"0": Mask(0.2, "max")})
+    eps = {"Linf": 0.04, "L2": 0.3}[norm]
+    adversarial, by = replace(QUICK, eps=eps, norm=norm).credited(defended, X, Y)
+    right = defended(adversarial).argmax(1) == Y
+    assert int(right.sum()) <= int((defended(PGD(eps=eps, norm=norm, steps=20)(defended, X, Y)).argmax(1) == Y).sum())
+    assert [name == "" for name in by] == right.tolist()
+    delta = (adversarial - X).flatten(1)
+    assert (delta.norm(dim=1) if norm == "L2" else delta.abs().amax(1)).max() <= eps * (1 + 1e-5)
+    known = {*names(replace(QUICK, eps=eps, norm=norm), defended), "clean", ""}
+    assert set(by) <= known and 0 < int((~right).sum()) < 40
+
+
+def test_leaves_the_model_as_it_was():
+    defended = sanitize(deep(), Mask(0.1, "max"))
+    QUICK(defended, X[:5], Y[:5])
+    assert [(part.gradient, part.bypassed, len(part._forward_hooks)) for part in sanitizers_of(defended)] == [
+        ("exact", False, 0)
+    ] * 2
+
+
+def test_an_example_does_not_depend_on_its_batch():
+    defended = sanitize(tiny(), {"0": Mask(0.2, "max")})
+    generators = [[torch.Generator().manual_seed(i) for i in range(12)] for _ in range(2)]
+    whole, by = QUICK.credited(defended, X[:12], Y[:12], generator=generators[0])
+    part, by_part = QUICK.credited(defended, X[5:8], Y[5:8], generator=generators[1][5:8])
+    torch.testing.assert_close(part, whole[5:8])
+    assert by_part == by[5:8]
+
+
+def test_the_guides_are_no_part_of_its_identity():
+    assert Adaptive(eps=0.04, effort="quick") == QUICK and hash(QUICK) == hash(Adaptive(eps=0.04, effort="quick"))
+    assert QUICK.config == {"name": "adaptive", "targeted": False, "eps": 0.04, "norm": "Linf", "effort": "quick"}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"effort": "heroic"}, "effort must be one of quick, standard, thorough"), ({"targeted": True}, "targeted must be False")],
+)
+def test_bad_input(given, message):
+    with pytest.raises(ValueError, match=message):
+        Adaptive(eps=0.1, **given)
+
+
+@pytest.mark.parametrize(("attack", "knowledge"), [(PGD(eps=0.1), "adaptive"), (QUICK, "white-box"), (QUICK, "oblivious")])
+def test_the_adaptive_attacker_and_nobody_else_runs_it(attack, knowledge):
+    with pytest.raises(ValueError, match="an adaptive attacker, and nobody else"):
+        cell(attack=attack, knowledge=knowledge)
+
+
+def test_goes_for_each_ball_once():
+    made = cells(
+        images(), tiny(), "tiny", [None, Mask()], [FGSM(eps=0.1), PGD(eps=0.1), CW()], ["oblivious", "adaptive"], l2=0.5
+    )
+    assert [(c.defense_name, c.attack.budget) for c in made if c.knowledge == "adaptive"] == [
+        (defense, ball) for defense in ("none", "mask") for ball in (("Linf", 0.1), ("L2", 0.5))
+    ]
+
+
+def test_rows_say_what_won_each_example():
+    rows = judge(cell(attack=Adaptive(eps=0.04, effort="quick"), knowledge="adaptive"))
+    got = columns(rows)
+    assert ((got["by"] == "") == (got["prediction"] == got["label"])).all()
+    assert ((got["by"] == "clean") == (got["clean_prediction"] != got["label"])).all()
+    assert sum(won_by(rows).values()) == sum(name not in ("", "clean") for name in got["by"])
+
+
+def hidden(model: nn.Module, x: Tensor) -> Tensor:
+    with last_hidden(model) as seen, torch.no_grad():
+        model(x)
+    return seen[-1].flatten(1)
+
+
+def test_latent_matching_comes_nearer_to_the_nearest_guide_of_another_class():
+    model, guides = deep(), torch.cat([X[:20], 1 - X[:20]])
+    y = model(X).argmax(1)
+    attack = LatentMatching(eps=0.1, steps=20, early_stop=False, guides=guides)
+    kinds = model(guides).argmax(1)
+    assert len(set(kinds.tolist())) > 1
+    adversarial = attack(model, X, y)
+    for i in range(10):
+        others = hidden(model, guides[kinds != y[i]])
+        nearest = others[(others - hidden(model, X[i : i + 1])).norm(dim=1).argmin()]
+        before, after = ((hidden(model, x[i : i + 1])[0] - nearest).norm() for x in (X, adversarial))
+        assert after < before
+
+
+def test_the_last_hidden_activation_is_behind_the_last_sanitizer():
+    defended = sanitize(deep(), {"0": Mask(0.1, "max")})
+    seen = hidden(defended, X[:2])
+    assert seen.shape == (2, 4 * 36) and (seen == 0).any()
+    assert hidden(deep(), X[:2]).shape == (2, 96)
+
+
+def test_latent_matching_needs_layers_to_look_into():
+    with pytest.raises(TypeError, match="a model with layers to look into, got function"):
+        LatentMatching(eps=0.1, guides=X)(lambda x: x.flatten(1)[:, :3], X, Y)
