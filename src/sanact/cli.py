@@ -93,7 +93,7 @@ def evaluate(
     data: Annotated[str, typer.Option(help=DATA)] = "mnist",
     split: Annotated[str, typer.Option(help="Of the data: test, validation, train[:5000], …")] = "test",
     weights: Annotated[
-        str | None, typer.Option(help="Safetensors file, or what ours were trained on.", show_default="the model's own")
+        str | None, typer.Option(help="Safetensors file, or ours by name: mnist, mnist-pgd.", show_default="the model's own")
     ] = None,
     plan: Annotated[list[str] | None, typer.Option("--plan", "-p", help=PLAN)] = None,
     attack: Annotated[
@@ -147,7 +147,7 @@ def evaluate(
     judged = cells(
         chosen,
         network,
-        model,
+        f"{model} ({Path(weights).stem})" if weights else model,
         defenses,
         attacks,
         knowledge or KNOWLEDGE,  # type: ignore[arg-type]  # the cell checks it
@@ -163,7 +163,7 @@ def evaluate(
 
 @app.command()
 def reproduce(
-    experiment: Annotated[str, typer.Argument(help="table2, mask-readings, budgets, or plans.", show_default=False)],
+    experiment: Annotated[str, typer.Argument(help="table2, robust, mask-readings, budgets, or plans.", show_default=False)],
     data: Annotated[str, typer.Option(help="Whose row of the paper: mnist.")] = "mnist",
     examples: Annotated[int, typer.Option(min=1, help="Images, with equal class shares.")] = 1000,
     out: Out = Path("runs/reproduce"),
@@ -176,7 +176,8 @@ def reproduce(
 ) -> None:
     """Make a table of the paper, or what it rests on, and put it beside the paper's figures.
 
-    table2: accuracy under FGSM, C&W and PGD, oblivious as in the paper, and white-box.
+    table2: accuracy under FGSM, C&W and PGD: adaptive, white-box, and oblivious as in the paper.
+    robust: the same sanitizers on a net that was trained adversarially.
     mask-readings: which reading of the lost mask formula comes closest.
     budgets: at which eps the undefended net lands near the paper's figures.
     plans: each sanitizer's best layers and strengths.

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sanact import CW, FGSM, PGD, Attack, Mask, MedianFilter, sanitize
+from sanact import CW, FGSM, PGD, Attack, AutoAttack, Mask, MedianFilter, sanitize
 from sanact.data import Data
+from sanact.evaluation import judge as judge_module
 from sanact.evaluation.judge import Cell, cells, judge, replayed_examples
 from sanact.evaluation.rows import SCHEMA, accuracy
 
@@ -101,6 +102,17 @@ def test_an_oblivious_attacker_crafts_on_the_undefended_model(tmp_path):
     torch.testing.assert_close(replayed, attack(tiny(), data.images.x, y, generator=streams))
     assert (rows["prediction"] == sanitize(tiny(), PLAN)(replayed).argmax(1).numpy()).all()
     assert (tiny()(replayed).argmax(1) != y).any()
+
+
+def test_a_suite_is_replayed_like_any_attack_and_named_by_its_parts_otherwise():
+    suite = AutoAttack(eps=0.04, steps=5, queries=20)
+    rows = {k: columns(judge(cell(attack=suite, knowledge=k))) for k in ("oblivious", "white-box")}
+    generators = [judge_module._generator(0, i) for i in range(40)]
+    x, y = images().images.x, torch.from_numpy(images().labels)
+    replayed = suite.for_replay()(tiny(), x, y, generator=generators)
+    assert (rows["oblivious"]["prediction"] == sanitize(tiny(), PLAN)(replayed).argmax(1).numpy()).all()
+    assert set(rows["oblivious"]["by"]) <= {"", "clean", "autoattack"}
+    assert "apgd-ce" in rows["white-box"]["by"]
 
 
 def test_examples_are_crafted_once_for_all_defenses(tmp_path, monkeypatch):

@@ -191,7 +191,7 @@ def judge(
         for sanitizer in sanitizers_of(judged):
             sanitizer.rewind()
         by: list[str] | None = None
-        if isinstance(cell.attack, Suite):
+        if isinstance(cell.attack, Suite) and cell.knowledge != "oblivious":
             adversarial, by = cell.attack.credited(judged, x, y, generator=generators)
         elif not cell.replays:
             adversarial = cell.attack(judged, x, y, generator=generators)

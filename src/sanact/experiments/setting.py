@@ -29,6 +29,7 @@ class Source:
     budgets: of FGSM and of PGD, at which the undefended model lands nearest to the paper's figures on the images of each
         part; `sanact reproduce budgets` finds them.
     sweep: budgets at which both are run as well.  l2: the budget at which C&W is reported a second time.
+    robust_eps: the budget of the examples that our adversarially trained weights were trained on.
     paper: accuracy in percent by defense: clean, FGSM, C&W, PGD; None where the paper gives no figure.
     """
 
@@ -36,6 +37,7 @@ class Source:
     budgets: dict[Part, tuple[float, float]]
     sweep: tuple[float, ...]
     l2: float
+    robust_eps: float
     paper: dict[str, tuple[float | None, float, float, float]]
 
 
@@ -45,6 +47,7 @@ SOURCES: dict[str, Source] = {
         budgets={"validation": (0.243, 0.155), "test": (0.235, 0.149)},
         sweep=(0.1, 0.2, 0.3),
         l2=2.0,
+        robust_eps=0.3,
         paper={
             "none": (98.65, 70.53, 2.34, 53.47),
             "nl-means": (None, 75.84, 80.27, 76.28),
@@ -76,8 +79,8 @@ class Setting:
     def source(self) -> Source:
         return SOURCES[self.data]
 
-    def model(self) -> nn.Module:
-        return load_model(self.source.model)
+    def model(self, weights: str | None = None) -> nn.Module:
+        return load_model(self.source.model, weights=weights)
 
     def images(self, part: Part) -> Data:
         """Of the test split; or training images that our model was not trained on, those that `sanact train` holds out."""
@@ -94,12 +97,13 @@ class Setting:
         attacks: Iterable[Attack],
         knowledge: Iterable[Knowledge] = ("oblivious",),
         calibration: Data | None = None,
+        weights: str | None = None,
     ) -> list[Cell]:
-        """Every combination, defense by defense."""
+        """Every combination, defense by defense; weights: other than those of the source, by name."""
         return cells(
             data,
-            self.model(),
-            self.source.model,
+            self.model(weights),
+            f"{self.source.model} ({weights})" if weights else self.source.model,
             defenses,
             attacks,
             knowledge,

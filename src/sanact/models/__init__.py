@@ -20,7 +20,10 @@ from torch import Tensor, nn
 from sanact.models.mnist_cnn import MNISTCNN
 
 MODELS: dict[str, Callable[..., nn.Module]] = {"mnist-cnn": MNISTCNN}
-PRETRAINED: dict[tuple[str, str], str] = {("mnist-cnn", "mnist"): "mnist_cnn.safetensors"}  # (model, data) → file here
+PRETRAINED: dict[tuple[str, str], str] = {  # (model, name of the weights) → file here
+    ("mnist-cnn", "mnist"): "mnist_cnn.safetensors",
+    ("mnist-cnn", "mnist-pgd"): "mnist_cnn_pgd.safetensors",
+}
 
 __all__ = ["MNISTCNN", "MODELS", "PRETRAINED", "build_model", "load_model", "load_weights"]
 
@@ -30,8 +33,8 @@ def load_model(name: str, *, weights: Path | str | None = None, classes: int | N
 
     name: "mnist-cnn" (ours); "timm:NAME" with timm's pretrained weights; or "path/to/file.py:factory", a function without
         required arguments, or a class, that returns an `nn.Module`.
-    weights: a safetensors file or a state dict saved by PyTorch; or the name of the data that weights of ours were trained
-        on ("mnist"); None takes what the model has: ours on MNIST, timm's pretrained, the user's as its factory made it.
+    weights: a safetensors file or a state dict saved by PyTorch; or a name of ours: "mnist", and "mnist-pgd", trained on PGD's
+        examples; None takes what the model has: ours on MNIST, timm's pretrained, the user's as its factory made it.
     classes: of the network that the given weights belong to; None leaves it to the network.
     Raises ValueError for an unknown name, a factory that fails, or weights that are missing, corrupt, or of another network.
     """
