@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sanact.attacks import CW, ILCM, PGD
-from sanact.checks import ProbabilitiesWarning, check_gradient, check_inputs, check_logits, check_mode
+from sanact.checks import ProbabilitiesWarning, check_inputs, check_logits, check_mode, gradient_of
 
 X, Y = torch.rand(4, 1, 3, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0])
 LOGITS = torch.tensor([[5.0, 0.0, -1.0]] * 4)
@@ -109,7 +109,24 @@ def test_probabilities_are_reported_once_a_run_whatever_meets_them():
     assert [warning.category for warning in heard] == [ProbabilitiesWarning]
 
 
-def test_nan_in_a_gradient_is_not_taken_for_no_gradient():
-    check_gradient(torch.zeros(4, 1, 3, 3), "here")
-    with pytest.raises(ValueError, match=r"the gradient of the loss is NaN for 1 of 4 examples \(here\)"):
-        check_gradient(torch.zeros(4, 1, 3, 3).index_put((torch.tensor(2), torch.tensor(0)), torch.tensor(torch.nan)), "here")
+def test_the_gradient_of_a_sum_is_that_of_each_example():
+    point = torch.rand(4, 1, 3, 3, requires_grad=True)
+    assert torch.equal(gradient_of(point.square().flatten(1).sum(1), point, "here"), 2 * point.detach())
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (lambda x, w: (x.detach() * w).flatten(1).sum(1), r"detached from its input: no gradient leads back.* \(here\)"),
+        (lambda x, w: x.detach().flatten(1).sum(1), r"detached from its input"),
+        (
+            lambda x, w: (x * torch.tensor([1, 1, torch.nan, 1])[:, None, None, None]).flatten(1).sum(1),
+            "NaN for 1 of 4 examples",
+        ),
+    ],
+    ids=["a graph of weights only", "no graph", "nan"],
+)
+def test_no_gradient_is_an_error_and_not_a_zero(value, message):
+    point, weight = torch.rand(4, 1, 3, 3, requires_grad=True), torch.ones(1, requires_grad=True)
+    with pytest.raises(ValueError, match=message):
+        gradient_of(value(point, weight), point, "here")

@@ -59,7 +59,20 @@ def check_logits(logits: Tensor, y: Tensor, where: str) -> None:
         )
 
 
-def check_gradient(gradient: Tensor, where: str) -> None:
-    """Raise ValueError for NaN: its sign is 0, so an attack would stand still in silence."""
+def gradient_of(value: Tensor, point: Tensor, where: str, *, retain_graph: bool = False) -> Tensor:
+    """The gradient of the sum of ``value`` at ``point``, (N, …).
+
+    Raises ValueError where there is none, and for NaN: its sign is 0, so an attack would stand still in silence.
+    """
+    gradient = None
+    if value.requires_grad:
+        ones = torch.ones_like(value)
+        (gradient,) = torch.autograd.grad(value, point, ones, retain_graph=retain_graph, allow_unused=True)
+    if gradient is None:
+        raise ValueError(
+            f"the model's logits are detached from its input: no gradient leads back; attack it without (square, rays), or "
+            f"give the part that detaches a surrogate ({where})"
+        )
     if broken := int(gradient.flatten(1).isnan().any(1).sum()):
-        raise ValueError(f"the gradient of the loss is NaN for {broken} of {len(gradient)} examples ({where})")
+        raise ValueError(f"the gradient of the loss is NaN for {broken} of {len(point)} examples ({where})")
+    return gradient

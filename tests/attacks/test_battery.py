@@ -291,6 +291,12 @@ def test_bad_models(attack, model, batch, wrong, message):
 
 
 @each([attack for attack in ALL if attack.name not in ("square", "rays")])
+def test_refuses_a_model_that_detaches_its_input(attack, model, batch):
+    with pytest.raises(ValueError, match="logits are detached from its input: no gradient leads back"):
+        attack(lambda x: model(x.detach()), *batch)
+
+
+@each([attack for attack in ALL if attack.name not in ("square", "rays")])
 def test_refuses_gradients_that_are_nan(attack, model, batch):
     met = {"autoattack": "apgd"}.get(attack.name, attack.name)
     with pytest.raises(ValueError, match=rf"the gradient of the loss is NaN for 12 of 12 examples.*\(attack '{met}'\)"):

@@ -11,7 +11,7 @@ from torch import Tensor
 from sanact.attacks.base import Attack
 from sanact.attacks.losses import margin
 from sanact.attacks.projections import Generators
-from sanact.checks import Model, check_gradient, check_logits
+from sanact.checks import Model, check_logits, gradient_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +78,9 @@ class CW(Attack):
                 squared = (candidate - x[index]).square().flatten(1).sum(1)
                 short = margin(logits, y[index]) * (1 if self.targeted else -1)  # what is missing to success, without κ
                 objective = squared + c[index] * (short + self.confidence).clamp_min(0)
-                (gradient,) = torch.autograd.grad(objective.sum(), w)
-            check_gradient(gradient, str(self))
+                if step == 1:  # the distance has a gradient, too, which would hide that the logits have none
+                    gradient_of(short, w, str(self), retain_graph=True)
+                gradient = gradient_of(objective, w, str(self))
             w, squared, objective = w.detach(), squared.detach(), objective.detach()
 
             success = short.detach() <= -self.confidence if self.confidence else short.detach() < 0

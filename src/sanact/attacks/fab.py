@@ -11,7 +11,7 @@ from torch import Tensor
 from sanact.attacks.base import BudgetedAttack
 from sanact.attacks.losses import likeliest_others, margin
 from sanact.attacks.projections import Generators, Norm, length, per_example, project, random_start, to_hyperplane
-from sanact.checks import Model, check_gradient, check_logits
+from sanact.checks import Model, check_logits, gradient_of
 
 DUAL: dict[Norm, Norm] = {"Linf": "L1", "L2": "L2", "L1": "Linf"}
 LAST = 3  # points tried on the line from x to the closest that was found
@@ -132,8 +132,7 @@ class Closest:
         nearest = torch.full_like(self.eps[index], torch.inf)
         chosen, slope = torch.zeros_like(nearest), torch.zeros_like(here)
         for place, value in enumerate(values):
-            (gradient,) = torch.autograd.grad(value, point, torch.ones_like(value), retain_graph=place + 1 < len(values))
-            check_gradient(gradient, str(self.attack))
+            gradient = gradient_of(value, point, str(self.attack), retain_graph=place + 1 < len(values))
             away = value.detach().abs() / length(gradient, DUAL[self.attack.norm]).clamp_min(torch.finfo(here.dtype).tiny)
             nearer = away < nearest
             nearest, chosen = torch.where(nearer, away, nearest), torch.where(nearer, value.detach(), chosen)

@@ -12,7 +12,7 @@ from torch import Tensor
 from sanact.attacks.base import BudgetedAttack
 from sanact.attacks.losses import LOSSES, LossName
 from sanact.attacks.projections import per_example, project, steepest
-from sanact.checks import Model, check_gradient, check_logits
+from sanact.checks import Model, check_logits, gradient_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +104,7 @@ class Search:
             loss += value.detach() / self.attack.draws
             hits += (logits.detach().argmax(1) == self.y[index]) == self.attack.targeted
             if slope and not (self.attack.early_stop and self.attack.draws == 1 and bool(hits.all())):
-                ones = torch.ones_like(value)
-                gradient += torch.autograd.grad(value, point, ones)[0] / self.attack.draws
-        check_gradient(gradient, str(self.attack))
+                gradient += gradient_of(value, point, str(self.attack)) / self.attack.draws
         won = 2 * hits > self.attack.draws
         better = (won & ~self.won[index]) | ((won == self.won[index]) & (loss >= self.loss[index]))
         chosen = index[better]

@@ -276,6 +276,10 @@ def _models(cell: Cell, device: torch.device) -> tuple[nn.Module, nn.Module]:
 def _check_models(cell: Cell, base: nn.Module, judged: nn.Module, x: Tensor, y: Tensor) -> None:
     check_inputs(x, y, str(cell))
     check_logits(base(x), y, str(cell))
+    norm, eps = cell.attack.budget
+    whole = {"Linf": 1.0, "L2": x[0].numel() ** 0.5, "L1": float(x[0].numel())}[norm]
+    if eps is not None and eps > whole:
+        raise ValueError(f"eps must be at most {whole:g} in {norm}, where the ball holds every image, got {eps} ({cell})")
     if isinstance(judged, SanitizedModel):
         with bypass(judged.sanitizers.values()):
             if not torch.allclose(judged(x), base(x), rtol=1e-3, atol=1e-3):
