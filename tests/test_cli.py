@@ -131,7 +131,7 @@ OPTIONS = {
     "demo": "--out --examples --seed --device --quiet --json",
     "evaluate": "--data --split --weights --plan --attack --knowledge --examples --effort --l2 --out --seed --device "
     "--batch-size --quiet --json",
-    "reproduce": "--data --examples --effort --out --seed --device --batch-size --quiet --json",
+    "reproduce": "--data --examples --knowledge --effort --out --seed --device --batch-size --quiet --json",
     "train": "--data --out --validation --attack --epochs --lr --batch-size --seed --device --quiet --json",
     "layers": "--plan --input --json",
     "compare": "--l2 --json",

@@ -43,6 +43,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Seed = Annotated[int, typer.Option(help="Of every random draw.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …; auto takes CUDA where there is one.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Examples at once: memory, not results, depends on it.")]
+KnowledgeOption = Annotated[
+    list[str] | None, typer.Option("--knowledge", "-k", help="oblivious, white-box, adaptive; repeat.", show_default="all")
+]
 EffortOption = Annotated[str, typer.Option("--effort", help="Of the adaptive attacker: quick, standard, thorough.")]
 Out = Annotated[Path, typer.Option(help="Folder for rows; a run that was interrupted goes on from what it finds there.")]
 
@@ -106,10 +109,7 @@ def evaluate(
             show_default="fgsm and pgd at the data's usual budget",
         ),
     ] = None,
-    knowledge: Annotated[
-        list[str] | None,
-        typer.Option("--knowledge", "-k", help="oblivious, white-box, adaptive; repeat.", show_default="all"),
-    ] = None,
+    knowledge: KnowledgeOption = None,
     examples: Annotated[
         int | None, typer.Option(min=1, help="Images, with equal class shares.", show_default="1000, or all")
     ] = None,
@@ -167,6 +167,7 @@ def reproduce(
     data: Annotated[str, typer.Option(help="Whose row of the paper: mnist.")] = "mnist",
     examples: Annotated[int, typer.Option(min=1, help="Images, with equal class shares.")] = 1000,
     out: Out = Path("runs/reproduce"),
+    knowledge: KnowledgeOption = None,
     effort: EffortOption = "standard",
     seed: Seed = 0,
     device: Device = "auto",
@@ -184,6 +185,7 @@ def reproduce(
 
     Example: sanact reproduce table2 --data mnist --examples 100
     """
+    from sanact.evaluation.threat import KNOWLEDGE
     from sanact.experiments import EXPERIMENTS, Setting
     from sanact.files import replacing
     from sanact.report.figures import accuracy_by_budget
@@ -198,6 +200,7 @@ def reproduce(
         seed=seed,
         device=device,
         batch_size=batch_size,
+        knowledge=tuple(knowledge or KNOWLEDGE),  # type: ignore[arg-type]  # the cells check it
         effort=effort,  # type: ignore[arg-type]  # the attack checks it
         progress=not quiet,
     )

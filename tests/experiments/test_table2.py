@@ -3,42 +3,64 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
 from sanact.cli import app
 from sanact.experiments.setting import SOURCES
-from sanact.experiments.table2 import PLANS
+from sanact.experiments.table2 import PLANS, RELATIVES
 from sanact.models import load_model
 from sanact.plan import list_layers, plan_from_dict
 from tests.conftest import load_or_skip
 
+DEFENSES = ("mask",)
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
+    """With few examples and one sanitizer."""
     load_or_skip("mnist", "test")
     out = tmp_path_factory.mktemp("table2")
     arguments = ["reproduce", "table2", "--examples", "5", "--effort", "quick", "--out", str(out), "--quiet", "--json"]
-    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PLANS, "mnist", {name: plan for name, plan in PLANS["mnist"].items() if name in DEFENSES})
+        for name in list(RELATIVES):
+            patch.delitem(RELATIVES, name)
+        patch.setitem(SOURCES, "mnist", replace(SOURCES["mnist"], sweep=(0.1, 0.3, 0.4)))
+        result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     return out, json.loads(result.stdout)
 
 
-def test_has_each_defense_under_each_attack_for_both_attackers(run):
+def test_has_each_defense_under_each_attack_for_every_attacker(run):
     _, listed = run
     found = {(r["defense"], r["family"], r["knowledge"]) for r in listed}
     families = ["FGSM, Linf", "C&W", "PGD-40, Linf"]
     assert found == {
-        *((d, "clean", "") for d in ("none", "nl-means", "median", "mask")),
+        *((d, "clean", "") for d in ("none", *DEFENSES)),
         *(("none", family, "white-box") for family in families),
-        *((d, f, k) for d in ("nl-means", "median", "mask") for f in families for k in ("oblivious", "white-box")),
+        *((d, f, k) for d in DEFENSES for f in families for k in ("oblivious", "white-box")),
+        *((d, f"worst case (quick), {norm}", "adaptive") for d in ("none", *DEFENSES) for norm in ("Linf", "L2")),
     }
+
+
+def test_the_adaptive_attacker_leaves_no_more_than_any_other_at_the_same_budget(run):
+    _, listed = run
+    hits = {(r["defense"], r["family"].split(", ")[-1], r["eps"], r["knowledge"]): [] for r in listed}
+    for r in listed:
+        hits[r["defense"], r["family"].split(", ")[-1], r["eps"], r["knowledge"]].append(r["accuracy"]["hits"])
+    for (defense, norm, eps, knowledge), [worst, *_] in hits.items():
+        if knowledge == "adaptive":
+            for other in ("oblivious", "white-box"):
+                assert all(worst <= left for left in hits.get((defense, norm, eps, other), []))
 
 
 def test_the_papers_figures_stand_beside_oblivious_ones_only(run):
     _, listed = run
     beside = {(r["defense"], r["family"], r["knowledge"]): r["paper"] for r in listed if r["paper"] is not None}
-    for defense, (clean, fgsm, cw, pgd) in SOURCES["mnist"].paper.items():
+    for defense in ("none", *DEFENSES):
+        clean, fgsm, cw, pgd = SOURCES["mnist"].paper[defense]
         knowledge = "white-box" if defense == "none" else "oblivious"
         assert beside.pop((defense, "clean", ""), None) == clean
         assert beside.pop((defense, "FGSM, Linf", knowledge)) == fgsm
@@ -49,9 +71,10 @@ def test_the_papers_figures_stand_beside_oblivious_ones_only(run):
 
 def test_leaves_rows_table_and_figure(run):
     out, _ = run
-    assert "paper 87.28" in (out / "table2-mnist.md").read_text()
+    text = (out / "table2-mnist.md").read_text()
+    assert "paper 87.28" in text and "what won: worst case (quick), Linf 0.1" in text
     assert (out / "table2-mnist.svg").read_text().startswith("<?xml")
-    assert len(list(out.glob("*.parquet"))) == 9 + 3 * 9 * 2
+    assert len(list(out.glob("*.parquet"))) == 9 + 9 * 2 + 2 * 6
 
 
 @pytest.mark.parametrize(("data", "sanitizer"), [(data, name) for data, plans in PLANS.items() for name in plans])

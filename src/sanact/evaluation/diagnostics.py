@@ -25,7 +25,7 @@ from sanact.gradients import gradient, gradient_choices, sanitizers_of
 from sanact.sanitizers import Sanitizer, bypass
 
 EXAMPLES = 50  # that the model has right, for the checks that attack again
-WATCHED = 5  # of them, one by one, for the points that an attack visits
+WATCHED = 3  # of them, one by one, for the points that an attack visits
 SHARE = 0.02  # of them: one of fifty may be chance
 
 

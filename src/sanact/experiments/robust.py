@@ -18,6 +18,6 @@ def robust(setting: Setting) -> list[Grid]:
     defenses = [None, *map(plan_from_dict, (PLANS[setting.data] | RELATIVES).values())]
     data, clean = setting.images("test"), setting.images("validation")
     attack = PGD(eps=setting.source.robust_eps)
-    cells = setting.cells(data, defenses, [attack], KNOWLEDGE, calibration=clean, weights=f"{setting.data}-pgd")
+    cells = setting.cells(data, defenses, [attack], setting.knowledge, calibration=clean, weights=f"{setting.data}-pgd")
     found = results(setting.run(cells))
-    return [grid(found, knowledge) for knowledge in reversed(KNOWLEDGE)]
+    return [grid(found, knowledge) for knowledge in reversed(KNOWLEDGE) if knowledge in setting.knowledge]

@@ -14,7 +14,7 @@ from sanact.data import Data, load_data
 from sanact.engine import run
 from sanact.evaluation.adaptive import Effort
 from sanact.evaluation.judge import Cell, cells
-from sanact.evaluation.threat import Knowledge
+from sanact.evaluation.threat import KNOWLEDGE, Knowledge
 from sanact.models import load_model
 from sanact.plan import Plan
 from sanact.sanitizers import Sanitizer
@@ -68,6 +68,7 @@ class Setting:
     seed: int = 0
     device: str = "auto"
     batch_size: int = 100
+    knowledge: tuple[Knowledge, ...] = tuple(KNOWLEDGE)
     effort: Effort = "standard"
     progress: bool = False
 

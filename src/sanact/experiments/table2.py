@@ -49,15 +49,16 @@ def table2(setting: Setting) -> list[Grid]:
     sweep = [attack(eps=eps) for attack in (FGSM, PGD) for eps in source.sweep]
     defenses = [None, *map(plan_from_dict, (PLANS[setting.data] | RELATIVES).values())]
     clean = setting.images("validation")
-    paths = setting.run(setting.cells(data, defenses, [*calibrated, *sweep], KNOWLEDGE, calibration=clean))
+    paths = setting.run(setting.cells(data, defenses, [*calibrated, *sweep], setting.knowledge, calibration=clean))
     found = results(paths, l2=source.l2)
     columns = [CLEAN, *(title for attack in calibrated for title in _titles(attack.config, source.l2))]
     beside = beside_paper(found, source.paper, columns)
     swept = [attack_title(attack.config) for attack in sweep]
+    crafted = [known for known in reversed(KNOWLEDGE) if known in setting.knowledge and known != "adaptive"]
     return [
-        grid(found, "adaptive"),
-        *(grid(beside if k == "oblivious" else found, k, columns) for k in ("white-box", "oblivious")),
-        *(grid(found, k, swept) for k in ("white-box", "oblivious")),
+        *([grid(found, "adaptive")] if "adaptive" in setting.knowledge else []),
+        *(grid(beside if known == "oblivious" else found, known, columns) for known in crafted),
+        *(grid(found, known, swept) for known in crafted),
     ]
 
 

@@ -253,10 +253,12 @@ def as_json(grids: Iterable[Grid]) -> list[dict[str, Any]]:
 
 
 def every_result(grids: Iterable[Grid]) -> list[Result]:
-    """The results of all tables, each once."""
+    """The results of all tables, each once, with a paper's figure if any has one."""
     unique: dict[tuple[str, ...], Result] = {}
     for result in (r for table in grids for cells in table.rows.values() for r in cells if r is not None):
-        unique.setdefault((*_key(result), result.knowledge), result)
+        key = (*_key(result), result.knowledge)
+        if key not in unique or result.paper is not None:
+            unique[key] = result
     return list(unique.values())
 
 
