@@ -16,6 +16,7 @@ from sanact.attacks.gradient import Search
 from sanact.data import Batch
 from sanact.evaluation.adaptive import Adaptive
 from sanact.evaluation.diagnostics import _silent, diagnose, verdict
+from sanact.models import load_model
 from tests.conftest import load_or_skip
 
 EPS = 0.2
@@ -111,3 +112,11 @@ def test_the_last_iterate_in_place_of_the_best_turns_the_controls_red(net, few, 
     monkeypatch.setattr(Search, "visit", keep_the_last)
     with pytest.raises(AssertionError):
         nothing_is_lost(net, *few)
+
+
+def test_an_honestly_robust_model_is_judged_reliable(few):
+    """Ours, trained on PGD's examples at 0.3: most of its accuracy survives, and no check fails."""
+    robust = load_model("mnist-cnn", weights="mnist-pgd")
+    x, y = few
+    assert accuracy(robust, ADAPTIVE(robust, x, y), y) >= 80
+    assert verdict(diagnose(ATTACK, robust, x, y)) == "reliable"

@@ -94,11 +94,19 @@ def results(paths: Iterable[Path], *, l2: float | None = None) -> list[Result]:
                     knowledge=cell["knowledge"],
                     accuracy=accuracy(rows, l2=budget),
                     won_by=won_by(rows),
-                    verdict="" if cell["knowledge"] == "oblivious" else facts.get("verdict", "suspect: not checked"),
+                    verdict=_verdict(facts, budget),
                 )
             )
     replayed = {_key(r): r.accuracy.value for r in found if r.knowledge == "oblivious"}
     return [_beside_replay(r, replayed.get(_key(r))) if r.knowledge == "white-box" else r for r in found]
+
+
+def _verdict(facts: Mapping[str, Any], budget: float | None) -> str:
+    if facts["cell"]["knowledge"] == "oblivious":
+        return ""
+    if budget is not None:
+        return "suspect: the attack seeks the nearest example, and was not checked at this budget"
+    return str(facts.get("verdict", "suspect: not checked"))
 
 
 def _beside_replay(result: Result, replayed: float | None) -> Result:
