@@ -84,8 +84,16 @@ def test_an_attack_that_does_less_than_replay_is_suspect(paths):
     assert (masked.defense, masked.attack, masked.knowledge) == ("mask", "PGD-40, Linf 0.1", "white-box")
     text = markdown(grid(found, "white-box"))
     assert "70.0<br>39.7–89.2<br>suspect" in text and "10.0<br>1.8–40.4<br>reliable" in text
-    assert "- mask, PGD-40, Linf 0.1: suspect: replayed examples leave 60.0" in text
+    assert "- mask, PGD-40, Linf 0.1: suspect: replayed examples: 60.0" in text
     assert "60.0<br>31.3–83.2 |" in markdown(grid(found, "oblivious"))  # of replay nothing is claimed
+
+
+def test_more_than_the_adaptive_attacker_leaves_is_suspect(tmp_path):
+    worst = {"name": "adaptive", "eps": 0.1, "norm": "Linf", "effort": "quick"}
+    paths = [write(tmp_path, 0, right=5), write(tmp_path, 1, right=3, attack=worst, knowledge="adaptive")]
+    assert [r.verdict for r in results(paths)] == ["", "suspect: the adaptive attacker: 30.0", "reliable"]
+    elsewhere = write(tmp_path, 2, right=3, attack=worst | {"eps": 0.2}, knowledge="adaptive")
+    assert [r.verdict for r in results([paths[0], elsewhere])] == ["", "reliable", "reliable"]
 
 
 @pytest.mark.parametrize("verdict", ["suspect: beaten by random noise (0.4)", ""])
