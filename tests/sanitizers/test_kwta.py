@@ -55,7 +55,7 @@ def test_gradient_passes_to_the_winners():
 def test_surrogates_by_hand():
     a = torch.tensor([[[[2.0, 1.0, -4.0]]]], dtype=torch.float64)  # τ = 2, T = 0.4
     stand_ins = KWTA(0.34).surrogates
-    torch.testing.assert_close(stand_ins["sigmoid"](a), a / (1 + torch.exp((2 - a) / 0.4)))
+    torch.testing.assert_close(stand_ins["sigmoid"](a), a / (1 + torch.exp((2 - a) / 0.12)))
     torch.testing.assert_close(stand_ins["moving sigmoid"](a), stand_ins["sigmoid"](a))
     torch.testing.assert_close(stand_ins["leaky"](a), a * torch.tensor([1, 0.3, 0.3]))
     gradients = []
@@ -63,8 +63,8 @@ def test_surrogates_by_hand():
         here = a.clone().requires_grad_()
         stand_ins[name](here).sum().backward()
         gradients.append(here.grad)
-    gate = torch.sigmoid((a - 2) / 0.4)
-    slope = a * gate * (1 - gate) / 0.4
+    gate = torch.sigmoid((a - 2) / 0.12)
+    slope = a * gate * (1 - gate) / 0.12
     torch.testing.assert_close(gradients[0], gate + slope)
     moved = torch.tensor([[[[1.0, 0.0, 0.0]]]]) * slope.sum()  # τ is the first element
     torch.testing.assert_close(gradients[1], gate + slope - moved)

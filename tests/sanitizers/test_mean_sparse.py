@@ -61,7 +61,7 @@ def test_nan_is_not_hidden():
 def test_the_leaky_gate_is_around_the_mean():
     sanitizer = known([1.0], [1.0], 0.5)
     torch.testing.assert_close(sanitizer.surrogates["leaky"](torch.tensor([[[[1.25, 1.5]]]])), torch.tensor([[[[1.075, 1.5]]]]))
-    gate = 1 + 0.25 / (1 + np.exp((0.5 - 0.25) / 0.1))  # the largest distance from the mean is 1
+    gate = 1 + 0.25 / (1 + np.exp((0.5 - 0.25) / 0.03))  # the largest distance from the mean is 1
     out = sanitizer.surrogates["sigmoid"](torch.tensor([[[[1.25, 2.0]]]]))
     assert out[0, 0, 0, 0].item() == pytest.approx(gate)
 

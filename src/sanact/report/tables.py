@@ -31,8 +31,8 @@ TITLES = {
 CLEAN = "clean"
 BELOW = "▼ below the paper's figure"
 SUSPECT = (
-    "suspect: a check of the attack failed, or another attacker left less, so that the true accuracy may be lower. Shares in brackets "
-    "are of the examples checked"
+    "suspect: a check of the attack failed, or another attacker left less, so that the true accuracy may be lower. "
+    "Shares in brackets are of the examples checked"
 )
 
 
