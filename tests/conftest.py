@@ -14,9 +14,10 @@ from sanact.models import load_model
 
 
 def load_or_skip(name: str, split: str) -> Data:
-    """A data set from the folder SANACT_DATA; without the variable the test is skipped, with it nothing is forgiven."""
-    if "SANACT_DATA" not in os.environ:
-        pytest.skip(f"needs the data set '{name}': set SANACT_DATA to the folder that holds it")
+    """A data set from the folder SANACT_DATA; where there is none the test is skipped, and in a folder nothing is forgiven."""
+    folder = os.environ.get("SANACT_DATA", "")
+    if not (folder and Path(folder).is_dir()):
+        pytest.skip(f"needs the data set '{name}': set SANACT_DATA to the folder that holds it, got '{folder}'")
     return load_data(name, split)
 
 

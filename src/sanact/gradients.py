@@ -9,14 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
-
-from sanact.sanitizers import Sanitizer
-
-
-def sanitizers_of(model: Any) -> list[Sanitizer]:
-    """The sanitizers in a model, in the order of execution; none of a mere callable."""
-    return [part for part in model.modules() if isinstance(part, Sanitizer)] if isinstance(model, nn.Module) else []
+from sanact.sanitizers import sanitizers_of
 
 
 def gradient_choices(model: Any) -> list[str]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sanact.files import replacing
 from sanact.graph import LAYERS, Layer, find_layers, input_shape, trace
 from sanact.preserve import preserved
-from sanact.sanitizers import SANITIZERS, Sanitizer, bypass
+from sanact.sanitizers import SANITIZERS, Sanitizer, bypass, sanitizers_of
 from sanact.spec import make, parse
 
 Plan = Mapping[str, Sanitizer]
@@ -48,7 +48,7 @@ class SanitizedModel(nn.Module):
     @property
     def sanitizers(self) -> dict[str, Sanitizer]:
         """The sanitizers by the layer whose activation they clean, in the order of execution."""
-        return {part.where: part for part in self.modules() if isinstance(part, Sanitizer)}
+        return {part.where: part for part in sanitizers_of(self)}
 
     def save(self, path: Path | str) -> None:
         """Write weights and plan to one safetensors file; the plan is JSON in its header."""
@@ -75,7 +75,7 @@ def sanitize(model: nn.Module, plan: Sanitizer | Plan, *, example: Tensor | None
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"the model must be an nn.Module, got {type(model).__name__}")
-    if sanitized := [part for part in model.modules() if isinstance(part, Sanitizer)]:
+    if sanitized := sanitizers_of(model):
         raise ValueError(f"the model is sanitized already ({sanitized[0]}); pass the undefended model, and one plan for all")
     patterns = as_plan(plan)
     traced = trace(copy.deepcopy(model), example)

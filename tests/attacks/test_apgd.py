@@ -20,21 +20,6 @@ EPS = {"Linf": 0.2, "L2": 0.8, "L1": 3.0}
 NORMS = pytest.mark.parametrize("norm", EPS)
 
 
-@pytest.fixture
-def model() -> nn.Module:
-    """Five classes, smooth, float64."""
-    generator = torch.Generator().manual_seed(5)
-    layers = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(64, 5)).double()
-    for parameter in layers.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) / 2
-    return layers.eval()
-
-
-@pytest.fixture
-def x() -> Tensor:
-    return torch.rand(8, 1, 6, 6, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
-
-
 def visited(attack: APGD, model: nn.Module, x: Tensor, y: Tensor, **more: Any) -> list[Tensor]:
     points: list[Tensor] = []
 

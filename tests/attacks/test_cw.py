@@ -9,21 +9,6 @@ from torch import Tensor, nn
 from sanact.attacks import CW
 
 
-@pytest.fixture
-def model() -> nn.Module:
-    """Four classes, smooth, float64."""
-    generator = torch.Generator().manual_seed(5)
-    layers = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(64, 4)).double()
-    for parameter in layers.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) / 2
-    return layers.eval()
-
-
-@pytest.fixture
-def x() -> Tensor:
-    return torch.rand(5, 1, 6, 6, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
-
-
 def by_hand(model: nn.Module, x: Tensor, y: int, attack: CW) -> Tensor:
     """One example (C, H, W), as in the paper, with PyTorch's Adam and without ending early."""
     best, nearest = x, math.inf
@@ -34,7 +19,7 @@ def by_hand(model: nn.Module, x: Tensor, y: int, attack: CW) -> Tensor:
         for _ in range(attack.steps):
             candidate = (torch.tanh(w) + 1) / 2
             logits = model(candidate[None])[0]
-            own, other = logits[y], max(logits[i] for i in range(4) if i != y)
+            own, other = logits[y], max(logits[i] for i in range(5) if i != y)
             lead = other - own if attack.targeted else own - other
             squared = ((candidate - x) ** 2).sum()
             if lead < 0 and lead <= -attack.confidence:
@@ -53,7 +38,7 @@ def by_hand(model: nn.Module, x: Tensor, y: int, attack: CW) -> Tensor:
 @pytest.mark.parametrize("confidence", [0.0, 0.2])
 @pytest.mark.parametrize("initial_c", [0.01, 5.0])
 def test_every_example_has_the_search_and_the_steps_of_the_paper(model, x, targeted, confidence, initial_c):
-    y = (model(x).argmax(1) + targeted) % 4
+    y = (model(x).argmax(1) + targeted) % 5
     attack = CW(
         targeted=targeted,
         search_steps=4,
@@ -83,7 +68,7 @@ def test_an_example_that_finds_nothing_is_returned_as_it_was(model, x):
 
 
 def test_an_example_already_misclassified_hardly_moves(model, x):
-    y = (model(x).argmax(1) + 1) % 4
+    y = (model(x).argmax(1) + 1) % 5
     adversarial = CW(search_steps=2, steps=50)(model, x, y)
     torch.testing.assert_close(adversarial, x, rtol=0, atol=1e-5)
     assert (model(adversarial).argmax(1) != y).all()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from sanact import CW, FGSM, PGD, Mask, MedianFilter, sanitize
-from sanact.evaluation.adaptive import Adaptive
+from sanact.evaluation.adaptive import WORK, Adaptive
 from sanact.evaluation.judge import cells, judge
 from sanact.evaluation.latent import LatentMatching, last_hidden
 from sanact.evaluation.rows import won_by
-from sanact.gradients import gradient_choices, sanitizers_of
+from sanact.gradients import gradient_choices
+from sanact.sanitizers import sanitizers_of
 from tests.evaluation.test_judge import cell, columns, images, tiny
 
 X, Y = images(40).images.x, torch.from_numpy(images(40).labels)
@@ -42,6 +44,12 @@ def test_tries_every_gradient_with_every_loss_and_every_bypass():
     assert {"transfer without 0", "transfer without 2", "square", "rays"} <= set(tried)
     assert any(name.startswith("latent") for name in tried) and any("targeted-dlr" in name for name in tried)
     assert len(set(tried)) == len(tried)
+
+
+def test_more_effort_is_more_of_everything():
+    assert list(WORK) == ["quick", "standard", "thorough"]
+    for less, more in pairwise(WORK.values()):
+        assert set(less.losses) <= set(more.losses) and all(a < b for a, b in zip(less[1:], more[1:], strict=True))
 
 
 def test_without_sanitizers_there_is_nothing_to_bypass_and_one_gradient():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sanact import CW, FGSM, PGD, Mask, sanitize
-from sanact.attacks import GradientAttack
+from sanact.attacks import AutoAttack, GradientAttack
 from sanact.evaluation.diagnostics import Check, diagnose, verdict
 from tests.evaluation.test_judge import images, tiny
 
@@ -120,6 +120,28 @@ def test_an_unfinished_attack_is_beaten_by_twice_its_steps():
     slow = PGD(eps=0.1, steps=2, step_size=0.01, random_start=False)
     assert checks(tiny(), slow)["beaten by twice the steps"].failed
     assert not checks(tiny(), replace(slow, steps=60))["beaten by twice the steps"].failed
+
+
+class Saturated(Wrapped):
+    """So sure of itself that the cross-entropy rounds to zero, with its gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 1e4 * self.network(x)
+
+
+def test_a_loss_that_rounds_to_zero_is_beaten_by_the_margin():
+    honest = replace(ATTACK, loss="ce", eps=0.03)
+    assert checks(Saturated(), honest)["beaten by the margin loss"].failed
+    assert not checks(tiny(), honest)["beaten by the margin loss"].failed
+    assert "beaten by the margin loss" not in checks(tiny())
+
+
+def test_queries_that_win_what_gradients_do_not_make_a_suite_suspect():
+    won, alone = (
+        checks(model, AutoAttack(eps=0.1, steps=5, queries=200))["won by queries without gradients alone"]
+        for model in (tiny(), Shattered())
+    )
+    assert not won.failed and alone.failed
 
 
 def test_a_mask_whose_gradient_is_masked_is_beaten_by_replay_or_a_surrogate(net, images):

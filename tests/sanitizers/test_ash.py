@@ -63,7 +63,7 @@ def test_a_sum_beyond_half_precision():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_surrogates_by_hand(variant):
-    a = torch.tensor([[[[1.0, 2.0, 4.0, 1.0]]]], dtype=torch.float64)  # τ = 2, T = 0.4
+    a = torch.tensor([[[[1.0, 2.0, 4.0, 1.0]]]], dtype=torch.float64)  # τ = 2, T = 0.12
     scale = math.exp(8 / 6) if variant == "s" else 1.0
     stand_ins = ASH(50, variant).surrogates
     torch.testing.assert_close(stand_ins["sigmoid"](a), a / (1 + torch.exp((2 - a) / 0.12)) * scale)

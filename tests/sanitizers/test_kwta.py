@@ -53,7 +53,7 @@ def test_gradient_passes_to_the_winners():
 
 
 def test_surrogates_by_hand():
-    a = torch.tensor([[[[2.0, 1.0, -4.0]]]], dtype=torch.float64)  # τ = 2, T = 0.4
+    a = torch.tensor([[[[2.0, 1.0, -4.0]]]], dtype=torch.float64)  # τ = 2, T = 0.12
     stand_ins = KWTA(0.34).surrogates
     torch.testing.assert_close(stand_ins["sigmoid"](a), a / (1 + torch.exp((2 - a) / 0.12)))
     torch.testing.assert_close(stand_ins["moving sigmoid"](a), stand_ins["sigmoid"](a))

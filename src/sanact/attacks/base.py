@@ -59,7 +59,7 @@ class Attack(ABC):
         """The attack itself, without gradient tracking; eps (N,), or empty where the attack has no budget."""
 
     @property
-    def budget(self) -> tuple[str, float | None]:
+    def budget(self) -> tuple[Norm, float | None]:
         """The norm the attack keeps small, and how small it must stay; None if it has no bound."""
         raise NotImplementedError
 
@@ -126,5 +126,5 @@ class BudgetedAttack(Attack):
         return eps.to(x)
 
     @property
-    def budget(self) -> tuple[str, float | None]:
+    def budget(self) -> tuple[Norm, float | None]:
         return self.norm, self.eps

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sanact.attacks.base import Attack
 from sanact.attacks.losses import margin
-from sanact.attacks.projections import Generators
+from sanact.attacks.projections import Generators, Norm
 from sanact.checks import Model, check_logits, gradient_of
 
 
@@ -47,7 +47,7 @@ class CW(Attack):
         self.require(0 <= self.confidence < math.inf, "confidence", "a number ≥ 0")
 
     @property
-    def budget(self) -> tuple[str, float | None]:
+    def budget(self) -> tuple[Norm, float | None]:
         return "L2", None
 
     def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:

@@ -34,7 +34,11 @@ class PGD(BIM):
         self.require(self.random_start or self.restarts == 1, "restarts", "1 without random_start: all would be alike")
 
     def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
-        search = Search(self, model, x, y, eps, y, toward=self.targeted)
+        return self.explore(Search(self, model, x, y, eps, y, toward=self.targeted), generator)
+
+    def explore(self, search: Search, generator: Generators) -> Tensor:
+        """Climb from every start, and return the best of all points seen, x itself among them."""
+        x, eps = search.x, search.eps
         if self.random_start:
             search.visit(torch.arange(len(x), device=x.device), x)
         for _ in range(self.restarts):

@@ -30,6 +30,11 @@ def length(delta: Tensor, norm: Norm) -> Tensor:
     return size.amax(1) if norm == "Linf" else size.sum(1)
 
 
+def diameter(x: Tensor, norm: Norm) -> float:
+    """The greatest length a difference of two images can have, shaped like these (N, …): a ball of this radius holds all."""
+    return float(length(torch.ones_like(x[:1]), norm))
+
+
 def steepest(gradient: Tensor, norm: Norm) -> Tensor:
     """The unit step along which the loss grows fastest: sign(g) in Linf, g / ‖g‖₂ in L2; 0 where the gradient is 0.
 

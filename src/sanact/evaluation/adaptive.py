@@ -11,12 +11,12 @@ from torch import Tensor
 
 from sanact.attacks import APGD, CW, PGD, Attack, BudgetedAttack, RayS, Square, Suite
 from sanact.attacks.losses import LossName
-from sanact.attacks.projections import Generators, l2_norm
+from sanact.attacks.projections import Generators, l2_norm, per_example
 from sanact.attacks.suite import Stage
 from sanact.checks import Model
 from sanact.evaluation.latent import LatentMatching
-from sanact.gradients import gradient, gradient_choices, sanitizers_of
-from sanact.sanitizers import Sanitizer, bypass
+from sanact.gradients import gradient, gradient_choices
+from sanact.sanitizers import Sanitizer, bypass, sanitizers_of
 
 Effort = Literal["quick", "standard", "thorough"]
 
@@ -35,7 +35,7 @@ ALL: tuple[LossName, ...] = ("margin", "ce", "dlr")
 WORK: dict[Effort, Work] = {
     "quick": Work(("margin",), steps=20, restarts=1, apgd=20, queries=100),
     "standard": Work(ALL, steps=60, restarts=2, apgd=100, queries=1000),
-    "thorough": Work(("margin",), steps=200, restarts=5, apgd=500, queries=5000),
+    "thorough": Work(ALL, steps=200, restarts=5, apgd=500, queries=5000),
 }
 DRAWS = 10  # of a randomized model
 
@@ -115,7 +115,7 @@ class Adaptive(Suite):
                 if isinstance(attack, BudgetedAttack):
                     return attack(model, x, y, eps=eps, generator=generator)
                 found = attack(model, x, y, generator=generator)
-                return torch.where((l2_norm(found - x) <= eps).reshape(-1, 1, 1, 1), found, x)
+                return torch.where(per_example(l2_norm(found - x) <= eps, x), found, x)
 
         return run
 

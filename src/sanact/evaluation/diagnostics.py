@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from sanact.attacks import FGSM, PGD, Attack, BudgetedAttack, Square, Suite
 from sanact.attacks.base import untouched
 from sanact.attacks.losses import margin
-from sanact.attacks.projections import l2_norm, random_start
+from sanact.attacks.projections import diameter, length, per_example, random_start
 from sanact.checks import Model
 from sanact.evaluation.adaptive import Adaptive
-from sanact.gradients import gradient, gradient_choices, sanitizers_of
-from sanact.sanitizers import Sanitizer, bypass
+from sanact.gradients import gradient, gradient_choices
+from sanact.sanitizers import Sanitizer, bypass, sanitizers_of
 
 EXAMPLES = 50  # that the model has right, for the checks that attack again
 WATCHED = 3  # of them, one by one, for the points that an attack visits
@@ -56,8 +56,9 @@ def diagnose(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> list[Che
     - gradients in the forward pass: calls of autograd while predicting, by a model that optimizes or purifies.
     - zero gradient: share of examples on which the margin has none, at the input or at a sanitizer.
     - silent success: share on which the attack met an adversarial example and returned another.
-    - beaten by: share that something else wins and the attack does not: random noise, one step, twice the steps, its own
-      examples crafted on the undefended model, another gradient through the sanitizers, queries without gradients.
+    - beaten by: share that something else wins and the attack does not: random noise, one step, twice the steps, the margin
+      loss, its own examples crafted on the undefended model, another gradient through the sanitizers, queries without
+      gradients.  Of a suite, what queries alone won.
     - larger budget: accuracy gained at twice the budget.
     - no bound: accuracy above chance where the budget covers half of the input range, and of an attack without a budget.
     """
@@ -80,7 +81,7 @@ def diagnose(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> list[Che
         Check("gradients in the forward pass", _autograd_calls(model, x[:1]), 0),
         *(Check(f"zero gradient at {place}", share, 0.0) for place, share in zero.items()),
         *(Check(f"beaten by {rival}", share, SHARE) for rival, share in _rivals(attack, model, x, y, standing)),
-        Check("beaten by queries without gradients", blind, SHARE)
+        Check("won by queries without gradients alone", blind, SHARE)
         if isinstance(attack, Suite)
         else Check("silent success", _silent(attack, model, x[:WATCHED], y[:WATCHED]), 0.0),
         *_budgets(attack, model, x, y, float(standing.float().mean()), 1 / classes),
@@ -112,6 +113,8 @@ def _rivals(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, standing: Te
     if isinstance(steps := getattr(attack, "steps", None), int):
         patient = replace(cast(Any, attack), steps=2 * steps)
         yield "twice the steps", share(lambda x, y: patient(model, x, y))
+    if getattr(attack, "loss", "margin") != "margin":
+        yield "the margin loss", share(lambda x, y: replace(cast(Any, attack), loss="margin")(model, x, y))
     sanitizers = sanitizers_of(model)
     if sanitizers:
         yield "replay", share(_through(again.for_replay(), model, "exact", sanitizers))
@@ -137,7 +140,7 @@ def _noise(model: Model, x: Tensor, y: Tensor, eps: float, norm: Any, draws: int
     for _ in range(draws):
         candidate = random_start(x, torch.full((len(x),), eps).to(x), norm, generator)
         still = model(best).argmax(1) == y
-        best = torch.where(still.reshape(-1, *[1] * (x.ndim - 1)), candidate, best)
+        best = torch.where(per_example(still, x), candidate, best)
     return best
 
 
@@ -193,9 +196,7 @@ def _silent(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> float:
         def watched(points: Tensor, one: Tensor = one, label: Tensor = label, i: int = i) -> Tensor:
             logits: Tensor = model(points)
             with torch.no_grad():
-                delta = points.detach() - one
-                far = l2_norm(delta) if norm == "L2" else delta.flatten(1).abs().amax(1)
-                inside = far <= (eps or math.inf) * (1 + 1e-6)
+                inside = length(points.detach() - one, norm) <= (eps or math.inf) * (1 + 1e-6)
                 met[i] |= bool(((logits.argmax(1) != label) & inside).any())
             return logits
 
@@ -214,7 +215,7 @@ def _budgets(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, accuracy: f
             return float((model(larger(model, x, y)).argmax(1) == y).float().mean())
 
     if isinstance(attack, BudgetedAttack):
-        half = 0.5 if attack.norm == "Linf" else 0.5 * math.sqrt(x[0].numel())
+        half = diameter(x, attack.norm) / 2
         if 2 * attack.eps <= half:
             yield Check("larger budget", at(2 * attack.eps) - accuracy, SHARE)
         yield Check("no bound", at(max(half, attack.eps)) - chance, SHARE)

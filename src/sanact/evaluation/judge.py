@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from sanact.attacks import Attack, Suite
-from sanact.attacks.projections import Norm, length
+from sanact.attacks.projections import Norm, diameter, length
 from sanact.checks import check_inputs, check_logits, check_mode
 from sanact.data import Batch, Data, Integers
 from sanact.device import pick_device
@@ -30,10 +30,9 @@ from sanact.evaluation.adaptive import Adaptive, Effort
 from sanact.evaluation.diagnostics import EXAMPLES, diagnose, verdict
 from sanact.evaluation.rows import SCHEMA, Parts
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge
-from sanact.gradients import sanitizers_of
 from sanact.plan import Plan, SanitizedModel, as_plan, calibrate, changed, plan_to_dict, sanitize
 from sanact.progress import Advance
-from sanact.sanitizers import Sanitizer, bypass
+from sanact.sanitizers import Sanitizer, bypass, sanitizers_of
 
 GUIDES = 100
 
@@ -138,7 +137,7 @@ def cells(
     attackers: list[tuple[Attack, Knowledge]] = [(a, k) for a, k in itertools.product(attacks, knowledge) if k != "adaptive"]
     if "adaptive" in knowledge:
         balls = [attack.budget if attack.budget[1] else ("L2", l2) for attack in attacks]
-        attackers += [(Adaptive(norm=norm, eps=eps, effort=effort), "adaptive") for norm, eps in dict.fromkeys(balls) if eps]  # type: ignore[arg-type]
+        attackers += [(Adaptive(norm=norm, eps=eps, effort=effort), "adaptive") for norm, eps in dict.fromkeys(balls) if eps]
     return [
         Cell(
             data=data,
@@ -277,8 +276,7 @@ def _check_models(cell: Cell, base: nn.Module, judged: nn.Module, x: Tensor, y: 
     check_inputs(x, y, str(cell))
     check_logits(base(x), y, str(cell))
     norm, eps = cell.attack.budget
-    whole = {"Linf": 1.0, "L2": x[0].numel() ** 0.5, "L1": float(x[0].numel())}[norm]
-    if eps is not None and eps > whole:
+    if eps is not None and eps > (whole := diameter(x, norm)):
         raise ValueError(f"eps must be at most {whole:g} in {norm}, where the ball holds every image, got {eps} ({cell})")
     if isinstance(judged, SanitizedModel):
         with bypass(judged.sanitizers.values()):

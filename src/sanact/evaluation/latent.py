@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from sanact.attacks import PGD
 from sanact.attacks.gradient import Search
-from sanact.attacks.projections import Generators, random_start
+from sanact.attacks.projections import Generators
 from sanact.checks import Model
-from sanact.gradients import sanitizers_of
+from sanact.sanitizers import sanitizers_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +40,7 @@ class LatentMatching(PGD):
             far[y[:, None] == rivals] = torch.inf
             search = Matching(self, model, x, y, eps, y, toward=False)
             search.seen, search.guides = seen, shapes[far.argmin(1)]
-            search.visit(torch.arange(len(x), device=x.device), x)
-            for _ in range(self.restarts):
-                start = random_start(x, eps, self.norm, generator)
-                self.climb(search, start, steps=self.steps, step_size=self.stride(eps, crossings=2.5))
-        return search.best
+            return self.explore(search, generator)
 
 
 class Matching(Search):

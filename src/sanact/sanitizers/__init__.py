@@ -1,7 +1,7 @@
 """Operators that clean one hidden activation; they know tensors, never a model."""
 
 from sanact.sanitizers.ash import ASH
-from sanact.sanitizers.base import Sanitizer, bypass
+from sanact.sanitizers.base import Sanitizer, bypass, sanitizers_of
 from sanact.sanitizers.kwta import KWTA
 from sanact.sanitizers.mask import Mask
 from sanact.sanitizers.mean_sparse import MeanSparse
@@ -19,4 +19,16 @@ SANITIZERS: dict[str, type[Sanitizer]] = {
     "ash": ASH,
 }
 
-__all__ = ["ASH", "KWTA", "SANITIZERS", "SAP", "Mask", "MeanSparse", "MedianFilter", "NonLocalMeans", "Sanitizer", "bypass"]
+__all__ = [
+    "ASH",
+    "KWTA",
+    "SANITIZERS",
+    "SAP",
+    "Mask",
+    "MeanSparse",
+    "MedianFilter",
+    "NonLocalMeans",
+    "Sanitizer",
+    "bypass",
+    "sanitizers_of",
+]

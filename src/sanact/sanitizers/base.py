@@ -128,6 +128,11 @@ class _NoGradient(torch.autograd.Function):
         )
 
 
+def sanitizers_of(model: Any) -> list[Sanitizer]:
+    """The sanitizers in a model, in the order of execution; none of a mere callable."""
+    return [part for part in model.modules() if isinstance(part, Sanitizer)] if isinstance(model, nn.Module) else []
+
+
 @contextmanager
 def bypass(sanitizers: Iterable[Sanitizer]) -> Iterator[None]:
     """Switch these sanitizers off for a while: each returns its input."""
