@@ -13,7 +13,7 @@ export SANACT_DATA ?= $(abspath ../shared/data)
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
-demo: $(VENV)/core ## the whole in two minutes: train on digits, attack, print the table
+demo: $(VENV)/core ## the whole in three minutes: train on digits, attack, print the table
 	$(BIN)/sanact demo
 
 test: $(VENV)/test ## the test suite

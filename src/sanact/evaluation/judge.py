@@ -127,7 +127,7 @@ def cells(
     effort: Effort = "standard",
     l2: float | None = None,
 ) -> list[Cell]:
-    """Every combination, defense by defense.
+    """Every combination, defense by defense; of the undefended model, replayed and white-box examples are the same.
 
     calibration: for the defenses that need data.
     effort, l2: of the adaptive attacker, who goes for each norm and budget of the attacks once, and for L2 balls of radius
@@ -151,6 +151,7 @@ def cells(
         )
         for defense in defenses
         for attack, known in attackers
+        if defense is not None or known != "oblivious" or "white-box" not in knowledge  # that would be the same cell again
     ]
 
 
