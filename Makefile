@@ -43,7 +43,8 @@ $(VENV)/core: pyproject.toml
 	$(PIP) install --editable .
 	touch $@
 
-# torchattacks pins versions of requests and tqdm that nothing here can meet, and uses neither: hence --no-deps.
+# torchattacks pins versions of requests and tqdm that nothing here can meet, and adv-lib wants visdom, which does not build any
+# more; nothing here uses them: hence --no-deps.
 $(VENV)/test: $(VENV)/core
 	$(PIP) install --editable '.[timm,onnx]' --group test --group check
 	$(PIP) install --no-deps torchattacks
@@ -51,6 +52,7 @@ $(VENV)/test: $(VENV)/core
 
 $(VENV)/bench: $(VENV)/test
 	$(PIP) install --group bench
+	$(PIP) install --no-deps adv-lib
 	touch $@
 
 $(VENV)/docs: $(VENV)/core

@@ -1,10 +1,14 @@
-"""Each attack beside the same attack of foolbox, torchattacks and ART: same budget, steps, step size, batch and network."""
+"""Each attack beside the same attack of foolbox, torchattacks, ART and adv_lib: same budget, steps, batch and network."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
+from math import inf
+from types import ModuleType
 from typing import Any
 
 import foolbox
@@ -17,10 +21,12 @@ from torch import Tensor, nn
 
 from benchmarks.inputs import network, victims
 from benchmarks.measure import Job, Options, Race, Row
-from sanact import BIM, CW, FGSM, ILCM, MIM, PGD, Attack
+from sanact import APGD, BIM, CW, FGSM, ILCM, MIM, PGD, Attack, AutoAttack
 from sanact.attacks.projections import l2_norm
 
 LINF, L2 = 0.15, 2.0  # budgets on MNIST that some examples withstand
+TARGETS = 9  # classes that the targeted attacks aim at, one after the other
+LADDER = (5, 10, 25, 50, 100)  # steps at which success is compared
 WHOLE_BATCH = 1_000_000  # ART splits what it is given
 
 Craft = Callable[[Tensor, Tensor], Tensor]
@@ -122,6 +128,38 @@ def cw_search(model: nn.Module, steps: int) -> dict[str, Craft]:
     }
 
 
+def apgd(model: nn.Module, steps: int) -> dict[str, Craft]:
+    return {
+        **ours(model, APGD(eps=LINF, steps=steps)),
+        "torchattacks": torchattacks.APGD(model, eps=LINF, steps=steps),
+        "adv_lib": on_adv_lib(model, "apgd", n_iter=steps, loss_function="ce", best_loss=True),
+        "adv_lib, stopping early": on_adv_lib(model, "apgd", n_iter=steps, loss_function="ce"),
+    }
+
+
+def apgd_t(model: nn.Module, steps: int) -> dict[str, Craft]:
+    steps //= TARGETS
+    return {
+        **ours(model, APGD(eps=LINF, steps=steps, loss="targeted-dlr", targets=TARGETS)),
+        "torchattacks": torchattacks.APGDT(model, eps=LINF, steps=steps, n_classes=TARGETS + 1),
+        "adv_lib, stopping early": on_adv_lib(model, "apgd_targeted", n_iter=steps, num_targets=TARGETS),
+    }
+
+
+def autoattack(model: nn.Module, steps: int) -> dict[str, Craft]:
+    """Of the steps, 100 are APGD's, 900 targeted APGD's and FAB's each, and 5,000 Square's queries."""
+    steps, queries = max(steps // 69, 1), 50 * steps // 69
+    theirs = torchattacks.AutoAttack(model, eps=LINF)
+    *gradients, square = theirs._autoattack.attacks
+    for part in gradients:
+        part.steps = steps
+    square.n_queries = queries
+    return {
+        "sanact, stopping early": partial(AutoAttack(eps=LINF, steps=steps, queries=queries), model),
+        "torchattacks": theirs,
+    }
+
+
 CONTESTS: dict[str, Contest] = {
     "FGSM": Contest(1, fgsm),
     "BIM": Contest(10, bim),
@@ -130,6 +168,9 @@ CONTESTS: dict[str, Contest] = {
     "PGD Linf": Contest(40, pgd),
     "PGD Linf, weights not frozen": Contest(40, pgd, frozen=False),
     "PGD L2": Contest(40, pgd_l2, norm="L2", eps=L2),
+    "APGD Linf": Contest(100, apgd),
+    "APGD Linf, targeted": Contest(100 * TARGETS, apgd_t, share=0.3),
+    "AutoAttack Linf": Contest(6900, autoattack, share=0.2),
     "C&W L2, c = 1": Contest(200, cw_fixed, norm="L2", eps=None, share=0.1),
     "C&W L2, c searched": Contest(1000, cw_search, norm="L2", eps=None, share=0.1),
 }
@@ -137,16 +178,21 @@ CONTESTS: dict[str, Contest] = {
 
 def races(options: Options) -> list[Race]:
     x, y = victims(options.examples)
-    return [_race(title, contest, x, y, options) for title, contest in CONTESTS.items()]
+    ladder = [
+        _race("success", title, Contest(steps, libraries), x, y, options)
+        for title, libraries in {"PGD Linf": pgd, "APGD Linf": apgd}.items()
+        for steps in (LADDER[:2] if options.quick else LADDER)
+    ]
+    return [*(_race("attacks", title, contest, x, y, options) for title, contest in CONTESTS.items()), *ladder]
 
 
-def _race(title: str, contest: Contest, x: Tensor, y: Tensor, options: Options) -> Race:
+def _race(table: str, title: str, contest: Contest, x: Tensor, y: Tensor, options: Options) -> Race:
     model = network(frozen=contest.frozen)
-    steps = max(contest.steps // 10, 2) if options.quick and contest.steps > 1 else contest.steps
+    steps = max(contest.steps // 10, 2) if options.quick and contest.steps > max(LADDER) // 10 else contest.steps
     count = max(round(contest.share * len(x)), 2)
     x, y = x[:count], y[:count]
     return Race(
-        table="attacks",
+        table=table,
         facts={"attack": title, "examples": len(x), "steps": steps},
         column="library",
         jobs={name: Job(_counted(model, craft), (x, y)) for name, craft in contest.libraries(model, steps).items()},
@@ -175,6 +221,12 @@ def on_art(model: nn.Module, attack: Any, **setting: Any) -> Craft:
     )
     made = attack(classifier, batch_size=WHOLE_BATCH, **setting)
     return lambda x, y: torch.from_numpy(made.generate(x.numpy(), y.numpy()))
+
+
+def on_adv_lib(model: nn.Module, attack: str, **setting: Any) -> Craft:
+    sys.modules.setdefault("visdom", ModuleType("visdom"))  # adv_lib imports it to plot; it does not build any more
+    found = getattr(import_module("adv_lib.attacks.auto_pgd"), attack)
+    return lambda x, y: found(model, x, y, eps=LINF, norm=inf, **setting)
 
 
 def _foolbox_cw(runs: int, steps: int, *, abort_early: bool) -> Any:

@@ -22,6 +22,7 @@ LIBRARIES = (
     "foolbox",
     "torchattacks",
     "adversarial-robustness-toolbox",
+    "adv-lib",
     "kornia",
     "numpy",
     "scipy",

@@ -9,7 +9,18 @@ from importlib.util import find_spec
 
 import pytest
 
-ATTACKS = {"FGSM", "BIM", "ILCM", "MIM", "PGD Linf", "PGD L2", "C&W L2, c = 1", "C&W L2, c searched"}
+ATTACKS = {
+    "FGSM",
+    "BIM",
+    "ILCM",
+    "MIM",
+    "PGD Linf",
+    "PGD L2",
+    "APGD Linf",
+    "AutoAttack Linf",
+    "C&W L2, c = 1",
+    "C&W L2, c searched",
+}
 ATTACKERS = {"sanact", "sanact, stopping early", "foolbox", "torchattacks", "ART"}
 FILTERS = {"sanact", "kornia", "SciPy", "scikit-image", "OpenCV"}
 
@@ -23,6 +34,7 @@ def test_quick_benchmarks_fill_every_table(tmp_path):
     rows = {name: table for section in sections.values() for name, table in section["tables"].items()}
     assert {row["attack"] for row in rows["attacks"]} >= ATTACKS
     assert {row["library"] for row in rows["attacks"] if row["attack"] == "PGD L2"} == ATTACKERS
+    assert {row["attack"] for row in rows["success"]} == {"PGD Linf", "APGD Linf"}
     assert {row["library"] for row in rows["sanitizers"] if row["sanitizer"] == "median 3x3"} == FILTERS
     assert [row["patch"] for row in rows["patches"]] == ["3", "5", "7", "11"]
     report = (tmp_path / "README.md").read_text()

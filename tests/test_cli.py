@@ -210,6 +210,13 @@ def test_train_writes_weights_and_a_card(trained):
     assert card["test accuracy"] == f"{accuracy(model, load_data('digits')):.2f} % of 449 images"
 
 
+def test_train_takes_an_attack_to_train_on(trained, tmp_path):
+    given = ("train", trained.model, "--data", "digits", "--epochs", 1, "--attack", "pgd:eps=0.1,steps=2", "--quiet", "--json")
+    card = json.loads(sanact(*given, "--out", tmp_path / "w.safetensors").out)
+    assert "PGD(" in card["trained on"] and "eps=0.1" in card["trained on"] and "steps=2" in card["trained on"]
+    assert "trained on" not in json.loads(trained.ended.out)
+
+
 def test_train_says_how_accurate_the_weights_are(trained, tmp_path):
     ended = sanact("train", trained.model, "--epochs", 1, "--out", tmp_path / "w.safetensors", "--quiet")
     assert ended.code == 0 and f"% of 449 images of the test split; saved to {tmp_path}/w.safetensors" in ended.out

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from sanact.attacks import CW, FGSM, PGD
 from sanact.data import Data, load_data
 from sanact.models import MNISTCNN, load_model
 from sanact.training import Recipe, accuracy, save_trained, train, train_from_scratch
@@ -69,6 +70,30 @@ def test_training_leaves_the_random_state_and_evaluation_mode(parts):
     model = trained(parts)
     assert torch.equal(torch.get_rng_state(), states[0]) and np.random.get_state()[1].tolist() == states[1]
     assert not any(part.training for part in model.modules())
+
+
+def test_training_on_adversarial_examples_makes_robust(parts):
+    images, attack, recipe = next(parts[0].batches(100)), PGD(eps=0.15, steps=5), Recipe(epochs=15, lr=0.1, batch_size=32)
+    right = []
+    for trained_on in (None, attack):
+        model = classifier()
+        train(model, parts[1], validation=parts[0], recipe=recipe, attack=trained_on)
+        right.append(int((model(attack(model, images.x, images.y)).argmax(1) == images.y).sum()))
+    assert right[1] > 2 * right[0] and right[1] > right[0] + 10
+
+
+def test_the_budget_of_the_examples_grows_over_the_first_third(parts, monkeypatch):
+    seen, craft = [], FGSM.craft
+
+    def watched(self, model, x, y, eps, generator):
+        assert not self.early_stop and not model.training
+        seen.append(float(eps[0]))
+        return craft(self, model, x, y, eps, generator)
+
+    monkeypatch.setattr(FGSM, "craft", watched)
+    model = classifier()
+    train(model, parts[1], validation=parts[0], recipe=QUICK, attack=FGSM(eps=0.2))  # 10 steps an epoch
+    np.testing.assert_allclose(seen, [0.2 * min(1, step / 10) for step in range(1, 31)], rtol=1e-6)
 
 
 def softmax_regression(x: np.ndarray, y: np.ndarray, w: np.ndarray, epochs: int, lr: float, momentum: float) -> np.ndarray:
@@ -197,6 +222,18 @@ def test_the_card_is_true(user_model, tmp_path):
     assert card["recipe"] == "epochs 1, lr 0.01, momentum 0.9, batch_size 128, seed 3"
     assert card["command"] == "sanact train …" and re.fullmatch(r"cpu, \d+ threads, 0 minutes", card["device"])
     assert f"torch {torch.__version__.split('+')[0]}" in card["versions"]
+
+
+def test_the_card_says_on_whose_examples(user_model, tmp_path):
+    attack = FGSM(eps=0.1)
+    card = train_from_scratch(user_model, "digits", tmp_path / "w.safetensors", Recipe(epochs=1), attack=attack)
+    assert card["trained on"] == f"examples of {attack!r}, its budget growing over the first third"
+
+
+def test_an_attack_without_a_budget_is_no_use_for_training(user_model, tmp_path):
+    with pytest.raises(ValueError, match=r"training needs an attack with a budget, got CW\("):
+        train_from_scratch(user_model, "digits", tmp_path / "w.safetensors", QUICK, attack=CW())
+    assert not list(tmp_path.glob("w.*"))
 
 
 def test_training_from_scratch_starts_from_the_seed(user_model, tmp_path):
