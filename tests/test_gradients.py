@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sanact import KWTA, PGD, Mask, MedianFilter, NonLocalMeans, Sanitizer, sanitize
-from sanact.gradients import gradient, gradient_choices
+from sanact.gradients import annealed, gradient, gradient_choices
 
 A = torch.randn(2, 3, 6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -64,6 +64,33 @@ def test_an_unknown_choice_is_refused(choice):
         pass
     with pytest.raises(ValueError, match="gradient must be one of exact, got 'identity'"), gradient(network(), "identity"):
         pass
+
+
+def test_gates_close_while_the_model_is_differentiated_and_open_again():
+    model = sanitize(network(), {"0": Mask(0.1), "2": MedianFilter(3)})
+    mask, _ = model.sanitizers.values()
+    seen = []
+    with annealed(model, "sigmoid", steps=3) as closing:
+        for _ in range(4):
+            a = A.clone().requires_grad_()
+            closing(a)
+            with torch.no_grad():
+                torch.testing.assert_close(closing(A), model(A))  # nobody differentiates: no step
+            seen.append(mask.gate_width)
+        assert mask.gradient == "sigmoid"
+    assert seen == pytest.approx([0.1, 0.1 * 0.03**0.5, 0.003, 0.1])
+    assert (mask.gate_width, mask.gradient) == (0.03, "exact")
+    with pytest.raises(KeyError), annealed(model, "sigmoid", steps=1) as closing:
+        closing(A.clone().requires_grad_())
+        raise KeyError
+    assert mask.gate_width == 0.03
+
+
+def test_a_narrower_gate_has_another_gradient():
+    model = sanitize(network(), {"0": Mask(0.1)})
+    (mask,) = model.sanitizers.values()
+    wide, mask.gate_width = through(model, "sigmoid"), 0.003
+    assert not torch.allclose(wide, through(model, "sigmoid"))
 
 
 def test_the_state_before_comes_back_also_after_an_exception():

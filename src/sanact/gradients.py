@@ -5,11 +5,18 @@ The forward pass is always the sanitizer's own.  Paper: Athalye et al. 2018, arX
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from sanact.checks import Model
 from sanact.sanitizers import sanitizers_of
+
+WIDE, NARROW = 0.1, 0.003
 
 
 def gradient_choices(model: Any) -> list[str]:
@@ -40,3 +47,28 @@ def gradient(model: Any, choice: str) -> Iterator[None]:
     finally:
         for sanitizer, was in before.items():
             sanitizer.gradient = was
+
+
+@contextmanager
+def annealed(model: Any, choice: str, steps: int) -> Iterator[Model]:
+    """The model with the `gradient` of a choice, its gates closing while it is differentiated ``steps`` times, and then again.
+
+    Their width falls from 0.1 to 0.003 of the largest magnitude: on the way it passes the one that an attack works best with.
+    """
+    sanitizers, passes = sanitizers_of(model), itertools.count()
+    before = [sanitizer.gate_width for sanitizer in sanitizers]
+
+    def closing(x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            share = next(passes) % steps / max(steps - 1, 1)
+            for sanitizer in sanitizers:
+                sanitizer.gate_width = WIDE * (NARROW / WIDE) ** share
+        logits: Tensor = model(x)
+        return logits
+
+    try:
+        with gradient(model, choice):
+            yield closing
+    finally:
+        for sanitizer, was in zip(sanitizers, before, strict=True):
+            sanitizer.gate_width = was

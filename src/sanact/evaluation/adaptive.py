@@ -15,7 +15,7 @@ from sanact.attacks.projections import Generators, l2_norm, per_example
 from sanact.attacks.suite import Stage
 from sanact.checks import Model
 from sanact.evaluation.latent import LatentMatching
-from sanact.gradients import gradient, gradient_choices
+from sanact.gradients import annealed, gradient, gradient_choices
 from sanact.sanitizers import Sanitizer, bypass, sanitizers_of
 
 Effort = Literal["quick", "standard", "thorough"]
@@ -47,8 +47,9 @@ class Adaptive(Suite):
     effort: "quick", "standard" or "thorough"; see `WORK`.
     guides: images for `LatentMatching`, (M, C, H, W), whatever their classes; None leaves it out.
     In this order: examples of the undefended model replayed; PGD through each gradient (`sanact.gradients`) in a few steps;
-    PGD and APGD through each, with all steps, restarts and losses; examples of the model with one sanitizer bypassed; latent
-    matching; in L2, Carlini and Wagner's; Square; in Linf, RayS, which sees decisions only.
+    PGD and APGD through each, with all steps, restarts and losses; unless quick, APGD through gates that close; examples of
+    the model with one sanitizer bypassed; latent matching; in L2, Carlini and Wagner's; Square; in Linf, RayS, which sees
+    decisions only.
     The undefended model is the defended one with all its sanitizers bypassed; a model that has none is attacked as it is.
     Randomized models have losses, gradients and successes averaged over 10 draws.
     Sources: Tramèr et al. 2020, arXiv:2002.08347; Carlini et al. 2019, arXiv:1902.06705.
@@ -94,6 +95,13 @@ class Adaptive(Suite):
                 yield f"apgd {loss} {choice}", self._stage(model, apgd, choice)
         targeted = APGD(**ball, loss="targeted-dlr", steps=work.apgd, draws=draws)
         yield f"apgd targeted-dlr {choices[0]}", self._stage(model, targeted, choices[0])
+        for choice in choices if self.effort != "quick" else []:
+            if choice.endswith("sigmoid"):
+                apgd = APGD(**ball, loss="margin", steps=work.apgd, draws=draws)
+                yield (
+                    f"apgd margin {choice}, annealed",
+                    self._annealed(model, apgd, choice),
+                )
         for one in sanitizers if len(sanitizers) > 1 else []:
             attack = pgd("margin", early_stop=False)
             yield f"transfer without {one.where}", self._stage(model, attack, choices[0], bypassed=[one])
@@ -116,6 +124,14 @@ class Adaptive(Suite):
                     return attack(model, x, y, eps=eps, generator=generator)
                 found = attack(model, x, y, generator=generator)
                 return torch.where(per_example(l2_norm(found - x) <= eps, x), found, x)
+
+        return run
+
+    @staticmethod
+    def _annealed(model: Model, attack: APGD, choice: str) -> Stage:
+        def run(x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
+            with annealed(model, choice, attack.steps * attack.draws) as closing:
+                return attack(closing, x, y, eps=eps, generator=generator)
 
         return run
 

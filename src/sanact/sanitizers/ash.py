@@ -55,7 +55,7 @@ class ASH(Sanitizer):
         return {"sigmoid": self._gate, "leaky": self._leaky}
 
     def _gate(self, maps: Tensor) -> Tensor:
-        return self._scaled(sigmoid_gate(maps, maps.abs(), self._threshold(maps), ALL), maps)
+        return self._scaled(sigmoid_gate(maps, maps.abs(), self._threshold(maps), self.gate_width, ALL), maps)
 
     def _leaky(self, maps: Tensor) -> Tensor:
         return self._scaled(leaky_gate(maps, maps.abs() >= self._threshold(maps)), maps)

@@ -26,6 +26,7 @@ class Sanitizer(nn.Module):
     linear layer works on maps.  bypassed: return the input; see `bypass`.
     randomized: whether it draws random numbers; see `rewind`.
     gradient: what is differentiated in its place: "exact", "identity", or the name of a surrogate; see `sanact.gradients`.
+    gate_width: of a surrogate that opens gradually, as a share of the largest magnitude; see `sanact.gradients.annealed`.
     The gradient of one that autograd cannot pass is an error in the backward pass, never silently zero.
     """
 
@@ -34,6 +35,7 @@ class Sanitizer(nn.Module):
     bypassed: bool = False
     randomized: bool = False
     gradient: str = "exact"
+    gate_width: float = 0.03
 
     def forward(self, a: Tensor) -> Tensor:
         if not a.is_floating_point():

@@ -15,10 +15,12 @@ def kth_largest(maps: Tensor, k: int, over: tuple[int, ...]) -> Tensor:
     return kth.reshape(*kth.shape, *[1] * len(over))
 
 
-def sigmoid_gate(maps: Tensor, score: Tensor, threshold: Tensor | float, over: tuple[int, ...] = SPATIAL) -> Tensor:
-    """a · sigmoid( (score - τ) / T ): opens gradually.  T is 0.03 of the largest magnitude, held constant."""
-    width = 0.03 * maps.detach().abs().amax(over, keepdim=True)
-    return maps * torch.sigmoid((score - threshold) / width.clamp_min(torch.finfo(maps.dtype).tiny))
+def sigmoid_gate(
+    maps: Tensor, score: Tensor, threshold: Tensor | float, width: float, over: tuple[int, ...] = SPATIAL
+) -> Tensor:
+    """a · sigmoid( (score - τ) / T ): opens gradually.  T is ``width`` of the largest magnitude, held constant."""
+    scale = width * maps.detach().abs().amax(over, keepdim=True)
+    return maps * torch.sigmoid((score - threshold) / scale.clamp_min(torch.finfo(maps.dtype).tiny))
 
 
 def leaky_gate(maps: Tensor, kept: Tensor) -> Tensor:

@@ -48,7 +48,8 @@ class KWTA(Sanitizer):
         return {"sigmoid": self._gate, "moving sigmoid": partial(self._gate, moving=True), "leaky": self._leaky}
 
     def _gate(self, maps: Tensor, moving: bool = False) -> Tensor:
-        return sigmoid_gate(maps, maps, self._threshold(maps if moving else maps.detach()), self._dims)
+        threshold = self._threshold(maps if moving else maps.detach())
+        return sigmoid_gate(maps, maps, threshold, self.gate_width, self._dims)
 
     def _leaky(self, maps: Tensor) -> Tensor:
         return leaky_gate(maps, maps >= self._threshold(maps.detach()))

@@ -76,7 +76,7 @@ class Mask(Calibrated):
         return {"sigmoid": self._gate, "moving sigmoid": partial(self._gate, moving=True), "leaky": self._leaky}
 
     def _gate(self, maps: Tensor, moving: bool = False) -> Tensor:
-        return sigmoid_gate(maps, maps.abs(), self._threshold(maps if moving else maps.detach()))
+        return sigmoid_gate(maps, maps.abs(), self._threshold(maps if moving else maps.detach()), self.gate_width)
 
     def _leaky(self, maps: Tensor) -> Tensor:
         return leaky_gate(maps, maps.abs() >= self._threshold(maps.detach()))

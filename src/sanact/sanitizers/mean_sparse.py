@@ -47,7 +47,7 @@ class MeanSparse(Calibrated):
 
     def _gate(self, maps: Tensor) -> Tensor:
         mean, std = self.statistics(maps)
-        return mean + sigmoid_gate(maps - mean, (maps - mean).abs(), self.alpha * std)
+        return mean + sigmoid_gate(maps - mean, (maps - mean).abs(), self.alpha * std, self.gate_width)
 
     def _leaky(self, maps: Tensor) -> Tensor:
         mean, std = self.statistics(maps)
