@@ -30,13 +30,14 @@ FILTERS = {"sanact", "kornia", "SciPy", "scikit-image", "OpenCV"}
 def test_quick_benchmarks_fill_every_table(tmp_path):
     subprocess.run([sys.executable, "-m", "benchmarks", "--quick", "--quiet", "--out", tmp_path], check=True)
     sections = json.loads((tmp_path / "benchmarks.json").read_text())
-    assert list(sections) == ["attacks", "sanitizers", "memory"]
+    assert list(sections) == ["attacks", "sanitizers", "memory", "autoattack"]
     rows = {name: table for section in sections.values() for name, table in section["tables"].items()}
     assert {row["attack"] for row in rows["attacks"]} >= ATTACKS
     assert {row["library"] for row in rows["attacks"] if row["attack"] == "PGD L2"} == ATTACKERS
     assert {row["attack"] for row in rows["success"]} == {"PGD Linf", "APGD Linf"}
     assert {row["library"] for row in rows["sanitizers"] if row["sanitizer"] == "median 3x3"} == FILTERS
     assert [row["patch"] for row in rows["patches"]] == ["3", "5", "7", "11"]
+    assert {row["library"] for row in rows["autoattack"]} == {"sanact", "torchattacks"}
     report = (tmp_path / "README.md").read_text()
     assert all(f"| {attack} | sanact |" in report for attack in ATTACKS)
     assert "### Peak memory of an evaluation" in report

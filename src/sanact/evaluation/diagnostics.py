@@ -26,6 +26,7 @@ from sanact.sanitizers import Sanitizer, bypass, sanitizers_of
 
 EXAMPLES = 50  # that the model has right, for the checks that attack again
 WATCHED = 3  # of them, one by one, for the points that an attack visits
+VANISHING = 1e-6
 SHARE = 0.02  # of them: one of fifty may be chance
 
 
@@ -54,7 +55,8 @@ def diagnose(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> list[Che
 
     - outputs differ: largest difference of two passes over the same images, relative to the largest logit.
     - gradients in the forward pass: calls of autograd while predicting, by a model that optimizes or purifies.
-    - zero gradient: share of examples on which the margin has none, at the input or at a sanitizer.
+    - vanishing gradient: share of examples on which that of the margin, at the input or at a sanitizer, is so small that a
+      change as large as the activation would move the logits by less than a millionth of the largest.
     - silent success: share on which the attack met an adversarial example and returned another.
     - beaten by: share that something else wins and the attack does not: random noise, one step, twice the steps, the margin
       loss, its own examples crafted on the undefended model, another gradient through the sanitizers, queries without
@@ -74,12 +76,12 @@ def diagnose(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> list[Che
     with untouched(model):
         standing = model(adversarial).argmax(1) == y
         classes = model(x[:1]).shape[1]
-    zero = _zero_gradients(model, x, y)
+    vanishing = _vanishing_gradients(model, x, y)
     blind = sum(name in ("square", "rays") for name in by) / len(x)
     return [
         Check("outputs differ", _difference(model, x), 1e-4),
         Check("gradients in the forward pass", _autograd_calls(model, x[:1]), 0),
-        *(Check(f"zero gradient at {place}", share, 0.0) for place, share in zero.items()),
+        *(Check(f"vanishing gradient at {place}", share, 0.0) for place, share in vanishing.items()),
         *(Check(f"beaten by {rival}", share, SHARE) for rival, share in _rivals(attack, model, x, y, standing)),
         Check("won by queries without gradients alone", blind, SHARE)
         if isinstance(attack, Suite)
@@ -160,8 +162,8 @@ def _autograd_calls(model: nn.Module, x: Tensor) -> int:
     return grad.call_count + backward.call_count
 
 
-def _zero_gradients(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
-    """By place, the share of examples on which the gradient of the margin is zero in every element."""
+def _vanishing_gradients(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
+    """By place, the share of examples on which max |∇margin| · max |a| is at most a millionth of max |logit|."""
     seen: dict[str, Tensor] = {}
 
     def keep(sanitizer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -172,7 +174,8 @@ def _zero_gradients(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
         with untouched(model), torch.enable_grad():
             x = x.clone().requires_grad_()
             places = {"the input": x}
-            loss = margin(model(x), y).sum()
+            logits = model(x)
+            loss = margin(logits, y).sum()
             places |= {f"'{name}'": a for name, a in seen.items()}
             if not loss.requires_grad:
                 return dict.fromkeys(places, 1.0)
@@ -180,9 +183,10 @@ def _zero_gradients(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
     finally:
         for handle in handles:
             handle.remove()
+    least = VANISHING * logits.detach().abs().amax(1)
     return {
-        place: 1.0 if g is None else float((g.flatten(1).abs().amax(1) == 0).float().mean())
-        for place, g in zip(places, gradients, strict=True)
+        place: 1.0 if g is None else float((length(g, "Linf") * length(a.detach(), "Linf") <= least).float().mean())
+        for (place, a), g in zip(places.items(), gradients, strict=True)
     }
 
 
