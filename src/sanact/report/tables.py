@@ -171,7 +171,7 @@ class Shares:
     title: str
     columns: list[str]
     rows: dict[str, list[float]]
-    notes: list[str]
+    notes: Sequence[str] = ()
     first: str = "won by"
 
     def texts(self, separator: str) -> dict[str, list[str]]:
@@ -192,7 +192,6 @@ def shares(found: Sequence[Result]) -> list[Shares]:
                 f"{first.data} ({first.split}), in % of the images",
                 [result.defense for result in columns],
                 {part: [100 * result.won_by.get(part, 0) / result.accuracy.n for result in columns] for part in parts},
-                [],
             )
         )
     return tables
