@@ -168,9 +168,9 @@ CONTESTS: dict[str, Contest] = {
     "PGD Linf": Contest(40, pgd),
     "PGD Linf, weights not frozen": Contest(40, pgd, frozen=False),
     "PGD L2": Contest(40, pgd_l2, norm="L2", eps=L2),
-    "APGD Linf": Contest(100, apgd),
-    "APGD Linf, targeted": Contest(100 * TARGETS, apgd_t, share=0.3),
-    "AutoAttack Linf": Contest(6900, autoattack, share=0.2),
+    "APGD Linf": Contest(100, apgd, share=0.3),
+    "APGD Linf, targeted": Contest(100 * TARGETS, apgd_t, share=0.1),
+    "AutoAttack Linf": Contest(6900, autoattack, share=0.1),
     "C&W L2, c = 1": Contest(200, cw_fixed, norm="L2", eps=None, share=0.1),
     "C&W L2, c searched": Contest(1000, cw_search, norm="L2", eps=None, share=0.1),
 }
@@ -179,7 +179,7 @@ CONTESTS: dict[str, Contest] = {
 def races(options: Options) -> list[Race]:
     x, y = victims(options.examples)
     ladder = [
-        _race("success", title, Contest(steps, libraries), x, y, options)
+        _race("success", title, Contest(steps, libraries, share=0.3), x, y, options)
         for title, libraries in {"PGD Linf": pgd, "APGD Linf": apgd}.items()
         for steps in (LADDER[:2] if options.quick else LADDER)
     ]
