@@ -119,6 +119,14 @@ def test_a_table_of_one_knowledge_holds_no_figure_of_another(paths):
         assert {r.knowledge for r in table.rows["mask"] if r} == {"", knowledge}
 
 
+def test_what_an_adaptive_attacker_leaves_of_the_undefended_model_is_in_the_adaptive_table_alone(paths, tmp_path):
+    worst = {"name": "adaptive", "eps": 0.1, "norm": "Linf", "effort": "quick"}
+    found = results([*paths, write(tmp_path, 6, right=0, attack=worst, knowledge="adaptive")])
+    assert grid(found, "adaptive").columns == ["clean", "worst case (quick), Linf 0.1"]
+    for knowledge in ("white-box", "oblivious"):
+        assert not any("worst case" in title for title in grid(found, knowledge).columns)
+
+
 def test_refuses_a_knowledge_that_was_not_measured(paths):
     with pytest.raises(ValueError, match="no results of oblivious attackers .* there are: .*white-box"):
         grid(results(paths[2:3], l2=None), "oblivious", ["PGD-40, Linf 0.1"])

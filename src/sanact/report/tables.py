@@ -200,10 +200,11 @@ def shares(found: Sequence[Result]) -> list[Shares]:
 def grid(found: Sequence[Result], knowledge: Knowledge, columns: Sequence[str] = ()) -> Grid:
     """The results of attackers with this knowledge.
 
-    columns: titles, in their order; none is all there are.  On an undefended model every attacker is white-box, and there is
-    no defense to know of: its results are in every grid.
+    columns: titles, in their order; none is all there are.  On an undefended model there is no defense to be oblivious of: its
+    white-box results stand among the oblivious, too.
     """
-    chosen = [r for r in found if r.attack == CLEAN or r.knowledge == knowledge or r.plan is None]
+    undefended = "white-box" if knowledge == "oblivious" else knowledge
+    chosen = [r for r in found if r.attack == CLEAN or r.knowledge == (knowledge if r.plan else undefended)]
     columns = list(columns) or list(dict.fromkeys(r.attack for r in chosen))
     chosen = [r for r in chosen if r.attack in columns]
     if not chosen:
