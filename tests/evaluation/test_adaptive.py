@@ -117,10 +117,16 @@ def test_the_adaptive_attacker_and_nobody_else_runs_it(attack, knowledge):
 
 def test_goes_for_each_ball_once():
     made = cells(
-        images(), tiny(), "tiny", [None, Mask()], [FGSM(eps=0.1), PGD(eps=0.1), CW()], ["oblivious", "adaptive"], l2=0.5
+        images(),
+        tiny(),
+        "tiny",
+        [None, Mask()],
+        [FGSM(eps=0.2), PGD(eps=0.1), CW(), PGD(eps=0.2)],
+        ["oblivious", "adaptive"],
+        l2=0.5,
     )
     assert [(c.defense_name, c.attack.budget) for c in made if c.knowledge == "adaptive"] == [
-        (defense, ball) for defense in ("none", "mask") for ball in (("Linf", 0.1), ("L2", 0.5))
+        (defense, ball) for defense in ("none", "mask") for ball in (("Linf", 0.1), ("Linf", 0.2), ("L2", 0.5))
     ]
 
 

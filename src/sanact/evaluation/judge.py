@@ -130,14 +130,15 @@ def cells(
     """Every combination, defense by defense; of the undefended model, replayed and white-box examples are the same.
 
     calibration: for the defenses that need data.
-    effort, l2: of the adaptive attacker, who goes for each norm and budget of the attacks once, and for L2 balls of radius
-        ``l2`` where an attack has no budget.
+    effort, l2: of the adaptive attacker, who goes for each norm and budget of the attacks once, the smallest first, and for L2
+        balls of radius ``l2`` where an attack has no budget.
     """
     attacks, knowledge = list(attacks), list(knowledge)
     attackers: list[tuple[Attack, Knowledge]] = [(a, k) for a, k in itertools.product(attacks, knowledge) if k != "adaptive"]
     if "adaptive" in knowledge:
-        balls = [attack.budget if attack.budget[1] else ("L2", l2) for attack in attacks]
-        attackers += [(Adaptive(norm=norm, eps=eps, effort=effort), "adaptive") for norm, eps in dict.fromkeys(balls) if eps]
+        balls = {attack.budget if attack.budget[1] else ("L2", l2) for attack in attacks}
+        ordered = sorted(((norm, eps) for norm, eps in balls if eps), key=lambda ball: (get_args(Norm).index(ball[0]), ball[1]))
+        attackers += [(Adaptive(norm=norm, eps=eps, effort=effort), "adaptive") for norm, eps in ordered]
     return [
         Cell(
             data=data,
