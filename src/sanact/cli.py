@@ -65,7 +65,7 @@ def main() -> None:
 @app.command()
 def demo(
     out: Out = Path("runs/demo"),
-    examples: Annotated[int, typer.Option(min=1, help="Test images.")] = 100,
+    examples: Annotated[int, typer.Option(min=1, help="Test images.")] = 60,
     seed: Seed = 0,
     device: Device = "auto",
     quiet: Quiet = False,

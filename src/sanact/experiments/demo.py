@@ -17,13 +17,13 @@ from sanact.training import Recipe, train_from_scratch
 RECIPE = Recipe(epochs=10, lr=0.05)
 DEFENSES = (
     None,
-    {"conv1": NonLocalMeans(1.0, window_size=3)},
+    {"conv4": NonLocalMeans(1.0, window_size=3)},
     {"conv1": MedianFilter(3)},
     {"conv1": Mask(0.3, "max"), "conv2": Mask(0.4, "max")},
 )
 
 
-def demo(out: Path, *, examples: int = 100, seed: int = 0, device: str = "auto", progress: bool = False) -> list[Grid]:
+def demo(out: Path, *, examples: int = 60, seed: int = 0, device: str = "auto", progress: bool = False) -> list[Grid]:
     """Train MNIST-CNN on the digits unless ``out`` has it already, and judge three sanitizers against FGSM and PGD."""
     weights = out / "digits.safetensors"
     if not weights.exists():
