@@ -73,7 +73,7 @@ def demo(
 ) -> None:
     """See it work, on scikit-learn's digits: train a small net, sanitize it three ways, attack it, and read the table.
 
-    Example: sanact demo --examples 50
+    Example: sanact demo --examples 200
     """
     from sanact.experiments.demo import demo as run_demo
 
