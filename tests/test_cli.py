@@ -131,11 +131,11 @@ OPTIONS = {
     "demo": "--out --examples --seed --device --quiet --json",
     "evaluate": "--data --split --weights --plan --attack --knowledge --examples --effort --l2 --out --seed --device "
     "--batch-size --quiet --json",
-    "reproduce": "--data --examples --knowledge --effort --out --seed --device --batch-size --quiet --json",
+    "reproduce": "--data --examples --knowledge --effort --distance --out --seed --device --batch-size --quiet --json",
     "train": "--data --out --validation --attack --epochs --lr --batch-size --seed --device --quiet --json",
     "layers": "--plan --input --json",
     "compare": "--l2 --json",
-    "record": "--name --out --reported --architecture --link --authors --venue --additional-data --json",
+    "robustbench": "--name --out --reported --architecture --link --authors --venue --additional-data --json",
 }
 
 
@@ -275,22 +275,22 @@ def test_compare_of_a_folder_with_itself_takes_every_pair_once(evaluation):
     ]
 
 
-def test_record_takes_autoattack_and_refuses_what_evaluate_makes_of_the_rest(evaluation, tmp_path):
+def test_robustbench_takes_autoattack_and_refuses_what_evaluate_makes_of_the_rest(evaluation, tmp_path):
     results(sanact(*evaluation, "--json"))
     path, out = next(evaluation[-1].glob("*_none_pgd_*.parquet")), tmp_path / "record.json"
-    ended = sanact("record", path, "--name", "Ours", "--out", out)
+    ended = sanact("robustbench", path, "--name", "Ours", "--out", out)
     assert (ended.code, ended.err.count("\n"), out.exists()) == (1, 1, False) and "holds rows of pgd (white-box)" in ended.err
     rows = read_rows(path)
     facts = header(rows)
     facts["cell"]["attack"] |= {"name": "autoattack", "version": "standard", "steps": 100, "queries": 5000, "targets": 9}
     write_rows(rows, tmp_path / "aa.parquet", facts | {"verdict": "suspect: beaten by replay (0.1)"})
-    shown = sanact("record", tmp_path / "aa.parquet", "--name", "Ours", "--out", out, "--link", "https://example.org")
+    shown = sanact("robustbench", tmp_path / "aa.parquet", "--name", "Ours", "--out", out, "--link", "https://example.org")
     assert shown.code == 0 and "unreliable" in shown.out and f"saved to {out}" in shown.out
     written = json.loads(out.read_text())
     right = 100 * np.mean(np.equal(rows["prediction"], rows["label"]))
     assert (written["autoattack_acc"], written["unreliable"]) == (f"{right:.2f}", True)
     assert (written["name"], written["dataset"], written["eps"]) == ("Ours", "digits", "8/255")
-    assert results(sanact("record", tmp_path / "aa.parquet", "--name", "Ours", "--out", out, "--json"))["link"] == ""
+    assert results(sanact("robustbench", tmp_path / "aa.parquet", "--name", "Ours", "--out", out, "--json"))["link"] == ""
 
 
 def test_evaluate_a_second_time_reads_the_rows_that_are_there(evaluation):
@@ -427,7 +427,7 @@ def test_bad_input_is_one_line(trained, tmp_path, arguments, message):
         ("layers mnist-cnn --input 28x28", "input must be C,H,W, as in 3,224,224, got '28x28'"),
         ("layers mnist-cnn --plan absent.json", "'absent.json' holds no plan"),
         ("layers {file}:absent", "has no working 'absent'"),
-        ("reproduce table9", "experiment must be one of table2, robust, mask-readings, budgets, plans, got 'table9'"),
+        ("reproduce table9", "experiment must be one of table2, robust, fig1, fig6, fig7, mask-readings, budgets, plans, got 'table9'"),
         ("reproduce table2 --data digits", "data must be one of mnist to reproduce the paper, got 'digits'"),
         ("train mnist-cnn --epochs 0", "epochs must be positive, got 0"),
         ("compare {file} {foreign}", "mine.py' holds no rows"),
@@ -504,3 +504,16 @@ def test_reproduce_writes_a_table_with_its_command_and_a_figure_where_there_is_a
     table, figure = tmp_path / "sweep-mnist.md", tmp_path / "sweep-mnist.svg"
     assert f"`sanact reproduce sweep --examples 5 --out {tmp_path} --quiet`" in table.read_text(encoding="utf-8")
     assert figure.exists() == ("figure" in said) and (not figure.exists() or figure.read_bytes().startswith(b"<?xml"))
+
+
+def test_reproduce_draws_a_figure_for_a_page_and_one_for_the_screen(tmp_path):
+    load_or_skip("mnist", "test")
+    arguments = ("reproduce", "fig1", "--out", tmp_path, "--quiet", "--knowledge", "oblivious")
+    ended = sanact(*arguments)
+    assert ended.code == 0 and "Hidden activations of mnist-cnn, sanitized by: none" in " ".join(ended.out.split())
+    heads = {".pdf": b"%PDF", ".png": b"\x89PNG", ".svg": b"<?xml", ".npz": b"PK"}
+    drawn = {suffix: (tmp_path / f"fig1-mnist{suffix}").read_bytes() for suffix in heads}
+    assert all(drawn[suffix].startswith(head) for suffix, head in heads.items())
+    assert "`sanact reproduce fig1" in (tmp_path / "fig1-mnist.md").read_text(encoding="utf-8")
+    assert sanact(*arguments).code == 0
+    assert all((tmp_path / f"fig1-mnist{suffix}").read_bytes() == drawn[suffix] for suffix in (".pdf", ".png", ".svg"))

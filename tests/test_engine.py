@@ -10,6 +10,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,8 +18,8 @@ from torch import nn
 from sanact import PGD, Mask
 from sanact.data import Data
 from sanact.engine import run
-from sanact.evaluation.judge import Cell
-from sanact.evaluation.rows import header, read_rows
+from sanact.evaluation.judge import Cell, judge
+from sanact.evaluation.rows import Parts, header, read_rows
 
 
 def made() -> Cell:
@@ -73,6 +74,36 @@ def test_the_header_says_what_the_rows_are_of(whole):
 def test_a_cell_whose_rows_are_there_is_skipped(whole, monkeypatch):
     monkeypatch.setattr("sanact.engine.judge", lambda *given, **options: pytest.fail("judged again"))
     assert judge_in(whole.parent) == whole
+
+
+@pytest.mark.parametrize("size", [7, 200])
+def test_the_first_examples_of_every_attack_stay_beside_the_rows(tmp_path, size):
+    cell = replace(made(), knowledge="white-box", attack=PGD(eps=0.03, steps=3))
+    (path,) = run([cell], out=tmp_path, batch_size=size, device="cpu", keep=9)
+    facts, x = header(read_rows(path)), cell.data.images.x[:9]
+    (kept,) = (tmp_path / "examples").iterdir()
+    assert facts["examples"] == kept.name and facts["shape"] == [1, 8, 8]
+    table = Parts(kept).read(np.arange(9))
+    assert len(Parts(kept).missing(cell.data.index)) == 191
+    clean = np.stack(table["clean"].to_pylist()).reshape(9, 1, 8, 8)
+    np.testing.assert_array_equal(clean, x.numpy().astype("float32"))
+    adversarial = np.stack(table["x"].to_pylist()).reshape(9, 1, 8, 8)
+    distances = np.abs(adversarial - clean).max((1, 2, 3))
+    np.testing.assert_allclose(distances, read_rows(path)["linf"].to_numpy()[:9], rtol=1e-6)
+
+
+def test_a_cell_of_which_too_few_examples_are_left_is_judged_again(tmp_path, monkeypatch):
+    cell = replace(made(), knowledge="white-box", attack=PGD(eps=0.03, steps=3))
+    run([cell], out=tmp_path, device="cpu", keep=9)
+    judged = []
+    monkeypatch.setattr("sanact.engine.judge", lambda cell, **rest: judged.append(rest["keep"]) or judge(cell, **rest))
+    run([cell], out=tmp_path, device="cpu")
+    run([cell], out=tmp_path, device="cpu", keep=9)
+    assert judged == []
+    run([cell], out=tmp_path, device="cpu", keep=12)
+    assert judged == [12]
+    run([cell], out=tmp_path, device="cpu", keep=12)
+    assert judged == [12]
 
 
 def test_a_plan_that_cannot_be_attached_is_refused_before_any_attack_runs(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Sanitize the hidden activations of a CNN, attack it, and judge honestly what the defense bought."""
 
+from sanact.activations import Recording, distances, record
 from sanact.attacks import APGD, ATTACKS, BIM, CW, FAB, FGSM, ILCM, MIM, PGD, Attack, AutoAttack, RayS, Square
 from sanact.plan import SanitizedModel, calibrate, list_layers, load, sanitize
 from sanact.sanitizers import ASH, KWTA, SANITIZERS, SAP, Mask, MeanSparse, MedianFilter, NonLocalMeans, Sanitizer, bypass
@@ -25,12 +26,15 @@ __all__ = [
     "MedianFilter",
     "NonLocalMeans",
     "RayS",
+    "Recording",
     "SanitizedModel",
     "Sanitizer",
     "Square",
     "bypass",
     "calibrate",
+    "distances",
     "list_layers",
     "load",
+    "record",
     "sanitize",
 ]

@@ -6,13 +6,14 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from sanact.report.tables import Grid, Shares
+    from sanact.report.tables import Grid, Listing
 
 app = typer.Typer(
     name="sanact",
@@ -163,22 +164,29 @@ def evaluate(
 
 @app.command()
 def reproduce(
-    experiment: Annotated[str, typer.Argument(help="table2, robust, mask-readings, budgets, or plans.", show_default=False)],
+    experiment: Annotated[
+        str, typer.Argument(help="table2, robust, fig1, fig6, fig7, mask-readings, budgets, or plans.", show_default=False)
+    ],
     data: Annotated[str, typer.Option(help="Whose row of the paper: mnist.")] = "mnist",
-    examples: Annotated[int, typer.Option(min=1, help="Images, with equal class shares.")] = 1000,
+    examples: Annotated[
+        int | None, typer.Option(min=1, help="Images, with equal class shares.", show_default="1000, for figures 100")
+    ] = None,
     out: Out = Path("runs/reproduce"),
     knowledge: KnowledgeOption = None,
     effort: EffortOption = "standard",
+    distance: Annotated[str, typer.Option(help="Of fig7: relative, rms, direction.")] = "relative",
     seed: Seed = 0,
     device: Device = "auto",
     batch_size: BatchSize = 100,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Make a table of the paper, or what it rests on, and put it beside the paper's figures.
+    """Make a table or figure of the paper, or what it rests on, and put it beside what the paper reports.
 
     table2: accuracy under FGSM, C&W and PGD: adaptive, white-box, and oblivious as in the paper.
     robust: the same sanitizers on a net that was trained adversarially.
+    fig1: what an adversarial image does to the hidden activations.  fig6: the same with the mask sanitizer.
+    fig7: how far it moves them, layer by layer, before and after sanitizing.
     mask-readings: which reading of the lost mask formula comes closest.
     budgets: at which eps the undefended net lands near the paper's figures.
     plans: each sanitizer's best layers and strengths.
@@ -186,16 +194,17 @@ def reproduce(
     Example: sanact reproduce table2 --data mnist --examples 100
     """
     from sanact.evaluation.threat import KNOWLEDGE
-    from sanact.experiments import EXPERIMENTS, Setting
+    from sanact.experiments import EXPERIMENTS, FIGURES, Setting
     from sanact.files import replacing
-    from sanact.report.figures import accuracy_by_budget
+    from sanact.report.figures import accuracy_by_budget, save
+    from sanact.report.inside import Drawing, draw
     from sanact.report.tables import every_result, markdown, shares
 
     if experiment not in EXPERIMENTS:
         raise ValueError(f"experiment must be one of {', '.join(EXPERIMENTS)}, got '{experiment}'")
     setting = Setting(
         data=data,
-        examples=examples,
+        examples=examples or (100 if experiment in FIGURES else 1000),
         out=out,
         seed=seed,
         device=device,
@@ -204,15 +213,18 @@ def reproduce(
         effort=effort,  # type: ignore[arg-type]  # the attack checks it
         progress=not quiet,
     )
-    grids = EXPERIMENTS[experiment](setting)
-    with replacing(out / f"{experiment}-{data}.md") as temporary:
-        tables: list[Grid | Shares] = [*grids, *shares(every_result(grids))]
-        temporary.write_text("\n".join(map(markdown, tables)) + f"\n`{_command()}`\n", encoding="utf-8")
-    if (figure := accuracy_by_budget(every_result(grids))) is not None:
-        with replacing(out / f"{experiment}-{data}.svg") as temporary:
-            figure.savefig(temporary, format="svg", metadata={"Date": None})
-    _show(grids, as_json)
+    grids, stem = EXPERIMENTS[experiment](setting), out / f"{experiment}-{data}"
+    accuracies = Drawing(accuracy_by_budget(every_result(grids)), "", [])
+    figure, caption, listings = draw(stem.with_suffix(".npz"), distance) if experiment in FIGURES else accuracies
+    tables: list[Grid | Listing] = [*listings, *grids, *shares(every_result(grids))]
+    written = "\n".join([*([caption + "\n"] if caption else []), *map(markdown, tables), f"`{_command()}`\n"])
+    with replacing(stem.with_suffix(".md")) as temporary:
+        temporary.write_text(written, encoding="utf-8")
+    if figure is not None:
+        save(figure, stem)
+    _show(grids, as_json, listings)
     if not as_json:
+        typer.echo(caption)
         typer.echo(("Rows, table and figure are in " if figure else "Rows and table are in ") + str(out))
 
 
@@ -321,7 +333,7 @@ def compare(
 
 
 @app.command()
-def record(
+def robustbench(
     rows: Annotated[list[Path], typer.Argument(help="Files of rows: of autoattack, adaptive, or both.", show_default=False)],
     name: Annotated[str, typer.Option(help="Title of the paper, or what the model is called.", show_default=False)],
     out: Annotated[Path, typer.Option(help="JSON file.")] = Path("record.json"),
@@ -337,7 +349,7 @@ def record(
 ) -> None:
     """Write a result as RobustBench keeps them; of an oblivious or plain white-box attacker it takes none.
 
-    Example: sanact record runs/*_autoattack_white-box_*.parquet --name 'My Defense' --out my-defense.json
+    Example: sanact robustbench runs/*_autoattack_white-box_*.parquet --name 'My Defense' --out my-defense.json
     """
     from sanact.evaluation.robustbench import write_record
 
@@ -371,14 +383,16 @@ def _calibrated(texts: list[str] | None) -> bool:
     return any(part.needs_data for part in (_plan(texts) if texts else {}).values())
 
 
-def _show(grids: list[Grid], as_json: bool) -> None:
+def _show(grids: list[Grid], as_json: bool, listings: Sequence[Listing] = ()) -> None:
+    from dataclasses import asdict
+
     from sanact.report.tables import as_json as to_json
     from sanact.report.tables import every_result, rich_table, shares
 
     if as_json:
-        typer.echo(json.dumps(to_json(grids), indent=2))
+        typer.echo(json.dumps([*to_json(grids), *map(asdict, listings)], indent=2))
         return
-    tables: list[Grid | Shares] = [*grids, *shares(every_result(grids))]
+    tables: list[Grid | Listing] = [*listings, *grids, *shares(every_result(grids))]
     for table in tables:
         _console().print(f"[bold]{table.title}[/bold]", highlight=False)
         _console().print(rich_table(table))

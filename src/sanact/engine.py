@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from sanact.evaluation.judge import Cell, check_plans, circumstances, examine, judge
+from sanact.evaluation.judge import KEPT, Cell, check_plans, circumstances, examine, judge
 from sanact.evaluation.rows import Parts, read_rows, write_rows
 from sanact.progress import progress_bar
 
@@ -20,26 +20,38 @@ def run(
     engine: Engine = "local",
     batch_size: int = 100,
     device: str = "auto",
+    keep: int | None = None,
     progress: bool = False,
 ) -> list[Path]:
     """Judge each cell and return the files of rows, in the order of the cells.
 
     out: the folder; ``<cell>.parquet`` each.  A cell whose rows are there is skipped, one that was interrupted goes on where
-    it was.  Raises ValueError for a file of rows that cannot be read.
+    it was.
+    keep: examples of each cell that must stay: one of which fewer are left is judged again.  None asks for none, and keeps
+        a few.
+    Raises ValueError for a file of rows that cannot be read.
     """
     if engine != "local":
         raise ValueError(f"engine must be one of local, got {engine!r}")
     cells, out = list(cells), Path(out)
     paths = [out / f"{cell.slug}.parquet" for cell in cells]
-    check_plans(cell for cell, path in zip(cells, paths, strict=True) if not path.exists())
+    there = [path.exists() and not _lost(cell, out, keep or 0) for cell, path in zip(cells, paths, strict=True)]
+    check_plans(cell for cell, done in zip(cells, there, strict=True) if not done)
     with progress_bar("judging", sum(len(cell.data) for cell in cells), show=progress) as advance:
-        for cell, path in zip(cells, paths, strict=True):
-            if path.exists():
+        for cell, path, done in zip(cells, paths, there, strict=True):
+            if done:
                 read_rows(path)
                 advance(len(cell.data), str(cell))
             else:
-                rows = judge(cell, batch_size=batch_size, device=device, folder=out, advance=advance)
+                rows = judge(
+                    cell, batch_size=batch_size, device=device, folder=out, keep=KEPT if keep is None else keep, advance=advance
+                )
                 advance(0, f"{cell}: diagnostics")
                 write_rows(rows, path, circumstances(cell, device) | examine(cell, device=device))
             Parts(out / "unfinished" / cell.slug).remove()
     return paths
+
+
+def _lost(cell: Cell, out: Path, keep: int) -> bool:
+    """Whether some of its first ``keep`` examples are missing."""
+    return bool(keep and len(Parts(out / "examples" / cell.crafting_slug).missing(cell.data.index[:keep])))

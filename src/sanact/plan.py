@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from sanact.files import replacing
 from sanact.graph import LAYERS, Layer, find_layers, input_shape, trace
@@ -34,7 +34,7 @@ class SanitizedModel(nn.Module):
     plan: pattern → configuration of the sanitizer, as JSON would hold it.
     """
 
-    def __init__(self, network: nn.Module, plan: dict[str, dict[str, Any]]) -> None:
+    def __init__(self, network: fx.GraphModule, plan: dict[str, dict[str, Any]]) -> None:
         super().__init__()
         self.network = network
         self.architecture = type(network).__name__  # a copy of the graph loses it
@@ -82,9 +82,8 @@ def sanitize(model: nn.Module, plan: Sanitizer | Plan, *, example: Tensor | None
     layers = find_layers(traced)
     hits = _hits(layers, patterns)
     for number, place in enumerate([node for node in traced.graph.nodes if node in hits]):
-        owner = [layer for layer in layers if layer.place is place][-1]
         sanitizer = copy.deepcopy(patterns[hits[place]]).train(traced.training)
-        sanitizer.where = owner.name if _calls(layers, owner) == 1 else f"{owner.name} ({place})"
+        sanitizer.where, owner = activation_name(layers, place)
         sanitizer.channels_last = isinstance(traced.get_submodule(owner.name), nn.Linear)
         name = f"sanitizer_{number}"
         traced.add_submodule(name, sanitizer)
@@ -260,7 +259,7 @@ def _hits(layers: list[Layer], patterns: Iterable[str]) -> dict[Any, str]:
     """The places to sanitize, each with the one pattern that hits it."""
     hits: dict[Any, str] = {}
     for pattern in patterns:
-        for layer in _matching(layers, pattern):
+        for layer in matching(layers, pattern):
             if (other := hits.setdefault(layer.place, pattern)) != pattern:
                 raise ValueError(
                     f"two sanitizers for one activation: the patterns '{other}' and '{pattern}' both hit '{layer.name}'"
@@ -268,7 +267,8 @@ def _hits(layers: list[Layer], patterns: Iterable[str]) -> dict[Any, str]:
     return hits
 
 
-def _matching(layers: list[Layer], pattern: str) -> list[Layer]:
+def matching(layers: list[Layer], pattern: str) -> list[Layer]:
+    """The layers that have a hidden activation and that the pattern means; ValueError if there are none."""
     if pattern == "*":
         matching = [layer for layer in layers if layer.hidden]
     else:
@@ -287,5 +287,8 @@ def _matching(layers: list[Layer], pattern: str) -> list[Layer]:
     return matching
 
 
-def _calls(layers: list[Layer], owner: Layer) -> int:
-    return sum(layer.name == owner.name for layer in layers)
+def activation_name(layers: list[Layer], place: fx.Node) -> tuple[str, Layer]:
+    """What a hidden activation is called, and the layer whose it is: of those that share it, the last."""
+    owner = [layer for layer in layers if layer.place is place][-1]
+    once = sum(layer.name == owner.name for layer in layers) == 1
+    return owner.name if once else f"{owner.name} ({place})", owner

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sanact import CW, FGSM, PGD, Attack, AutoAttack, Mask, MedianFilter, sanitize
 from sanact.data import Data
 from sanact.evaluation import judge as judge_module
-from sanact.evaluation.judge import Cell, cells, judge, replayed_examples
+from sanact.evaluation.judge import Cell, cells, crafted_examples, judge
 from sanact.evaluation.rows import SCHEMA, accuracy
 
 PLAN = {"0": Mask(0.3)}
@@ -94,7 +94,7 @@ def test_an_oblivious_attacker_crafts_on_the_undefended_model(tmp_path):
     attack, data = PGD(eps=0.05, early_stop=False), images()
     oblivious = cell(knowledge="oblivious", attack=attack)
     rows = columns(judge(oblivious, folder=tmp_path))
-    replayed = replayed_examples(oblivious, tmp_path)
+    replayed = crafted_examples(oblivious, tmp_path)
     streams = [
         torch.Generator().manual_seed(int(np.random.SeedSequence((0, i)).generate_state(1, np.uint64)[0])) for i in range(40)
     ]

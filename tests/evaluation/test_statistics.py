@@ -10,7 +10,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.stats import beta, multinomial
 
-from sanact.evaluation.statistics import clopper_pearson, holm, paired, tango, wilson
+from sanact.evaluation.statistics import clopper_pearson, holm, mean, paired, tango, wilson
 
 Z = 1.959963984540054
 HITS = [(0, 10), (1, 10), (50, 100), (834, 1000), (1000, 1000)]
@@ -39,6 +39,18 @@ def columns(both: int, only_a: int, only_b: int, neither: int) -> tuple[np.ndarr
     b = [True] * both + [False] * only_a + [True] * only_b + [False] * neither
     order = np.random.default_rng(0).permutation(len(a))
     return np.array(a)[order], np.array(b)[order]
+
+
+def test_mean_of_the_literature():
+    # Student 1908, table of Cushny and Peebles: extra hours of sleep, B - A
+    hours = [1.2, 2.4, 1.3, 1.3, 0.0, 1.0, 1.8, 0.8, 4.6, 1.4]
+    found = mean(hours)
+    assert found.n == 10 and found.value == pytest.approx(1.58)
+    assert (found.low, found.high) == pytest.approx((0.7001, 2.4599), abs=1e-4)
+
+
+def test_one_value_says_nothing_of_its_spread():
+    assert mean([3.0]) == (1, 3.0, -math.inf, math.inf)
 
 
 def test_paired_counts_and_subtracts_a_from_b():

@@ -35,6 +35,7 @@ from sanact.progress import Advance
 from sanact.sanitizers import Sanitizer, bypass, sanitizers_of
 
 GUIDES = 100
+KEPT = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +108,9 @@ class Cell:
 
     @property
     def crafting_slug(self) -> str:
+        """Of the folder that holds the crafted examples; cells that replay the same share it."""
+        if not self.replays:
+            return self.slug
         words = [self.data.name, self.model_name, self.attack.name]
         return re.sub(r"[^\w.-]+", "-", "_".join(words)) + "_" + _digest(self._crafting())
 
@@ -162,6 +166,7 @@ def judge(
     batch_size: int = 100,
     device: str | torch.device = "auto",
     folder: Path | None = None,
+    keep: int = KEPT,
     advance: Advance | None = None,
 ) -> pa.Table:
     """The rows of a cell, in the order of its data; see `rows.SCHEMA`.
@@ -169,8 +174,8 @@ def judge(
     batch_size: examples at once; memory grows with it, the rows do not depend on it but for the last bits of arithmetic, and
         for defenses that draw random numbers.
     device: "auto" takes CUDA where there is one, else the CPU.
-    folder: where finished batches are kept until the cell is done, and crafted examples for other cells to replay; None
-        keeps nothing.
+    folder: where finished batches are kept until the cell is done, and crafted examples: those that other cells can replay, and
+        of other cells the first ``keep``; None keeps nothing.
     Raises ValueError for what would be a false claim of robustness: a sanitizer that changes nothing, a defended model that
     without its sanitizers is another than the undefended, an attack that left its ball or returned its input; and for a
     model or data as `Attack` does.
@@ -179,7 +184,8 @@ def judge(
     cell = _with_guides(cell, device)
     base, judged = _models(cell, device)
     finished = Parts(folder / "unfinished" / cell.slug) if folder else None
-    crafted = Parts(folder / "examples" / cell.crafting_slug) if folder and cell.replays else None
+    crafted = Parts(folder / "examples" / cell.crafting_slug) if folder else None
+    kept = cell.data.index if cell.replays else cell.data.index[:keep]
     order = finished.missing(cell.data.index) if finished else np.arange(len(cell.data))
     if advance:
         advance(len(cell.data) - len(order), str(cell))
@@ -192,16 +198,17 @@ def judge(
         for sanitizer in sanitizers_of(judged):
             sanitizer.rewind()
         by: list[str] | None = None
+        known = crafted and not len(crafted.missing(batch.index))
         if isinstance(cell.attack, Suite) and cell.knowledge != "oblivious":
             adversarial, by = cell.attack.credited(judged, x, y, generator=generators)
         elif not cell.replays:
             adversarial = cell.attack(judged, x, y, generator=generators)
-        elif crafted and not len(crafted.missing(batch.index)):
-            adversarial = _from_table(crafted.read(batch.index), x.shape[1:]).to(x)
+        elif crafted and known:
+            adversarial = _from_table(crafted.read(batch.index), "x", x.shape[1:]).to(x)
         else:
             adversarial = cell.attack.for_replay()(base, x, y, generator=generators)
-            if crafted:
-                crafted.write(_to_table(batch.index, adversarial))
+        if crafted and not known and (chosen := np.isin(batch.index, kept)).any():
+            crafted.write(_to_table(batch.index[chosen], adversarial[chosen], x[chosen]))
         rows = _decide(cell, judged, batch, x, y, adversarial, by)
         if finished:
             finished.write(rows)
@@ -225,10 +232,13 @@ def check_plans(cells: Iterable[Cell]) -> None:
                 judged(next(cell.data[:1].batches(1)).x)
 
 
-def replayed_examples(cell: Cell, folder: Path) -> Tensor:
-    """The examples crafted on the undefended model when this cell was run, (N, C, H, W), in the order of its data."""
+def crafted_examples(cell: Cell, folder: Path) -> Tensor:
+    """What the attack of this cell made of its images when it was run, (N, C, H, W), in the order of its data.
+
+    Raises KeyError where not all were kept; see `judge`.
+    """
     shape = next(cell.data[:1].batches(1)).x.shape[1:]
-    return _from_table(Parts(folder / "examples" / cell.crafting_slug).read(cell.data.index), shape)
+    return _from_table(Parts(folder / "examples" / cell.crafting_slug).read(cell.data.index), "x", shape)
 
 
 def examine(cell: Cell, *, device: str | torch.device = "auto") -> dict[str, Any]:
@@ -244,9 +254,11 @@ def examine(cell: Cell, *, device: str | torch.device = "auto") -> dict[str, Any
 
 
 def circumstances(cell: Cell, device: str | torch.device) -> dict[str, Any]:
-    """The header of a cell's rows: its identity, and with what it was made."""
+    """The header of a cell's rows: its identity, where crafted examples lie and their shape, and with what they were made."""
     return {
         "cell": cell.identity,
+        "examples": cell.crafting_slug,
+        "shape": list(next(cell.data[:1].batches(1)).x.shape[1:]),
         "versions": {name: version(name) for name in ("sanact", "torch", "numpy")} | {"python": platform.python_version()},
         "device": str(pick_device(device)),
         "commit": _commit(),
@@ -330,13 +342,15 @@ def _generator(seed: int, place: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state))
 
 
-def _to_table(index: Integers, x: Tensor) -> pa.Table:
-    flat = pa.FixedSizeListArray.from_arrays(pa.array(x.cpu().float().flatten().numpy()), x[0].numel())
-    return pa.table({"index": index, "x": flat})
+def _to_table(index: Integers, adversarial: Tensor, clean: Tensor) -> pa.Table:
+    def column(x: Tensor) -> pa.Array:
+        return pa.FixedSizeListArray.from_arrays(pa.array(x.cpu().float().flatten().numpy()), x[0].numel())
+
+    return pa.table({"index": index, "x": column(adversarial), "clean": column(clean)})
 
 
-def _from_table(table: pa.Table, shape: Sequence[int]) -> Tensor:
-    flat = table["x"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+def _from_table(table: pa.Table, column: str, shape: Sequence[int]) -> Tensor:
+    flat = table[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return torch.from_numpy(flat.copy()).reshape(-1, *shape)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.stats import binomtest, norm
+from scipy.stats import t as student
 
 
 class Accuracy(NamedTuple):
@@ -33,6 +34,28 @@ def clopper_pearson(hits: int, n: int) -> Accuracy:
     It holds the true share in at least 95 % of all samples, whatever that share is; Wilson's, which is shorter, on average.
     """
     return _share(hits, n, "exact")
+
+
+class Mean(NamedTuple):
+    """Of n values: their mean, and a 95 % interval (low, high)."""
+
+    n: int
+    value: float
+    low: float
+    high: float
+
+
+def mean(values: ArrayLike) -> Mean:
+    """The mean of values (N,), N > 0, with Student's interval; of one value, which says nothing of its spread, all numbers.
+
+    Paper: Student 1908, doi:10.2307/2331554.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    value = float(array.mean())
+    if array.size == 1:
+        return Mean(1, value, -math.inf, math.inf)
+    half = float(student.ppf(0.975, array.size - 1) * array.std(ddof=1) / math.sqrt(array.size))
+    return Mean(array.size, value, value - half, value + half)
 
 
 class Paired(NamedTuple):

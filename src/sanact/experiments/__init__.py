@@ -1,4 +1,4 @@
-"""The paper's tables and what they rest on, each one command: cells in, grids of results out."""
+"""The paper's tables and figures and what they rest on, each one command: cells in, grids of results out, arrays to a file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from sanact.experiments.budgets import budgets
 from sanact.experiments.mask_readings import mask_readings
 from sanact.experiments.plans import plans
+from sanact.experiments.propagation import fig1, fig6, fig7
 from sanact.experiments.robust import robust
 from sanact.experiments.setting import Setting
 from sanact.experiments.table2 import table2
@@ -15,9 +16,13 @@ from sanact.report.tables import Grid
 EXPERIMENTS: dict[str, Callable[[Setting], list[Grid]]] = {
     "table2": table2,
     "robust": robust,
+    "fig1": fig1,
+    "fig6": fig6,
+    "fig7": fig7,
     "mask-readings": mask_readings,
     "budgets": budgets,
     "plans": plans,
 }
+FIGURES = ("fig1", "fig6", "fig7")  # of arrays; the others draw accuracies
 
-__all__ = ["EXPERIMENTS", "Setting"]
+__all__ = ["EXPERIMENTS", "FIGURES", "Setting"]

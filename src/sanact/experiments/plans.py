@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sanact.device import pick_device
-from sanact.evaluation.judge import replayed_examples
+from sanact.evaluation.judge import crafted_examples
 from sanact.experiments.setting import Setting
 from sanact.files import replacing
 from sanact.plan import list_layers, plan_to_dict, sanitize
@@ -45,7 +45,7 @@ def plans(setting: Setting) -> list[Grid]:
     data, attacks, source = setting.images("validation"), setting.attacks("validation"), setting.source
     undefended = setting.cells(data, [None], attacks)
     setting.run(undefended)
-    images = [next(data.batches(len(data))).x, *(replayed_examples(cell, setting.out) for cell in undefended)]
+    images = [next(data.batches(len(data))).x, *(crafted_examples(cell, setting.out) for cell in undefended)]
     layers = [layer.name for layer in list_layers(setting.model()) if layer.hidden]
     chosen = {}
     for name, options in OPTIONS.items():

@@ -114,9 +114,9 @@ class Setting:
             l2=self.source.l2,
         )
 
-    def run(self, cells: Iterable[Cell]) -> list[Path]:
-        """The files of rows of these cells."""
-        return run(cells, out=self.out, batch_size=self.batch_size, device=self.device, progress=self.progress)
+    def run(self, cells: Iterable[Cell], *, keep: int | None = None) -> list[Path]:
+        """The files of rows of these cells; keep: how many examples of each must stay."""
+        return run(cells, out=self.out, batch_size=self.batch_size, device=self.device, keep=keep, progress=self.progress)
 
     def attacks(self, part: Part) -> list[Attack]:
         """The paper's three, in its order, at the budgets calibrated on these images."""

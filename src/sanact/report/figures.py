@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Literal
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from sanact.files import replacing
 from sanact.report.tables import CLEAN, Result
 
 COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # Okabe and Ito's, for every kind of eye
 Line = Literal[":", "--", "-"]
 LINES: dict[str, Line] = {"oblivious": ":", "white-box": "--", "adaptive": "-"}
+
+
+def save(figure: Figure, stem: Path) -> None:
+    """Write ``stem``.pdf and .svg, which any size is sharp in, and .png; the same figure gives the same files."""
+    for suffix, date in ((".pdf", "CreationDate"), (".svg", "Date"), (".png", None)):
+        with replacing(stem.with_suffix(suffix)) as temporary, rc_context({"svg.hashsalt": "sanact"}):
+            figure.savefig(temporary, format=suffix[1:], dpi=300, metadata={date: None} if date else None)
 
 
 def accuracy_by_budget(found: Sequence[Result]) -> Figure | None:

@@ -165,21 +165,21 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Shares:
-    """Which part of an adaptive attack won what share of the examples: one row a part, one column a defense."""
+class Listing:
+    """A table that is no table of results: what is written in each row, one column each; the notes go below."""
 
     title: str
     columns: list[str]
-    rows: dict[str, list[float]]
+    rows: dict[str, list[str]]
     notes: Sequence[str] = ()
-    first: str = "won by"
+    first: str = ""
 
     def texts(self, separator: str) -> dict[str, list[str]]:
-        return {name: [f"{share:.1f}" if share else "-" for share in shares] for name, shares in self.rows.items()}
+        return self.rows
 
 
-def shares(found: Sequence[Result]) -> list[Shares]:
-    """For each budget of the adaptive attacker, in percent, what won most first."""
+def shares(found: Sequence[Result]) -> list[Listing]:
+    """Which part of an adaptive attack won what share of the examples, a table a budget: one row a part, a column a defense."""
     adaptive = [result for result in found if result.knowledge == "adaptive"]
     tables = []
     for attack in dict.fromkeys(result.attack for result in adaptive):
@@ -187,14 +187,20 @@ def shares(found: Sequence[Result]) -> list[Shares]:
         parts = dict.fromkeys(part for result in columns for part in result.won_by)
         first = columns[0]
         tables.append(
-            Shares(
+            Listing(
                 f"what won: {attack}, each example to the first that won it\n{first.model} on {first.accuracy.n:,} images of "
                 f"{first.data} ({first.split}), in % of the images",
                 [result.defense for result in columns],
-                {part: [100 * result.won_by.get(part, 0) / result.accuracy.n for result in columns] for part in parts},
+                {part: [_share(result, part) for result in columns] for part in parts},
+                first="won by",
             )
         )
     return tables
+
+
+def _share(result: Result, part: str) -> str:
+    won = result.won_by.get(part, 0)
+    return f"{100 * won / result.accuracy.n:.1f}" if won else "-"
 
 
 def grid(found: Sequence[Result], knowledge: Knowledge, columns: Sequence[str] = ()) -> Grid:
@@ -242,7 +248,7 @@ def plan_text(plan: Mapping[str, Mapping[str, Any]] | None) -> str:
     return " ".join(parts) or "none"
 
 
-def rich_table(table: Grid | Shares) -> Table:
+def rich_table(table: Grid | Listing) -> Table:
     """For the terminal."""
     drawn = Table(box=SIMPLE_HEAD, pad_edge=False, caption="\n".join(table.notes), caption_justify="left")
     drawn.add_column(table.first)
@@ -253,7 +259,7 @@ def rich_table(table: Grid | Shares) -> Table:
     return drawn
 
 
-def markdown(table: Grid | Shares) -> str:
+def markdown(table: Grid | Listing) -> str:
     """For a README."""
     lines = [
         f"**{table.title.splitlines()[0]}**",

@@ -1,0 +1,193 @@
+"""What a network holds inside: every hidden activation of one pass, and how far apart two passes are, layer by layer."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, fx, nn
+
+from sanact.graph import find_layers, trace
+from sanact.plan import SanitizedModel, activation_name, matching
+from sanact.preserve import preserved
+from sanact.sanitizers import Sanitizer
+
+Array = npt.NDArray[np.float32]
+Values = npt.NDArray[np.float64]
+Distance = Literal["relative", "rms", "direction"]
+CHUNK = 100  # examples; two recordings on disk are compared without ever being in memory whole
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Hidden activations by layer, in the order of execution: (N, C, H, W) feature maps or (N, F) vectors.
+
+    before: as the layer's nonlinearity leaves them.  after: as the next layer sees them; where nothing is sanitized, the same
+    array as before.
+    """
+
+    before: Mapping[str, Array]
+    after: Mapping[str, Array]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.after.values())))
+
+    @property
+    def sanitized(self) -> list[str]:
+        """The layers whose activation passed a sanitizer."""
+        return [layer for layer in self.after if self.after[layer] is not self.before[layer]]
+
+    def __repr__(self) -> str:
+        layers = [
+            f"  {layer}: {' x '.join(map(str, maps.shape[1:]))}" + ", sanitized" * (layer in self.sanitized)
+            for layer, maps in self.after.items()
+        ]
+        return "\n".join([f"Recording of {len(self)} examples", *layers])
+
+
+def record(
+    model: nn.Module,
+    x: Tensor,
+    layers: str | Iterable[str] = "*",
+    *,
+    batch_size: int = 100,
+    folder: Path | str | None = None,
+    limit: int = 2**31,
+) -> Recording:
+    """Run the network once and keep its hidden activations; the model is left as it was found.
+
+    model: undefended or sanitized; it runs in evaluation mode.  x: (N, C, H, W) as it takes them, N ≥ 1.
+    layers: patterns as `sanitize` reads them; "*" is every hidden activation.
+    batch_size: examples at once.
+    folder: where the arrays go, one file each, to be mapped into memory instead of held there; None holds them.
+    limit: bytes that may be held; raises ValueError where more would be, and for a pattern that matches nothing.
+    """
+    if x.ndim != 4 or not len(x):
+        raise ValueError(f"x must be (N, C, H, W) with at least one example, got {tuple(x.shape)}")
+    traced = model.network if isinstance(model, SanitizedModel) else trace(model, x[:1])
+    taps = _taps(traced, [layers] if isinstance(layers, str) else list(layers))
+    with preserved(model), torch.no_grad():
+        model.eval()
+        shapes = {key: value.shape[1:] for key, value in _run(traced, taps, x[:1])}
+        size = sum(4 * len(x) * math.prod(shape) for shape in shapes.values())
+        if folder is None and size > limit:
+            raise ValueError(
+                f"these {len(shapes)} activations of {len(x)} examples take {size / 2**20:,.0f} MiB, the limit is "
+                f"{limit / 2**20:,.0f} MiB: ask for fewer layers or examples, give a folder to keep them in, or raise the limit"
+            )
+        arrays = {key: _allocate(folder, number, key, (len(x), *shape)) for number, (key, shape) in enumerate(shapes.items())}
+        for start in range(0, len(x), batch_size):
+            for key, value in _run(traced, taps, x[start : start + batch_size]):
+                arrays[key][start : start + batch_size] = value.float().cpu().numpy()
+    before = {layer: array for (layer, stage), array in arrays.items() if stage == "before"}
+    return Recording(before, {layer: arrays.get((layer, "after"), array) for layer, array in before.items()})
+
+
+def distances(a: Recording, b: Recording, kind: Distance = "relative") -> dict[str, Values]:
+    """How far ``b`` is from ``a``, example by example: (N,) for each layer, of what the next layer sees.
+
+        relative    ‖b - a‖ / ‖a‖                   the normalized Euclidean distance; 0 / 0 is 0
+        rms         ‖b - a‖ / √n                    n: elements of the activation
+        direction   ‖ b / ‖b‖ - a / ‖a‖ ‖           in [0, 2]; the direction of 0 is 0
+
+    Raises ValueError for recordings of other layers, shapes or numbers of examples, or another kind.
+    The paper does not define its normalized distance; direction is EvadeML-Zoo's `view_adv_propagation`.
+    """
+    if kind not in DISTANCES:
+        raise ValueError(f"kind must be one of {', '.join(DISTANCES)}, got {kind!r}")
+    shapes = [{layer: maps.shape for layer, maps in recording.after.items()} for recording in (a, b)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"the recordings must be of the same layers and as many examples, got {shapes[0]} and {shapes[1]}")
+    return {layer: _by_example(DISTANCES[kind], a.after[layer], b.after[layer]) for layer in a.after}
+
+
+def _relative(a: Values, b: Values) -> Values:
+    away = _length(b - a)
+    with np.errstate(divide="ignore"):
+        return np.divide(away, _length(a), out=np.zeros_like(away), where=away > 0)
+
+
+def _rms(a: Values, b: Values) -> Values:
+    return _length(b - a) / math.sqrt(a.shape[1])
+
+
+def _direction(a: Values, b: Values) -> Values:
+    a, b = (v / np.maximum(_length(v), np.finfo(np.float64).tiny)[:, None] for v in (a, b))
+    return _length(b - a)
+
+
+def _length(v: Values) -> Values:
+    squared: Values = np.square(v).sum(axis=1)
+    return np.sqrt(squared)
+
+
+DISTANCES: dict[Distance, Callable[[Values, Values], Values]] = {"relative": _relative, "rms": _rms, "direction": _direction}
+
+
+def _by_example(function: Callable[..., Values], a: Array, b: Array) -> Values:
+    parts = [slice(start, start + CHUNK) for start in range(0, len(a), CHUNK)]
+    flat = ((maps[part].reshape(len(maps[part]), -1).astype(np.float64) for maps in (a, b)) for part in parts)
+    return np.concatenate([function(*pair) for pair in flat])
+
+
+Key = tuple[str, Literal["before", "after"]]
+Taps = Mapping[str, tuple[Key, bool]]
+
+
+def _taps(traced: fx.GraphModule, patterns: Iterable[str]) -> Taps:
+    """By the name of an operation: which activation it gives, and whether as (N, H, W, C)."""
+    bare, sanitizer_after = _without_sanitizers(traced)
+    layers = find_layers(bare)
+    taps: dict[str, tuple[Key, bool]] = {}
+    for place in dict.fromkeys(layer.place for pattern in patterns for layer in matching(layers, pattern)):
+        assert place is not None  # of the layers that match
+        name, owner = activation_name(layers, place)
+        turned = isinstance(bare.get_submodule(owner.name), nn.Linear)
+        taps[place.name] = (name, "before"), turned
+        if place.name in sanitizer_after:
+            taps[sanitizer_after[place.name]] = (name, "after"), turned
+    return taps
+
+
+def _without_sanitizers(traced: fx.GraphModule) -> tuple[fx.GraphModule, dict[str, str]]:
+    """The undefended network, and by the operation that a sanitizer cleans up after, the sanitizer's."""
+    graph, sanitizer_after = copy.deepcopy(traced.graph), {}
+    for node in list(graph.nodes):
+        if node.op == "call_module" and isinstance(traced.get_submodule(str(node.target)), Sanitizer):
+            (place,) = node.all_input_nodes
+            sanitizer_after[place.name] = node.name
+            node.replace_all_uses_with(place)
+            graph.erase_node(node)
+    return fx.GraphModule(traced, graph), sanitizer_after
+
+
+def _run(traced: fx.GraphModule, taps: Taps, x: Tensor) -> Iterator[tuple[Key, Tensor]]:
+    """One pass; the activations one by one, in the order of execution."""
+    seen: list[tuple[Key, Tensor]] = []
+
+    class Recorder(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            value = super().run_node(n)
+            if n.name in taps:
+                key, turned = taps[n.name]
+                seen.append((key, (value.permute(0, 3, 1, 2) if turned and value.ndim == 4 else value).clone()))
+            return value
+
+    Recorder(traced).run(x)
+    yield from seen
+
+
+def _allocate(folder: Path | str | None, number: int, key: Key, shape: tuple[int, ...]) -> Array:
+    if folder is None:
+        return np.empty(shape, dtype=np.float32)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    name = re.sub(r"[^\w.-]+", "-", f"{number:03d}-{'-'.join(key)}")
+    return np.lib.format.open_memmap(Path(folder) / f"{name}.npy", mode="w+", dtype=np.float32, shape=shape)

@@ -1,0 +1,220 @@
+"""Figures of what happens inside a network: activations as strips of maps, distances as curves; from files alone."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+
+from sanact.evaluation.statistics import Mean, mean
+from sanact.files import replacing
+from sanact.report.figures import COLOURS, LINES
+from sanact.report.tables import Listing, attack_title, plan_text
+
+COLUMN = 3.5  # inches: the width of one of two columns
+SMALL = 6  # points
+HEADER = "sanact"
+INPUT = "input"
+NAMES = {
+    "relative": "relative distance",
+    "rms": "root mean square distance",
+    "direction": "distance of directions",
+}
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One image inside the network.  prediction: the class it is taken for.  maps: one (H, W) a layer, the image first.
+
+    distances: of the whole activation from that of the legitimate image, relative to its length; by layer.
+    """
+
+    title: str
+    prediction: str
+    maps: Mapping[str, npt.NDArray[np.float32]]
+    distances: Mapping[str, float]
+
+
+def write_arrays(path: Path, arrays: Mapping[str, npt.ArrayLike], facts: Mapping[str, Any]) -> None:
+    """Write arrays and the circumstances they come from whole or not at all."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **{HEADER: np.array(json.dumps(facts))}, **arrays)
+
+
+def read_arrays(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+    """What `write_arrays` wrote; ValueError for another file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+            return arrays, json.loads(str(arrays.pop(HEADER)))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"'{path}' holds no arrays of sanact: {type(error).__name__}: {error}") from error
+
+
+def write_strips(path: Path, strips: Sequence[Strip], facts: Mapping[str, Any]) -> None:
+    arrays = {f"{i}/{layer}": maps for i, strip in enumerate(strips) for layer, maps in strip.maps.items()}
+    words = [{"title": strip.title, "prediction": strip.prediction, "distances": dict(strip.distances)} for strip in strips]
+    write_arrays(path, arrays, {**facts, "strips": words})
+
+
+def read_strips(path: Path) -> tuple[list[Strip], dict[str, Any]]:
+    """The strips and what they were made with; ValueError for a file that holds none."""
+    arrays, facts = read_arrays(path)
+    if "strips" not in facts:
+        raise ValueError(f"'{path}' holds no strips of activations")
+    strips = [
+        Strip(**words, maps={layer: arrays[f"{i}/{layer}"] for layer in words["distances"]})
+        for i, words in enumerate(facts["strips"])
+    ]
+    return strips, facts
+
+
+def activation_strips(strips: Sequence[Strip]) -> Figure:
+    """A column a layer; each image a row, and below all but the first its difference from the first.
+
+    Maps of a layer share one scale, from black to white, and so do their differences, from blue over white (0) to red.
+    Below a difference: how far the whole activation is away, relative to that of the first image.
+    """
+    layers = list(strips[0].maps)
+    rows = 2 * len(strips) - 1
+    figure = Figure(figsize=(COLUMN, 0.54 * rows + 0.15), layout=ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01))
+    panels = figure.subplots(rows, len(layers), squeeze=False)
+    for column, layer in enumerate(layers):
+        first = strips[0].maps[layer]
+        top = max(float(strip.maps[layer].max()) for strip in strips) or 1.0
+        most = max(float(np.abs(strip.maps[layer] - first).max()) for strip in strips) or 1.0
+        for number, strip in enumerate(strips):
+            own = panels[max(2 * number - 1, 0)][column]
+            own.imshow(strip.maps[layer], cmap="gray", vmin=min(0.0, float(first.min())), vmax=top, aspect="auto")
+            if number:
+                below = panels[2 * number][column]
+                below.imshow(strip.maps[layer] - first, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
+                below.set_xlabel(f"{strip.distances[layer]:.2f}", fontsize=SMALL, labelpad=1)
+        panels[0][column].set_title(layer, fontsize=SMALL, pad=2)
+    for number, strip in enumerate(strips):
+        panels[max(2 * number - 1, 0)][0].set_ylabel(f"{strip.title}\n→ {strip.prediction}", fontsize=SMALL, labelpad=2)
+        if number:
+            panels[2 * number][0].set_ylabel("difference", fontsize=SMALL, labelpad=2)
+    for panel in panels.flat:
+        panel.set(xticks=[], yticks=[], box_aspect=1)
+        panel.spines[:].set_linewidth(0.3)
+    return figure
+
+
+Curves = dict[tuple[str, str], dict[str, Mean]]
+
+
+def read_distances(path: Path, kind: str = "relative") -> tuple[Curves, dict[str, Any]]:
+    """The mean distance by layer, of each defense and kind of examples; and what they were made with."""
+    arrays, facts = read_arrays(path)
+    if kind not in arrays or kind not in NAMES:
+        raise ValueError(f"'{path}' holds no distances of kind '{kind}'; there are: {', '.join(NAMES)}")
+    keys = list(zip(arrays["defense"].tolist(), arrays["examples"].tolist(), arrays["layer"].tolist(), strict=True))
+    curves: Curves = {}
+    for key in dict.fromkeys(keys):
+        defense, examples, layer = key
+        own = np.array([other == key for other in keys])
+        curves.setdefault((defense, examples), {})[layer] = mean(arrays[kind][own])
+    return curves, facts
+
+
+def distance_curves(curves: Curves, kind: str = "relative") -> Figure:
+    """Mean distance over layers, a panel a defense, beside the undefended network; bands are 95 % intervals."""
+    defenses = [defense for defense in dict.fromkeys(defense for defense, _ in curves) if defense != "none"]
+    figure = Figure(figsize=(COLUMN, 1.5 * len(defenses) + 0.6), layout="constrained")
+    panels = figure.subplots(len(defenses), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    for panel, defense, colour in zip(panels, defenses, COLOURS[1:], strict=False):
+        for (own, examples), curve in curves.items():
+            if own in ("none", defense):
+                _curve(panel, curve, COLOURS[0] if own == "none" else colour, STYLES[examples])
+        panel.set_title(defense, fontsize=SMALL + 1, loc="left", pad=2, color=colour)
+        panel.set_ylim(bottom=0)
+        panel.tick_params(labelsize=SMALL, length=2)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.supylabel(NAMES[kind], fontsize=SMALL + 1)
+    handles = [Line2D([], [], color=COLOURS[0], label="undefended"), Line2D([], [], color="#777777", label="sanitized")]
+    known = dict.fromkeys(examples for _, examples in curves)
+    handles += [Line2D([], [], color="#777777", linestyle=STYLES[examples], label=examples) for examples in known]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=SMALL)
+    return figure
+
+
+STYLES: dict[str, Any] = {**LINES, "noise": (0, (1, 4))}
+
+
+def _curve(panel: Any, curve: Mapping[str, Mean], colour: str, style: Any) -> None:
+    layers, means = list(curve), list(curve.values())
+    panel.plot(layers, [m.value for m in means], color=colour, linestyle=style, linewidth=1, marker="o", markersize=2)
+    panel.fill_between(layers, [m.low for m in means], [m.high for m in means], color=colour, alpha=0.15, linewidth=0)
+
+
+class Drawing(NamedTuple):
+    """A figure, what is written below it, and the numbers in it."""
+
+    figure: Figure | None
+    caption: str
+    tables: list[Listing]
+
+
+def draw(path: Path, kind: str = "relative") -> Drawing:
+    """The figure of a file of strips or of distances.  kind: of distance."""
+    _, facts = read_arrays(path)
+    if "strips" in facts:
+        strips, facts = read_strips(path)
+        return Drawing(activation_strips(strips), _strips_caption(strips, facts), [])
+    curves, facts = read_distances(path, kind)
+    table = _distance_table(curves, kind, facts)
+    return Drawing(distance_curves(curves, kind), _distances_caption(curves, kind, facts), [table])
+
+
+def _strips_caption(strips: Sequence[Strip], facts: Mapping[str, Any]) -> str:
+    layers = [layer for layer in strips[0].maps if layer != INPUT]
+    return (
+        f"Hidden activations of {facts['model']}, sanitized by: {plan_text(facts['plan'])}. "
+        f"Image {facts['data']['index'][0]} of {facts['data']['name']} ({facts['data']['split']}), after "
+        f"{attack_title(facts['attack'])} ({_settings(facts)}), and after noise as long in L2. Of {', '.join(layers)} the "
+        "feature map that the legitimate image excites most, the same in every row; vectors folded. Arrows: the predicted "
+        "class. Below each difference, how far the whole activation is from the legitimate one, relative to its length."
+    )
+
+
+def _distances_caption(curves: Curves, kind: str, facts: Mapping[str, Any]) -> str:
+    last = list(next(iter(curves.values())))[-1]
+    ends = [f"{defense}, {examples} {curve[last].value:.3f}" for (defense, examples), curve in curves.items()]
+    plans = "; ".join(f"{name}: {plan_text(plan)}" for name, plan in facts["plans"].items())
+    return (
+        f"Mean {NAMES[kind]} between the activations of an image and of its adversarial example, by layer of {facts['model']}, "
+        f"on {len(facts['data']['index'])} images of {facts['data']['name']} ({facts['data']['split']}): "
+        f"{attack_title(facts['attack'])} ({_settings(facts)}) on the undefended network (white-box), replayed on the "
+        "sanitized (oblivious), and the worst of all that an attacker tries who knows it (adaptive), who goes no further than "
+        f"needed; noise is as long in L2 as the first. Bands: 95 % intervals. At {last}: {'; '.join(ends)}. Plans: {plans}."
+    )
+
+
+def _settings(facts: Mapping[str, Any]) -> str:
+    attack = [f"{key} {value}" for key, value in facts["attack"].items() if key not in ("name", "eps", "norm", "steps")]
+    return ", ".join([*attack, f"seed {facts['seed']}", f"effort {facts['effort']}"])
+
+
+def _distance_table(curves: Curves, kind: str, facts: Mapping[str, Any]) -> Listing:
+    """The means behind the curves, with their intervals."""
+    layers = list(next(iter(curves.values())))
+    rows = {
+        f"{defense}, {examples}": [f"{m.value:.3f} ± {m.high - m.value:.3f}" for m in curve.values()]
+        for (defense, examples), curve in curves.items()
+    }
+    n = next(iter(next(iter(curves.values())).values())).n
+    title = (
+        f"{NAMES[kind]} from the legitimate image, by layer: {attack_title(facts['attack'])}\n"
+        f"{facts['model']} on {n:,} images of {facts['data']['name']} ({facts['data']['split']}), means with 95 % intervals"
+    )
+    return Listing(title, layers, rows, first="defense, examples")
