@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from playwright.sync_api import Browser, sync_playwright
 from torch import Tensor, nn
 
 from sanact.data import Batch, Data, load_data
@@ -39,6 +43,31 @@ def images(mnist: Data, net: nn.Module) -> Batch:
     batch = next(mnist.batches(100))
     right = torch.nonzero(net(batch.x).argmax(1) == batch.y)[:50, 0]
     return Batch(batch.index[right.numpy()], batch.x[right], batch.y[right])
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium without a window."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("needs a browser: install the package chromium")
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=[*quiet, "--disable-sync", "--no-first-run"])
+        yield chromium
+        chromium.close()
+
+
+class Watched:
+    """A page, and what it wrote to the console and asked of the network."""
+
+    def __init__(self, browser: Browser, **context: Any) -> None:
+        self.page = browser.new_context(**context).new_page()
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
 
 
 class Linear(nn.Module):

@@ -427,7 +427,10 @@ def test_bad_input_is_one_line(trained, tmp_path, arguments, message):
         ("layers mnist-cnn --input 28x28", "input must be C,H,W, as in 3,224,224, got '28x28'"),
         ("layers mnist-cnn --plan absent.json", "'absent.json' holds no plan"),
         ("layers {file}:absent", "has no working 'absent'"),
-        ("reproduce table9", "experiment must be one of table2, robust, fig1, fig6, fig7, mask-readings, budgets, plans, got 'table9'"),
+        (
+            "reproduce table9",
+            "experiment must be one of table2, robust, fig1, fig6, fig7, mask-readings, budgets, plans, got 'table9'",
+        ),
         ("reproduce table2 --data digits", "data must be one of mnist to reproduce the paper, got 'digits'"),
         ("train mnist-cnn --epochs 0", "epochs must be positive, got 0"),
         ("compare {file} {foreign}", "mine.py' holds no rows"),

@@ -333,6 +333,25 @@ def compare(
 
 
 @app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of rows, or files of rows.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="HTML file.")] = Path("report.html"),
+    l2: Annotated[float, typer.Option(min=0, help="Budget at which attacks without one (cw) are reported again.")] = 2.0,
+) -> None:
+    """Write one page of a run, or of several: verdict and headline first, then tables, curves, examples and parameters.
+
+    It needs no model and no network, and can be mailed. Example: sanact report runs/demo --out demo.html
+    """
+    from sanact.files import replacing
+    from sanact.report.page import write_page
+
+    page = write_page(runs, l2=l2)
+    with replacing(out) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    typer.echo(f"{out}, {len(page.encode()) / 2**20:.1f} MiB: open it in a browser")
+
+
+@app.command()
 def robustbench(
     rows: Annotated[list[Path], typer.Argument(help="Files of rows: of autoattack, adaptive, or both.", show_default=False)],
     name: Annotated[str, typer.Option(help="Title of the paper, or what the model is called.", show_default=False)],

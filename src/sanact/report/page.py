@@ -1,0 +1,316 @@
+"""One self-contained page from the rows of one run or several: verdict and headline first, then all that they rest on."""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from PIL import Image
+
+from sanact.evaluation.rows import Parts, header, read_rows
+from sanact.evaluation.threat import KNOWLEDGE
+from sanact.report.figures import accuracy_by_budget
+from sanact.report.inside import draw
+from sanact.report.tables import (
+    CLEAN,
+    SUSPECT,
+    Listing,
+    Result,
+    attack_title,
+    defense_name,
+    plan_text,
+    results,
+    shares,
+)
+
+SHOWN = 6  # examples of a cell
+GALLERY = 2 * 2**20  # bytes of pictures in the whole page
+INK = "#010203"  # what a figure is drawn in where the page's own colour of text is meant
+THEME: dict[Any, Any] = {key: INK for key in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")}
+
+
+class Fact(NamedTuple):
+    """A figure and what it means.  tone: "good", "bad", or ""."""
+
+    name: str
+    value: str
+    detail: str
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Ball:
+    """A table of what is left at one budget: a row a defense, a column an attack with its knowledge."""
+
+    title: str
+    columns: list[tuple[str, str]]
+    rows: dict[str, list[Result | None]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell, for those who want to run it again.  pictures: data URLs of its first examples, each with its caption."""
+
+    title: str
+    anchor: str
+    verdict: str
+    checks: list[dict[str, Any]]
+    pictures: list[tuple[str, str]]
+    parameters: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """All that is known of one model on one set of images."""
+
+    title: str
+    facts: list[Fact]
+    warning: str
+    balls: list[Ball]
+    curve: Markup | None
+    shares: list[Listing]
+    runs: list[Run]
+    plans: dict[str, str]
+
+
+def write_page(sources: Sequence[Path], *, l2: float | None = 2.0) -> str:
+    """The page, as HTML that asks nothing of the network.
+
+    sources: folders of rows, or files of rows.  l2: a budget at which attacks without one are reported a second time.
+    Raises ValueError where there are no rows, or where a file holds something else.
+    """
+    paths = [path for source in sources for path in (sorted(source.glob("*.parquet")) if source.is_dir() else [source])]
+    if not paths:
+        raise ValueError(f"no rows in {', '.join(map(repr, map(str, sources)))}: a run writes one .parquet file per cell")
+    cells = {path: header(read_rows(path, ["index"]))["cell"] for path in paths}
+    groups: dict[str, list[Path]] = {}
+    for path, cell in sorted(cells.items(), key=lambda item: _place(item[1])):
+        data = cell["data"]
+        title = f"{cell['model']['name']} on {data['examples']:,} images of {data['name']} ({data['split']})"
+        groups.setdefault(title, []).append(path)
+    room = Room(GALLERY)
+    sections = [_section(title, own, l2, room) for title, own in groups.items()]
+    arrays = [path for source in sources if source.is_dir() for path in sorted(source.glob("fig*.npz"))]
+    with rc_context(THEME):
+        drawings = [(path.stem, draw(path)) for path in arrays]
+    figures = [
+        (stem.split("-")[0].replace("fig", "Figure "), _svg(drawing.figure, drawing.caption), drawing.caption)
+        for stem, drawing in drawings
+        if drawing.figure
+    ]
+    environment = Environment(loader=PackageLoader("sanact.report"), autoescape=True, undefined=StrictUndefined)
+    environment.filters |= {"cells": _cells_of, "json": lambda value: json.dumps(value, ensure_ascii=False)}
+    return environment.get_template("page.html").render(
+        sections=sections,
+        figures=figures,
+        knowledge=KNOWLEDGE,
+        suspect=SUSPECT,
+        left_out=room.refused,
+        sources=[str(source) for source in sources],
+    )
+
+
+def _place(cell: Mapping[str, Any]) -> tuple[Any, ...]:
+    """In the page: the undefended model first, then by defense, knowledge, attack and budget."""
+    attack = cell["attack"]
+    knowledge = list(reversed(KNOWLEDGE)).index(cell["knowledge"])
+    return cell["defense"] is not None, plan_text(cell["defense"]), knowledge, attack["name"], attack.get("eps", 0.0)
+
+
+class Room:
+    """How many bytes of pictures may still be shown; refused counts the cells that found none."""
+
+    def __init__(self, left: int) -> None:
+        self.left, self.refused = left, 0
+
+    def take(self, pictures: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        size = sum(len(picture) for picture, _ in pictures)
+        if size > self.left:
+            self.refused += 1
+            return []
+        self.left -= size
+        return pictures
+
+
+def _section(title: str, paths: Sequence[Path], l2: float | None, room: Room) -> Section:
+    found = results(paths, l2=l2)
+    with rc_context(THEME):
+        curve = accuracy_by_budget(found)
+    plans = {r.defense: plan_text(r.plan) for r in found if r.plan}
+    adaptive = [r for r in found if r.knowledge == "adaptive"]
+    return Section(
+        title,
+        _facts(found),
+        "" if adaptive else "No adaptive attacker was run: nothing here says what is left against one who knows the defense.",
+        list(_balls(found)),
+        _svg(curve, f"Accuracy over the budget: {title}") if curve else None,
+        shares(found),
+        [_run(path, room) for path in paths],
+        plans,
+    )
+
+
+def _facts(found: Sequence[Result]) -> list[Fact]:
+    """What each defense adds to the undefended model against an attacker who knows it, where it adds most and where least."""
+    left = _by_ball(found, "adaptive")
+    replayed, base = _by_ball(found, "oblivious"), left.pop("none", {})
+    facts = []
+    for name, own in left.items():
+        gains = {ball: own[ball].accuracy.value - base[ball].accuracy.value for ball in own if ball in base}
+        if not gains:
+            least = min(own.values(), key=lambda r: r.accuracy.value)
+            facts.append(Fact(name, f"{least.accuracy.value:.1f} % left", _left(least, None) + "."))
+            continue
+        best, worst = max(gains, key=gains.__getitem__), min(gains, key=gains.__getitem__)
+        told = _left(own[best], base[best])
+        if other := replayed.get(name, {}).get(best):
+            told += f", and {_family(other)} when it is replayed {other.accuracy.value:.1f} %"
+        if gains[worst] < 0:
+            told += f". Where it adds least, {gains[worst]:+.1f} points: {_left(own[worst], base[worst])}"
+        suspect = any(r.verdict.startswith("suspect") for ball in gains for r in (own[ball], base[ball]))
+        adds = own[best].accuracy.low > base[best].accuracy.high
+        harms = own[worst].accuracy.high < base[worst].accuracy.low
+        tone = "bad" if suspect or (harms and not adds) else "good" if adds and not harms else ""
+        facts.append(Fact(name, f"{gains[best]:+.1f} points at most", told + ".", tone))
+    return facts
+
+
+def _by_ball(found: Sequence[Result], knowledge: str) -> dict[str, dict[tuple[str, float | None], Result]]:
+    """By defense and budget, the attack that leaves least."""
+    least: dict[str, dict[tuple[str, float | None], Result]] = {}
+    for r in sorted((r for r in found if r.knowledge == knowledge), key=lambda r: -r.accuracy.value):
+        least.setdefault(_name(r, found), {})[_norm(r), r.eps] = r
+    return least
+
+
+def _left(own: Result, base: Result | None) -> str:
+    a = own.accuracy
+    told = f"{_norm(own)} ≤ {own.eps:.3g}: the {own.family.partition(',')[0]} leaves {a.value:.1f} % "
+    told += f"({a.low:.1f}–{a.high:.1f}, {own.verdict.partition(':')[0]})"
+    return told + (f", undefended {base.accuracy.value:.1f} %" if base else "")
+
+
+def _balls(found: Sequence[Result]) -> Iterator[Ball]:
+    """The layout of the paper's table, budget by budget, the knowledge of each column above it."""
+    attacked = [r for r in found if r.attack != CLEAN]
+    balls = dict.fromkeys((_norm(r), r.eps) for r in attacked)
+    for norm, eps in sorted(balls, key=lambda ball: (ball[0] == "L2", ball[1] is None, ball[1] or 0.0)):
+        own = {(_name(r, found), r.knowledge, _family(r)): r for r in attacked if (_norm(r), r.eps) == (norm, eps)}
+        families = dict.fromkeys(family for _, _, family in own)
+        heads = {(known, family) for _, known, family in own}
+        columns = [(k, f) for k, f in itertools.product(reversed(KNOWLEDGE), families) if (k, f) in heads]
+        clean = {name: r for r in found if r.attack == CLEAN and (name := _name(r, found)) in {name for name, *_ in own}}
+        rows = {name: [r, *(own.get((name, *column)) for column in columns)] for name, r in clean.items()}
+        yield Ball("no bound" if eps is None else f"{norm} ≤ {eps:.3g}", [("", CLEAN), *columns], rows)
+
+
+def _family(result: Result) -> str:
+    return result.family.split(", ")[0]
+
+
+def _norm(result: Result) -> str:
+    return result.family.split(", ")[-1] if ", " in result.family else "L2"
+
+
+def _name(result: Result, found: Sequence[Result]) -> str:
+    """The sanitizers of a defense, or the whole plan where two of the same sanitizers differ."""
+    plans = {plan_text(r.plan) for r in found if r.defense == result.defense}
+    return result.defense if len(plans) == 1 else plan_text(result.plan)
+
+
+def _cells_of(row: Iterable[Result | None]) -> list[dict[str, Any]]:
+    """What the template writes into each cell of a row."""
+    return [
+        {"value": -1.0, "text": "–", "interval": "", "verdict": "", "why": ""}
+        if r is None
+        else {
+            "value": r.accuracy.value,
+            "text": f"{r.accuracy.value:.1f}",
+            "interval": f"{r.accuracy.low:.1f}–{r.accuracy.high:.1f}",
+            "verdict": r.verdict.partition(":")[0],
+            "why": r.verdict,
+        }
+        for r in row
+    ]
+
+
+def _run(path: Path, room: Room) -> Run:
+    rows = read_rows(path)
+    facts = header(rows)
+    cell = facts["cell"]
+    title = f"{defense_name(cell['defense'])} · {attack_title(cell['attack'])} · {cell['knowledge']}"
+    checks = [{**check, "failed": not check["figure"] <= check["threshold"]} for check in facts.get("checks", [])]
+    told = (
+        "replayed examples claim nothing"
+        if cell["knowledge"] == "oblivious"
+        else str(facts.get("verdict", "suspect: not checked"))
+    )
+    parameters = {key: value for key, value in facts.items() if key not in ("checks", "verdict")} | {"rows": path.name}
+    return Run(
+        title,
+        re.sub(r"\W+", "-", path.stem),
+        told,
+        checks,
+        room.take(_pictures(path, rows, facts)),
+        json.dumps(parameters, indent=2, ensure_ascii=False),
+    )
+
+
+def _pictures(path: Path, rows: Any, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The first examples, as far as they were kept: clean, adversarial, and their difference, side by side."""
+    if "examples" not in facts:
+        return []
+    kept = Parts(path.parent / "examples" / facts["examples"])
+    index = rows["index"].to_numpy()[:SHOWN]
+    index = np.delete(index, kept.missing(index))
+    if not len(index):
+        return []
+    table = kept.read(index)
+    if "clean" not in table.column_names:
+        return []
+    shape = (-1, *facts["shape"])
+    adversarial, clean = (np.stack(table[column].to_pylist()).reshape(shape) for column in ("x", "clean"))
+    told = rows.slice(0, SHOWN).to_pylist()
+    words = {row["index"]: row for row in told}
+    pictures = []
+    for place, a, x in zip(index.tolist(), adversarial, clean, strict=True):
+        row = words[place]
+        caption = f"image {place}, class {row['label']}: taken for {row['clean_prediction']}, attacked for {row['prediction']}"
+        pictures.append((_png([x, a, 0.5 + (a - x) / 2]), caption))
+    return pictures
+
+
+def _png(images: Sequence[npt.NDArray[np.float32]]) -> str:
+    """Images (C, H, W) in [0, 1], beside each other, as a data URL."""
+    whole = np.concatenate([np.pad(image, ((0, 0), (0, 0), (0, 1)), constant_values=1.0) for image in images], axis=2)[..., :-1]
+    pixels = np.round(255 * np.clip(whole, 0, 1)).astype(np.uint8).transpose(1, 2, 0)
+    file = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _svg(figure: Figure, description: str) -> Markup:
+    """A figure to be put into the page, its text and lines in the page's own colour, on no ground."""
+    file = io.StringIO()
+    with rc_context({"svg.hashsalt": description}):
+        figure.patch.set_alpha(0)
+        for panel in figure.axes:
+            panel.patch.set_alpha(0)
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    drawn = file.getvalue()
+    drawn = drawn[drawn.index("<svg") :].replace(INK, "currentColor").replace("#000000", "currentColor")
+    label = Markup('<svg role="img" aria-label="{}" ').format(description)
+    return label + Markup(drawn.removeprefix("<svg "))
