@@ -135,6 +135,8 @@ OPTIONS = {
     "train": "--data --out --validation --attack --epochs --lr --batch-size --seed --device --quiet --json",
     "layers": "--plan --input --json",
     "compare": "--l2 --json",
+    "report": "--out --l2",
+    "explore": "--data --split --weights --port --browser",
     "robustbench": "--name --out --reported --architecture --link --authors --venue --additional-data --json",
 }
 
@@ -520,3 +522,13 @@ def test_reproduce_draws_a_figure_for_a_page_and_one_for_the_screen(tmp_path):
     assert "`sanact reproduce fig1" in (tmp_path / "fig1-mnist.md").read_text(encoding="utf-8")
     assert sanact(*arguments).code == 0
     assert all((tmp_path / f"fig1-mnist{suffix}").read_bytes() == drawn[suffix] for suffix in (".pdf", ".png", ".svg"))
+
+
+def test_report_writes_one_page_of_a_run(evaluation, tmp_path):
+    assert sanact(*evaluation, "--quiet").code == 0
+    ended = sanact("report", evaluation[-1], "--out", tmp_path / "report.html")
+    assert ended.code == 0 and f"{tmp_path / 'report.html'}, " in ended.out
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>") and "the adversarial example, and their difference" in page
+    assert sanact("report", tmp_path / "absent", "--out", tmp_path / "report.html").err.startswith("error: '")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == page

@@ -352,6 +352,39 @@ def report(
 
 
 @app.command()
+def explore(
+    model: Annotated[str, typer.Argument(help=MODEL)] = "mnist-cnn",
+    data: Annotated[str, typer.Option(help=DATA)] = "mnist",
+    split: Annotated[str, typer.Option(help="Of the data: test, validation, train[:5000], …")] = "test",
+    weights: Annotated[
+        str | None, typer.Option(help="Safetensors file, or ours by name: mnist, mnist-pgd.", show_default="the model's own")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Of this machine.", show_default="the first free one")
+    ] = None,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
+) -> None:
+    """Open a local page: choose an image, turn the attack and the plan, and watch the hidden activations.
+
+    Nobody but this machine can reach it. It needs the extra app: pip install 'sanact[app]'. Example: sanact explore mnist-cnn
+    """
+    try:
+        from sanact.app import build, launch
+    except ImportError as error:
+        raise ValueError(f"the explorer needs Gradio: pip install 'sanact[app]' ({error})") from error
+    from sanact.data import load_data, usual_eps
+    from sanact.graph import input_shape
+    from sanact.models import load_model
+
+    classes = len(load_data(data, split).classes) if weights else None
+    network = load_model(model, weights=weights, classes=classes)
+    page = build(network, load_data(data, split, shape=input_shape(network)), eps=usual_eps(data) / 2)
+    address = launch(page, port=port, browser=browser)
+    typer.echo(f"{address} — stop it with Ctrl-C")
+    page.block_thread()
+
+
+@app.command()
 def robustbench(
     rows: Annotated[list[Path], typer.Argument(help="Files of rows: of autoattack, adaptive, or both.", show_default=False)],
     name: Annotated[str, typer.Option(help="Title of the paper, or what the model is called.", show_default=False)],

@@ -1,0 +1,263 @@
+"""The explorer's page: turn an attack and a plan, and watch the network inside.  Needs the extra ``app``."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Sequence
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+import gradio as gr
+from torch import Tensor, nn
+
+from sanact.data import Data
+from sanact.evaluation.statistics import Mean
+from sanact.evaluation.threat import KNOWLEDGE, Knowledge
+from sanact.explorer import ATTACKS, STRENGTHS, Explorer, Kind, Network, View, written
+from sanact.report.inside import distance_curves
+
+UPLOAD = "5mb"
+SHOWN = 24  # images to choose from
+MAPS = 16  # of a layer
+SIDE = 160  # pixels of a picture, at least
+BARS = list(itertools.product(get_args(Network), get_args(Kind)))
+QUIET: dict[str, Any] = {"show_label": False, "allow_preview": False, "buttons": []}
+FONTS: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # nothing is fetched
+
+
+def build(model: nn.Module, data: Data, *, eps: float) -> gr.Blocks:
+    """The page for a network, undefended and in evaluation mode, and images for it; eps: the budget to begin with."""
+    desk = _Desk(model, data, eps)
+    with gr.Blocks(title="sanact: explore hidden activations", analytics_enabled=False) as page:
+        names = desk.explorer.layers
+        image, view = gr.State(desk.chosen(0)), gr.State(None)
+        gr.Markdown("# What an attack does inside the network")
+        with gr.Row():
+            with gr.Column(scale=1, min_width=320):
+                picked = gr.Gallery(desk.gallery, columns=3, height=260, elem_id="images", **QUIET)
+                uploaded = gr.UploadButton("Upload an image", file_types=["image"], type="filepath", elem_id="upload")
+                attack = gr.Dropdown(list(ATTACKS), value="pgd", label="attack", elem_id="attack")
+                norm = gr.Radio(["Linf", "L2"], value="Linf", label="norm", elem_id="norm")
+                size = gr.Slider(0.005, 0.5, eps, step=0.005, label="eps: budget, in input units", elem_id="eps")
+                sanitizer = gr.Dropdown(["none", *STRENGTHS], value="mask", label="sanitizer", elem_id="sanitizer")
+                strength = gr.Slider(**desk.strength("mask"), elem_id="strength")
+                layers = gr.Dropdown(names, value=names, multiselect=True, label="layers", elem_id="layers")
+                knowledge = gr.Radio(list(KNOWLEDGE), value="oblivious", label="what the attacker knows", elem_id="knowledge")
+                harder = gr.Button("Try all that an adaptive attacker has", elem_id="harder")
+            with gr.Column(scale=2, min_width=500):
+                told = gr.Markdown(elem_id="told")
+                with gr.Row():
+                    shown = [
+                        gr.Image(label=name, height=SIDE + 20, buttons=[]) for name in ("clean", "adversarial", "difference")
+                    ]
+                with gr.Row():
+                    bars = [gr.Label(label=", ".join(key), num_top_classes=3, elem_id="-".join(key)) for key in BARS]
+                gr.Markdown(
+                    "The layers of the defended network, by the map that is moved most, and how far. Click one to open it."
+                )
+                strip = gr.Gallery(columns=8, height=150, elem_id="strip", **QUIET)
+                layer = gr.Markdown(elem_id="layer")
+                maps = gr.Gallery(columns=3, height="auto", elem_id="maps", **QUIET)
+                gr.Markdown("How far the adversarial image is from the clean one, layer by layer:")
+                curve = gr.Plot(show_label=False, elem_id="curve")
+                plan = gr.Textbox(label="the plan, as the command line takes it", buttons=["copy"], elem_id="plan")
+        controls = [image, attack, norm, size, sanitizer, strength, layers]
+        outputs = [view, told, plan, *shown, *bars, strip, layer, maps, curve]
+        run: dict[str, Any] = {"trigger_mode": "always_last", "show_progress": "minimal"}
+        picked.select(desk.pick, None, image)
+        uploaded.upload(desk.upload, uploaded, image)
+        norm.change(desk.ball, norm, size)
+        live, hard = [*controls, knowledge, gr.State(False)], [*controls, gr.State("adaptive"), gr.State(True)]
+        sanitizer.change(desk.turned, sanitizer, strength).then(desk.look, live, outputs, **run)
+        changes = [page.load, *(part.change for part in (image, attack, size, strength, layers, knowledge))]
+        gr.on(changes, desk.look, live, outputs, **run)
+        harder.click(desk.look, hard, outputs)
+        strip.select(desk.opened, view, [layer, maps])
+    return cast(gr.Blocks, page)
+
+
+def launch(page: gr.Blocks, *, port: int | None = None, browser: bool = True) -> str:
+    """Serve the page to this machine alone, in the background, until it is closed; its address."""
+    _, address, _ = page.launch(
+        server_name="127.0.0.1",
+        server_port=port,
+        inbrowser=browser,
+        share=False,
+        quiet=True,
+        max_file_size=UPLOAD,
+        prevent_thread_lock=True,
+        theme=gr.themes.Default(**FONTS),
+        ssr_mode=False,
+        footer_links=[],
+    )
+    return str(address)
+
+
+class _Desk:
+    """What the page's controls do: each method takes their values, and returns what is to be shown."""
+
+    def __init__(self, model: nn.Module, data: Data, eps: float) -> None:
+        images = data.sample(min(SHOWN, len(data)))
+        self.batch, self.eps = next(images.batches(len(images))), eps
+        self.explorer = Explorer(model, tuple(self.batch.x.shape[1:]))  # type: ignore[arg-type]
+        self.known = len(data.classes) == self.explorer.classes  # or the network was trained on something else
+        self.classes = list(data.classes) if self.known else [str(i) for i in range(self.explorer.classes)]
+        labels = [data.classes[y] for y in self.batch.y.tolist()]
+        self.gallery = [(_picture(x.numpy()), label) for x, label in zip(self.batch.x, labels, strict=True)]
+
+    def chosen(self, number: int) -> tuple[Tensor, int | None]:
+        return self.batch.x[number], int(self.batch.y[number]) if self.known else None
+
+    def pick(self, event: gr.SelectData) -> tuple[Tensor, int | None]:
+        return self.chosen(int(event.index))
+
+    def upload(self, path: str) -> tuple[Tensor, int | None]:
+        try:
+            return self.explorer.read(path), None
+        except ValueError as error:
+            raise gr.Error(str(error), title="No image", print_exception=False) from error
+
+    def strength(self, sanitizer: str) -> dict[str, Any]:
+        s = STRENGTHS[sanitizer]
+        ends = {"minimum": s.low, "maximum": s.high, "value": s.usual, "step": s.step}
+        return {**ends, "label": f"strength: {s.unit}", "interactive": True}
+
+    def turned(self, sanitizer: str) -> Any:
+        """The slider for the strength of this sanitizer."""
+        return gr.Slider(**self.strength(sanitizer)) if sanitizer in STRENGTHS else gr.Slider(interactive=False)
+
+    def ball(self, norm: str) -> Any:
+        """The slider for budgets in this norm."""
+        most = 0.5 if norm == "Linf" else 5.0
+        return gr.Slider(most / 100, most, self.eps if norm == "Linf" else 1.0, step=most / 100)
+
+    def look(
+        self,
+        image: tuple[Tensor, int | None],
+        attack: str,
+        norm: Literal["Linf", "L2"],
+        eps: float,
+        sanitizer: str,
+        strength: float,
+        layers: list[str],
+        knowledge: Knowledge,
+        hard: bool,
+    ) -> tuple[Any, ...]:
+        try:
+            plan = self.explorer.plan(sanitizer, strength, layers)
+            view = self.explorer.look(*image, ATTACKS[attack](eps=eps, norm=norm), plan, knowledge, hard=hard)
+        except (ValueError, TypeError) as error:
+            raise gr.Error(str(error), title="Not possible", print_exception=False) from error
+        bars = [dict(zip(self.classes, map(float, view.probabilities[key]), strict=True)) for key in BARS]
+        first = next(iter(view.inside["defended", "clean"].after))
+        told = _told(view, self.classes, f"{norm} ≤ {eps:.3g}")
+        return view, told, written(plan), *_pictures(view), *bars, _strip(view), *_layer(view, first), _curve(view)
+
+    def opened(self, view: View, event: gr.SelectData) -> tuple[Any, ...]:
+        return _layer(view, list(view.inside["defended", "clean"].after)[int(event.index)])
+
+
+def _told(view: View, classes: Sequence[str], ball: str) -> str:
+    """What happened, in words; never a success of the defense without what the attacker knew."""
+    names = {key: classes[view.prediction(*key)] for key in BARS}
+    if view.prediction("defended", "adversarial") != view.label:
+        fate = f"The defended network is fooled{f', first by {view.by}' if view.by not in ('', 'clean') else ''}."
+    elif view.knowledge == "adaptive":
+        fate = "These attempts failed on this image, which is no proof that all would: the button below tries more."
+    else:
+        fate = "The defended network withstands; switch to **adaptive** to see whether it does once somebody looks for a way."
+    return (
+        f"### {view.knowledge}: {KNOWLEDGE[view.knowledge]}\n"
+        f"{view.attack}, {ball}, on a {classes[view.label]}. Undefended: {names['undefended', 'clean']} → "
+        f"{names['undefended', 'adversarial']}. "
+        f"Defended: {names['defended', 'clean']} → {names['defended', 'adversarial']}. {fate}"
+    )
+
+
+def _pictures(view: View) -> list[npt.NDArray[np.uint8]]:
+    difference = view.adversarial - view.clean
+    return [_picture(view.clean), _picture(view.adversarial), _signed(difference.mean(0))]
+
+
+def _strip(view: View) -> list[tuple[npt.NDArray[np.uint8], str]]:
+    """Each layer of the defended network by the map that the adversarial image moves most, after sanitizing."""
+    tiles = []
+    clean, adversarial = (view.inside["defended", kind].after for kind in ("clean", "adversarial"))
+    away = view.distances("defended")
+    for layer in clean:
+        a, b = _as_maps(clean[layer][0]), _as_maps(adversarial[layer][0])
+        most = np.square(b - a).sum((1, 2)).argmax()
+        tiles.append((_signed(b[most] - a[most]), f"{layer}: {away[layer]:.2f}"))
+    return tiles
+
+
+def _layer(view: View, layer: str) -> tuple[str, list[tuple[npt.NDArray[np.uint8], str]]]:
+    """The maps of a layer that are excited most: clean, adversarial and difference, before and after sanitizing."""
+    clean, adversarial = (view.inside["defended", kind] for kind in ("clean", "adversarial"))
+    sanitized = layer in clean.sanitized
+    maps = []
+    for stage in ("before", "after") if sanitized else ("after",):
+        a, b = (_as_maps(getattr(recording, stage)[layer][0]) for recording in (clean, adversarial))
+        best = np.argsort(-np.square(_as_maps(clean.before[layer][0])).sum((1, 2)), kind="stable")[:MAPS]
+        top = max(float(a[best].max()), float(b[best].max()), 1e-12)
+        what = f" {stage} sanitizing" if sanitized else ""
+        maps.append((_gray(_montage(a[best]) / top), "clean" + what))
+        maps.append((_gray(_montage(b[best]) / top), "adversarial" + what))
+        maps.append((_signed(_montage(b[best] - a[best])), "difference" + what))
+    words = f"**{layer}** of the defended network, {'sanitized' if sanitized else 'not sanitized'}: "
+    return words + f"the {len(best)} maps that the clean image excites most", maps
+
+
+def _curve(view: View) -> Figure:
+    curves = {}
+    for name, network in zip(("none", "defended"), get_args(Network), strict=True):
+        away = view.distances(network)
+        curves[name, str(view.knowledge)] = {layer: Mean(1, value, value, value) for layer, value in away.items()}
+    figure = distance_curves(curves)
+    figure.set_size_inches(6, 2.6)
+    return figure
+
+
+def _as_maps(activation: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """(C, H, W); a vector as one map, as near to a square as it goes."""
+    if activation.ndim == 3:
+        return activation
+    height = next(h for h in range(int(activation.size**0.5), 0, -1) if activation.size % h == 0)
+    return activation.reshape(1, -1, height)
+
+
+def _montage(maps: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Maps (C, H, W) in rows of four, a line of zeros between them."""
+    columns = min(4, len(maps))
+    padded = np.pad(maps, ((0, -len(maps) % columns), (0, 1), (0, 1)))
+    rows = padded.reshape(-1, columns, *padded.shape[1:])
+    montage: npt.NDArray[np.float32] = rows.transpose(0, 2, 1, 3).reshape(rows.shape[0] * rows.shape[2], -1)[:-1, :-1]
+    return montage
+
+
+def _picture(x: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """An image (C, H, W) in [0, 1]."""
+    return _enlarged(np.round(255 * x.transpose(1, 2, 0)).astype(np.uint8).repeat(3 // x.shape[0], axis=2))
+
+
+def _gray(a: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    return _enlarged(np.round(255 * colormaps["gray"](np.clip(a, 0, 1))[..., :3]).astype(np.uint8))
+
+
+def _signed(a: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Blue below 0, white, red above."""
+    most = float(np.abs(a).max()) or 1.0
+    return _enlarged(np.round(255 * colormaps["RdBu_r"](0.5 + a / most / 2)[..., :3]).astype(np.uint8))
+
+
+def _enlarged(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Whole squares for pixels, so that no browser blurs them."""
+    times = max(1, -(-SIDE // max(pixels.shape[:2])))
+    return pixels.repeat(times, axis=0).repeat(times, axis=1)

@@ -1,0 +1,173 @@
+"""One image at a time: an attack on a defended and an undefended network, and what it does inside both."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor, nn
+
+from sanact.activations import Recording, distances, record
+from sanact.attacks import APGD, BIM, FGSM, MIM, PGD, BudgetedAttack
+from sanact.attacks.suite import Stage
+from sanact.checks import Model
+from sanact.evaluation.adaptive import Adaptive
+from sanact.evaluation.threat import Knowledge
+from sanact.plan import Plan, plan_to_dict, sanitize
+from sanact.report.tables import plan_text
+from sanact.sanitizers import KWTA, Mask, MedianFilter, NonLocalMeans, Sanitizer
+
+Network = Literal["undefended", "defended"]
+Kind = Literal["clean", "adversarial"]
+PIXELS = 4096**2  # of an upload
+
+
+class Strength(NamedTuple):
+    """A sanitizer with one number to turn.  make: the sanitizer from it.  unit: what the number is."""
+
+    make: Callable[[float], Sanitizer]
+    unit: str
+    low: float
+    high: float
+    step: float
+    usual: float
+
+
+STRENGTHS: dict[str, Strength] = {
+    "mask": Strength(lambda s: Mask(s, "max"), "share of the map's maximum", 0.05, 0.95, 0.05, 0.3),
+    "median": Strength(lambda s: MedianFilter(int(s)), "kernel size", 3, 9, 2, 3),
+    "nl-means": Strength(lambda s: NonLocalMeans(s, window_size=3), "h, in standard deviations of the map", 0.1, 5, 0.1, 1),
+    "k-wta": Strength(lambda s: KWTA(s), "share that is kept", 0.02, 0.5, 0.02, 0.1),
+}
+ATTACKS: dict[str, type[BudgetedAttack]] = {"fgsm": FGSM, "bim": BIM, "mim": MIM, "pgd": PGD, "apgd": APGD}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Glance(Adaptive):
+    """The adaptive attacker's first attempts: replayed examples, and a few steps through each gradient."""
+
+    def stages(self, model: Model) -> Iterator[tuple[str, Stage]]:
+        return itertools.takewhile(lambda s: s[0].startswith("transfer") or s[0].endswith(", short"), super().stages(model))
+
+
+@dataclass(frozen=True)
+class View:
+    """What is seen of one image, (C, H, W), of class ``label``.
+
+    by: what won it, if anything did.  probabilities: of each class, by network and image.  inside: activations, likewise.
+    attack: who crafted it, and with what knowledge.
+    """
+
+    clean: npt.NDArray[np.float32]
+    adversarial: npt.NDArray[np.float32]
+    label: int
+    attack: str
+    knowledge: Knowledge
+    by: str
+    probabilities: dict[tuple[Network, Kind], npt.NDArray[np.float32]]
+    inside: dict[tuple[Network, Kind], Recording]
+
+    def prediction(self, network: Network, kind: Kind) -> int:
+        return int(self.probabilities[network, kind].argmax())
+
+    def distances(self, network: Network) -> dict[str, float]:
+        """From the clean to the adversarial activation, relative to the clean one's length, by layer."""
+        away = distances(self.inside[network, "clean"], self.inside[network, "adversarial"])
+        return {layer: float(value[0]) for layer, value in away.items()}
+
+
+class Explorer:
+    """Looks at images through a network and through the same network sanitized.
+
+    model: undefended, in evaluation mode.  shape: (C, H, W) of its images.
+    layers: one for each hidden activation.
+    """
+
+    def __init__(self, model: nn.Module, shape: tuple[int, int, int]) -> None:
+        self.model, self.shape = model, shape
+        self._one_at_a_time = threading.Lock()  # while torch.fx traces, what other threads call is traced, too
+        example = torch.zeros(1, *shape)
+        self.layers = list(dict.fromkeys(name.partition(" (")[0] for name in record(model, example).after))
+        with torch.no_grad():
+            self.classes = int(model(example).shape[1])
+
+    def plan(self, sanitizer: str, strength: float, layers: Sequence[str]) -> Plan | None:
+        """One sanitizer on some of the layers; None for no sanitizer or no layer.  ValueError as the sanitizer raises it."""
+        if sanitizer not in STRENGTHS or not layers:
+            return None
+        made = STRENGTHS[sanitizer].make(strength)
+        return dict.fromkeys(("*",) if set(layers) == set(self.layers) else layers, made)
+
+    def look(
+        self,
+        x: Tensor,
+        label: int | None,
+        attack: BudgetedAttack,
+        plan: Plan | None,
+        knowledge: Knowledge,
+        *,
+        hard: bool = False,
+    ) -> View:
+        """Attack one image and look inside.
+
+        x: (C, H, W) in [0, 1].  label: its class; None takes what the undefended network makes of it.
+        attack: of the oblivious and the white-box attacker; the adaptive one takes its norm and eps, and tries more.
+        hard: whether the adaptive attacker tries all that a quick effort has, instead of its first attempts.
+        """
+        with self._one_at_a_time:
+            return self._look(x[None], label, attack, plan, knowledge, hard)
+
+    def _look(
+        self, x: Tensor, label: int | None, attack: BudgetedAttack, plan: Plan | None, knowledge: Knowledge, hard: bool
+    ) -> View:
+        example = torch.zeros(1, *self.shape)
+        defended = sanitize(self.model, plan, example=example) if plan else self.model
+        with torch.no_grad():
+            y = torch.tensor([label]) if label is not None else self.model(x).argmax(1)
+        by = ""
+        if knowledge == "adaptive":
+            suite = Adaptive if hard else Glance
+            adversarial, (by,) = suite(eps=attack.eps, norm=attack.norm, effort="quick").credited(defended, x, y)
+        else:
+            adversarial = attack.for_replay()(self.model, x, y) if knowledge == "oblivious" else attack(defended, x, y)
+        networks: dict[Network, nn.Module] = {"undefended": self.model, "defended": defended}
+        images: dict[Kind, Tensor] = {"clean": x, "adversarial": adversarial}
+        with torch.no_grad():
+            probabilities = {
+                (n, k): network(image).softmax(1)[0].float().numpy()
+                for n, network in networks.items()
+                for k, image in images.items()
+            }
+        inside = {(n, k): record(network, image) for n, network in networks.items() for k, image in images.items()}
+        name = f"adaptive, {'quick effort' if hard else 'first attempts'}" if knowledge == "adaptive" else attack.name
+        return View(x[0].numpy(), adversarial[0].numpy(), int(y), name, knowledge, by, probabilities, inside)
+
+    def read(self, path: Path | str) -> Tensor:
+        """An image from a file, in the shape the network takes; ValueError for a file that holds none, or too large a one."""
+        try:
+            with Image.open(path) as image:
+                if (pixels := image.width * image.height) > PIXELS:
+                    raise ValueError(
+                        f"it has {image.width} x {image.height} = {pixels:,} pixels, at most {PIXELS:,} are allowed"
+                    )
+                channels, height, width = self.shape
+                resized = image.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
+        except UnidentifiedImageError as error:  # whose message names a path of the server
+            raise ValueError(f"'{Path(path).name}' is no image that Pillow can read") from error
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f"'{Path(path).name}' cannot be shown: {error}") from error
+        pixels_of = np.asarray(resized, dtype=np.float32).reshape(height, width, channels) / 255
+        return torch.from_numpy(pixels_of).permute(2, 0, 1).contiguous()
+
+
+def written(plan: Plan | None) -> str:
+    """A plan as the command line takes it."""
+    return plan_text(plan_to_dict(plan) if plan else None)
