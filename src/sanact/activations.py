@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sanact.graph import find_layers, trace
+from sanact.notebook import html_table
 from sanact.plan import SanitizedModel, activation_name, matching
 from sanact.preserve import preserved
 from sanact.sanitizers import Sanitizer
@@ -51,6 +52,22 @@ class Recording:
             for layer, maps in self.after.items()
         ]
         return "\n".join([f"Recording of {len(self)} examples", *layers])
+
+    def _repr_html_(self) -> str:
+        def zeros(maps: Array) -> str:
+            return f"{100 * np.mean(np.asarray(maps[:CHUNK]) == 0):.1f} %"
+
+        rows = [
+            [
+                layer,
+                " x ".join(map(str, after.shape[1:])),
+                zeros(self.before[layer]),
+                zeros(after) if layer in self.sanitized else "-",
+            ]
+            for layer, after in self.after.items()
+        ]
+        head = ["layer", "activation", "zeros", "zeros after sanitizing"]
+        return html_table(f"Hidden activations of {len(self)} examples", head, rows)
 
 
 def record(

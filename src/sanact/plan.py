@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from sanact.files import replacing
 from sanact.graph import LAYERS, Layer, find_layers, input_shape, trace
+from sanact.notebook import html_table
 from sanact.preserve import preserved
 from sanact.sanitizers import SANITIZERS, Sanitizer, bypass, sanitizers_of
 from sanact.spec import make, parse
@@ -58,6 +59,10 @@ class SanitizedModel(nn.Module):
     def __repr__(self) -> str:
         lines = [f"  ({layer}): {sanitizer!r}" for layer, sanitizer in self.sanitizers.items()]
         return "\n".join([f"SanitizedModel({self.architecture}, sanitizing", *lines, ")"])
+
+    def _repr_html_(self) -> str:
+        rows = [[layer, repr(sanitizer)] for layer, sanitizer in self.sanitizers.items()]
+        return html_table(f"{self.architecture}, sanitized", ["layer", "sanitizer"], rows)
 
 
 def sanitize(model: nn.Module, plan: Sanitizer | Plan, *, example: Tensor | None = None) -> SanitizedModel:

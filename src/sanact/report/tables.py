@@ -13,6 +13,7 @@ from rich.table import Table
 from sanact.evaluation.rows import accuracy, clean_accuracy, header, read_rows, won_by
 from sanact.evaluation.statistics import Accuracy
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge
+from sanact.notebook import html_table
 
 TITLES = {
     "fgsm": "FGSM",
@@ -163,6 +164,9 @@ class Grid:
         """What is written in each row; separator: between the lines of a cell."""
         return {name: [_cell(result, separator) for result in cells] for name, cells in self.rows.items()}
 
+    def _repr_html_(self) -> str:
+        return _html(self)
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -176,6 +180,9 @@ class Listing:
 
     def texts(self, separator: str) -> dict[str, list[str]]:
         return self.rows
+
+    def _repr_html_(self) -> str:
+        return _html(self)
 
 
 def shares(found: Sequence[Result]) -> list[Listing]:
@@ -271,6 +278,12 @@ def markdown(table: Grid | Listing) -> str:
     ]
     lines += [f"| {name} | " + " | ".join(texts) + " |" for name, texts in table.texts("<br>").items()]
     return "\n".join([*lines, "", *(f"- {note}" for note in table.notes)]) + "\n"
+
+
+def _html(table: Grid | Listing) -> str:
+    """For a notebook."""
+    rows = [[name, *texts] for name, texts in table.texts("\n").items()]
+    return html_table(table.title, [table.first, *table.columns], rows, table.notes)
 
 
 def as_json(grids: Iterable[Grid]) -> list[dict[str, Any]]:

@@ -1,0 +1,20 @@
+"""How things show themselves in a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+
+def html_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], notes: Iterable[str] = ()) -> str:
+    """A table as HTML; each argument is text, in which a line break stays one."""
+
+    def text(words: str) -> str:
+        return escape(words).replace("\n", "<br>")
+
+    def row(tag: str, cells: Sequence[str]) -> str:
+        return "<tr>" + "".join(f"<{tag}>{text(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    body = "".join(row("td", cells) for cells in rows)
+    below = "".join(f"<br>{text(note)}" for note in notes)
+    return f"<p><b>{text(title)}</b></p><table><thead>{row('th', head)}</thead><tbody>{body}</tbody></table><p>{below[4:]}</p>"
