@@ -89,7 +89,7 @@ def test_sliders_and_choices_change_what_is_shown(watched):
 def test_a_click_on_a_layer_opens_its_maps(watched):
     page = watched.page
     strip = page.locator("#strip button.thumbnail-item")
-    assert [text.partition(":")[0] for text in page.locator("#strip .caption-label").all_inner_texts()] == [
+    assert [text.split()[1] for text in page.locator("#strip .caption-label").all_inner_texts()] == [
         "conv1",
         "conv2",
         "conv4",

@@ -45,7 +45,7 @@ def build(model: nn.Module, data: Data, *, eps: float) -> gr.Blocks:
                 uploaded = gr.UploadButton("Upload an image", file_types=["image"], type="filepath", elem_id="upload")
                 attack = gr.Dropdown(list(ATTACKS), value="pgd", label="attack", elem_id="attack")
                 norm = gr.Radio(["Linf", "L2"], value="Linf", label="norm", elem_id="norm")
-                size = gr.Slider(0.005, 0.5, eps, step=0.005, label="eps: budget, in input units", elem_id="eps")
+                size = gr.Slider(**desk.budget("Linf"), label="eps: budget, in input units", elem_id="eps")
                 sanitizer = gr.Dropdown(["none", *STRENGTHS], value="mask", label="sanitizer", elem_id="sanitizer")
                 strength = gr.Slider(**desk.strength("mask"), elem_id="strength")
                 layers = gr.Dropdown(names, value=names, multiselect=True, label="layers", elem_id="layers")
@@ -62,7 +62,7 @@ def build(model: nn.Module, data: Data, *, eps: float) -> gr.Blocks:
                 gr.Markdown(
                     "The layers of the defended network, by the map that is moved most, and how far. Click one to open it."
                 )
-                strip = gr.Gallery(columns=8, height=150, elem_id="strip", **QUIET)
+                strip = gr.Gallery(columns=6, height="auto", elem_id="strip", **QUIET)
                 layer = gr.Markdown(elem_id="layer")
                 maps = gr.Gallery(columns=3, height="auto", elem_id="maps", **QUIET)
                 gr.Markdown("How far the adversarial image is from the clean one, layer by layer:")
@@ -135,8 +135,12 @@ class _Desk:
 
     def ball(self, norm: str) -> Any:
         """The slider for budgets in this norm."""
-        most = 0.5 if norm == "Linf" else 5.0
-        return gr.Slider(most / 100, most, self.eps if norm == "Linf" else 1.0, step=most / 100)
+        return gr.Slider(**self.budget(norm))
+
+    def budget(self, norm: str) -> dict[str, Any]:
+        usual = round(self.eps, 3) if norm == "Linf" else 1.0
+        step = round(usual / 20, 5)
+        return {"minimum": step, "maximum": 80 * step, "value": usual, "step": step}
 
     def look(
         self,
@@ -191,10 +195,11 @@ def _strip(view: View) -> list[tuple[npt.NDArray[np.uint8], str]]:
     tiles = []
     clean, adversarial = (view.inside["defended", kind].after for kind in ("clean", "adversarial"))
     away = view.distances("defended")
+    common = os.path.commonprefix([layer.rpartition(".")[0] + "." for layer in clean]).rpartition(".")[0]
     for layer in clean:
         a, b = _as_maps(clean[layer][0]), _as_maps(adversarial[layer][0])
         most = np.square(b - a).sum((1, 2)).argmax()
-        tiles.append((_signed(b[most] - a[most]), f"{layer}: {away[layer]:.2f}"))
+        tiles.append((_signed(b[most] - a[most]), f"{away[layer]:.2f} {layer.removeprefix(common).lstrip('.')}"))
     return tiles
 
 
@@ -221,7 +226,7 @@ def _curve(view: View) -> Figure:
         away = view.distances(network)
         curves[name, str(view.knowledge)] = {layer: Mean(1, value, value, value) for layer, value in away.items()}
     figure = distance_curves(curves)
-    figure.set_size_inches(6, 2.6)
+    figure.set_size_inches(6, 3)
     return figure
 
 

@@ -132,7 +132,7 @@ def _facts(setting: Setting, data: Data) -> dict[str, Any]:
     return {
         "data": {"name": data.name, "split": data.split, "index": data.index.tolist()},
         "model": setting.source.model,
-        "attack": PGD(eps=setting.source.robust_eps).config,
+        "attack": PGD(eps=setting.source.robust_eps).for_replay().config,
         "effort": setting.effort,
         "seed": setting.seed,
     }

@@ -60,7 +60,7 @@ class Comparison:
         """What follows, in words, and what speaks against it."""
         (better, worse), sign = ((self.b, self.a), 1) if self.paired.difference > 0 else ((self.a, self.b), -1)
         low, high = sorted((sign * self.paired.low, sign * self.paired.high))
-        measured = f"{sign * self.paired.difference:.1f} points (95 % {low:.1f} to {high:.1f}), {_p(self.p)}"
+        measured = f"{abs(self.paired.difference):.1f} points (95 % {low:.1f} to {high:.1f}), {_p(self.p)}"
         letters = {id(self.a): "A", id(self.b): "B"}
         first, second = (f"{letters[id(side)]} ({side.name}, {side.knowledge})" for side in (better, worse))
         if self.p < LEVEL:

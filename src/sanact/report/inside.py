@@ -22,6 +22,7 @@ from sanact.report.tables import Listing, attack_title, plan_text
 
 COLUMN = 3.5  # inches: the width of one of two columns
 SMALL = 6  # points
+MANY = 8  # layers: more have no room for their names side by side
 HEADER = "sanact"
 INPUT = "input"
 NAMES = {
@@ -139,6 +140,8 @@ def distance_curves(curves: Curves, kind: str = "relative") -> Figure:
         panel.set_title(defense, fontsize=SMALL + 1, loc="left", pad=2, color=colour)
         panel.set_ylim(bottom=0)
         panel.tick_params(labelsize=SMALL, length=2)
+        if max(map(len, curves.values())) > MANY:
+            panel.tick_params(axis="x", labelrotation=90)
         panel.spines[["top", "right"]].set_visible(False)
     figure.supylabel(NAMES[kind], fontsize=SMALL + 1)
     handles = [Line2D([], [], color=COLOURS[0], label="undefended"), Line2D([], [], color="#777777", label="sanitized")]
