@@ -86,6 +86,22 @@ def test_sliders_and_choices_change_what_is_shown(watched):
     assert "kernel size" in page.locator("#strength").inner_text()
 
 
+def test_a_plan_can_be_written_and_a_wrong_one_is_refused_with_its_reason(watched):
+    page = watched.page
+    plan = page.locator("#plan textarea, #plan input")
+    plan.fill("conv1=median:5 fc7=mask:0.2")
+    plan.press("Enter")
+    strip = page.locator("#strip button.thumbnail-item")
+    page.wait_for_timeout(3000)
+    strip.nth(1).click()
+    page.wait_for_function(
+        "document.querySelector('#layer').innerText.startsWith('conv2 of the defended network, not sanitized')"
+    )
+    plan.fill("conv9=mask:0.2")
+    plan.press("Enter")
+    page.get_by_text("the pattern 'conv9' matches no hidden convolution or linear layer").wait_for()
+
+
 def test_a_click_on_a_layer_opens_its_maps(watched):
     page = watched.page
     strip = page.locator("#strip button.thumbnail-item")

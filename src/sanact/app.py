@@ -21,6 +21,7 @@ from sanact.data import Data
 from sanact.evaluation.statistics import Mean
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge
 from sanact.explorer import ATTACKS, STRENGTHS, Explorer, Kind, Network, View, written
+from sanact.plan import parse_plan
 from sanact.report.inside import distance_curves
 
 UPLOAD = "5mb"
@@ -49,6 +50,12 @@ def build(model: nn.Module, data: Data, *, eps: float) -> gr.Blocks:
                 sanitizer = gr.Dropdown(["none", *STRENGTHS], value="mask", label="sanitizer", elem_id="sanitizer")
                 strength = gr.Slider(**desk.strength("mask"), elem_id="strength")
                 layers = gr.Dropdown(names, value=names, multiselect=True, label="layers", elem_id="layers")
+                plan = gr.Textbox(
+                    desk.compose("mask", STRENGTHS["mask"].usual, names),
+                    label="plan, as the command line takes it: edit it, and press Enter",
+                    buttons=["copy"],
+                    elem_id="plan",
+                )
                 knowledge = gr.Radio(list(KNOWLEDGE), value="oblivious", label="what the attacker knows", elem_id="knowledge")
                 harder = gr.Button("Try all that an adaptive attacker has", elem_id="harder")
             with gr.Column(scale=2, min_width=500):
@@ -67,16 +74,17 @@ def build(model: nn.Module, data: Data, *, eps: float) -> gr.Blocks:
                 maps = gr.Gallery(columns=3, height="auto", elem_id="maps", **QUIET)
                 gr.Markdown("How far the adversarial image is from the clean one, layer by layer:")
                 curve = gr.Plot(show_label=False, elem_id="curve")
-                plan = gr.Textbox(label="the plan, as the command line takes it", buttons=["copy"], elem_id="plan")
-        controls = [image, attack, norm, size, sanitizer, strength, layers]
-        outputs = [view, told, plan, *shown, *bars, strip, layer, maps, curve]
+        controls = [image, attack, norm, size, plan]
+        outputs = [view, told, *shown, *bars, strip, layer, maps, curve]
+        live, hard = [*controls, knowledge, gr.State(False)], [*controls, gr.State("adaptive"), gr.State(True)]
         run: dict[str, Any] = {"trigger_mode": "always_last", "show_progress": "minimal"}
+        knobs = [sanitizer, strength, layers]
         picked.select(desk.pick, None, image)
         uploaded.upload(desk.upload, uploaded, image)
         norm.change(desk.ball, norm, size)
-        live, hard = [*controls, knowledge, gr.State(False)], [*controls, gr.State("adaptive"), gr.State(True)]
-        sanitizer.change(desk.turned, sanitizer, strength).then(desk.look, live, outputs, **run)
-        changes = [page.load, *(part.change for part in (image, attack, size, strength, layers, knowledge))]
+        sanitizer.change(desk.turned, sanitizer, strength).then(desk.compose, knobs, plan).then(desk.look, live, outputs, **run)
+        gr.on([strength.change, layers.change], desk.compose, knobs, plan).then(desk.look, live, outputs, **run)
+        changes = [page.load, plan.submit, *(part.change for part in (image, attack, size, knowledge))]
         gr.on(changes, desk.look, live, outputs, **run)
         harder.click(desk.look, hard, outputs)
         strip.select(desk.opened, view, [layer, maps])
@@ -142,27 +150,31 @@ class _Desk:
         step = round(usual / 20, 5)
         return {"minimum": step, "maximum": 80 * step, "value": usual, "step": step}
 
+    def compose(self, sanitizer: str, strength: float, layers: list[str]) -> str:
+        try:
+            return written(self.explorer.plan(sanitizer, strength, layers))
+        except ValueError:  # the slider is still that of another sanitizer
+            return "none"
+
     def look(
         self,
         image: tuple[Tensor, int | None],
         attack: str,
         norm: Literal["Linf", "L2"],
         eps: float,
-        sanitizer: str,
-        strength: float,
-        layers: list[str],
+        plan: str,
         knowledge: Knowledge,
         hard: bool,
     ) -> tuple[Any, ...]:
         try:
-            plan = self.explorer.plan(sanitizer, strength, layers)
-            view = self.explorer.look(*image, ATTACKS[attack](eps=eps, norm=norm), plan, knowledge, hard=hard)
+            parsed = parse_plan(plan.split()) if plan.strip() not in ("", "none") else None
+            view = self.explorer.look(*image, ATTACKS[attack](eps=eps, norm=norm), parsed, knowledge, hard=hard)
         except (ValueError, TypeError) as error:
             raise gr.Error(str(error), title="Not possible", print_exception=False) from error
         bars = [dict(zip(self.classes, map(float, view.probabilities[key]), strict=True)) for key in BARS]
         first = next(iter(view.inside["defended", "clean"].after))
         told = _told(view, self.classes, f"{norm} ≤ {eps:.3g}")
-        return view, told, written(plan), *_pictures(view), *bars, _strip(view), *_layer(view, first), _curve(view)
+        return view, told, *_pictures(view), *bars, _strip(view), *_layer(view, first), _curve(view)
 
     def opened(self, view: View, event: gr.SelectData) -> tuple[Any, ...]:
         return _layer(view, list(view.inside["defended", "clean"].after)[int(event.index)])

@@ -155,10 +155,10 @@ def test_the_gallery_shows_the_examples_that_were_kept(tmp_path, shape):
     rows = pa.parquet.read_table(path)
     facts = {"cell": {"data": {"name": "d", "split": "s", "examples": 10}, "model": {"name": "m"}, "defense": None}}
     facts["cell"] |= {"attack": PGD, "knowledge": "white-box"}
-    write_rows(rows, path, facts | {"examples": path.stem, "shape": list(shape)})
+    write_rows(rows, path, facts | {"examples": path.stem, "shape": list(shape), "classes": ["cat", "dog"]})
     images = [attributes for tag, attributes in Page(write_page([tmp_path])).tags if tag == "img"]
-    assert [image["alt"].partition(":")[0] for image in images] == [f"image {i}, class 1" for i in range(3)]
-    assert "taken for 1, attacked for 0" in images[2]["alt"]
+    assert [image["alt"].partition(":")[0] for image in images] == [f"image {i}, dog" for i in range(3)]
+    assert "taken for dog, attacked for cat" in images[2]["alt"]
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(images[1]["src"].partition(",")[2]))))
     expected = np.concatenate([clean[1], np.ones((shape[0], 4, 1)), adversarial[1]], axis=2).transpose(1, 2, 0).squeeze()
     np.testing.assert_allclose(shown[:, :9] / 255, expected, atol=0.003)

@@ -254,9 +254,10 @@ def examine(cell: Cell, *, device: str | torch.device = "auto") -> dict[str, Any
 
 
 def circumstances(cell: Cell, device: str | torch.device) -> dict[str, Any]:
-    """The header of a cell's rows: its identity, where crafted examples lie and their shape, and with what they were made."""
+    """The header of a cell's rows: its identity, the classes, where crafted examples lie and their shape, and with what they were made."""
     return {
         "cell": cell.identity,
+        "classes": list(cell.data.classes),
         "examples": cell.crafting_slug,
         "shape": list(next(cell.data[:1].batches(1)).x.shape[1:]),
         "versions": {name: version(name) for name in ("sanact", "torch", "numpy")} | {"python": platform.python_version()},

@@ -144,6 +144,7 @@ def distance_curves(curves: Curves, kind: str = "relative") -> Figure:
             panel.tick_params(axis="x", labelrotation=90)
         panel.spines[["top", "right"]].set_visible(False)
     figure.supylabel(NAMES[kind], fontsize=SMALL + 1)
+    panels[-1].set_xlabel("layer", fontsize=SMALL + 1)
     handles = [Line2D([], [], color=COLOURS[0], label="undefended"), Line2D([], [], color="#777777", label="sanitized")]
     known = dict.fromkeys(examples for _, examples in curves)
     handles += [Line2D([], [], color="#777777", linestyle=STYLES[examples], label=examples) for examples in known]

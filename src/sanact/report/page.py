@@ -258,7 +258,9 @@ def _run(path: Path, room: Room) -> Run:
         if cell["knowledge"] == "oblivious"
         else str(facts.get("verdict", "suspect: not checked"))
     )
-    parameters = {key: value for key, value in facts.items() if key not in ("checks", "verdict")} | {"rows": path.name}
+    parameters = {key: value for key, value in facts.items() if key not in ("checks", "verdict", "classes")} | {
+        "rows": path.name
+    }
     return Run(
         title,
         re.sub(r"\W+", "-", path.stem),
@@ -281,16 +283,21 @@ def _pictures(path: Path, rows: Any, facts: Mapping[str, Any]) -> list[tuple[str
     table = kept.read(index)
     if "clean" not in table.column_names:
         return []
-    shape = (-1, *facts["shape"])
+    names, shape = facts.get("classes", []), (-1, *facts["shape"])
     adversarial, clean = (np.stack(table[column].to_pylist()).reshape(shape) for column in ("x", "clean"))
     told = rows.slice(0, SHOWN).to_pylist()
     words = {row["index"]: row for row in told}
     pictures = []
     for place, a, x in zip(index.tolist(), adversarial, clean, strict=True):
         row = words[place]
-        caption = f"image {place}, class {row['label']}: taken for {row['clean_prediction']}, attacked for {row['prediction']}"
+        label, before, after = (_class(names, row[key]) for key in ("label", "clean_prediction", "prediction"))
+        caption = f"image {place}, {label}: taken for {before}, attacked for {after}"
         pictures.append((_png([x, a, 0.5 + (a - x) / 2]), caption))
     return pictures
+
+
+def _class(names: Sequence[str], number: int) -> str:
+    return names[number] if number < len(names) else f"class {number}"
 
 
 def _png(images: Sequence[npt.NDArray[np.float32]]) -> str:
