@@ -254,7 +254,7 @@ def examine(cell: Cell, *, device: str | torch.device = "auto") -> dict[str, Any
 
 
 def circumstances(cell: Cell, device: str | torch.device) -> dict[str, Any]:
-    """The header of a cell's rows: its identity, the classes, where crafted examples lie and their shape, and with what they were made."""
+    """The header of a cell's rows: its identity, the classes, where its examples lie and their shape, and what made them."""
     return {
         "cell": cell.identity,
         "classes": list(cell.data.classes),
