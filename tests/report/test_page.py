@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from sanact.evaluation.rows import SCHEMA, write_rows
+from sanact.evaluation.rows import SCHEMA, header, write_rows
 from sanact.report.inside import write_strips
 from sanact.report.page import write_page
 from tests.report.test_inside import FACTS, strips
@@ -179,6 +179,18 @@ def test_ten_thousand_examples_take_less_than_5_mb(tmp_path):
         path = write(tmp_path, right=5000, n=10_000, attack=PGD | {"eps": eps / 100})
         keep(tmp_path, path.stem, count=16, shape=(1, 4, 4))
     assert len(write_page([tmp_path]).encode()) < 5e6
+
+
+def test_other_images_are_another_section(tmp_path):
+    for number in range(2):
+        path = write(tmp_path, right=5, attack=PGD | {"eps": 0.1 + number})
+        rows = pa.parquet.read_table(path)
+        facts = header(rows)
+        facts["cell"]["data"]["fingerprint"] = str(number)
+        write_rows(rows, path, facts)
+    page = write_page([tmp_path])
+    assert page.count('<h2 id="s') == 2
+    assert [len(table) for table in Page(page).tables if table[0][0] == "defense"] == [2, 2]
 
 
 def test_names_are_escaped(tmp_path):

@@ -96,13 +96,11 @@ def write_page(sources: Sequence[Path], *, l2: float | None = 2.0) -> str:
     if not paths:
         raise ValueError(f"no rows in {', '.join(map(repr, map(str, sources)))}: a run writes one .parquet file per cell")
     cells = {path: header(read_rows(path, ["index"]))["cell"] for path in paths}
-    groups: dict[str, list[Path]] = {}
+    groups: dict[tuple[str, str], list[Path]] = {}
     for path, cell in sorted(cells.items(), key=lambda item: _place(item[1])):
-        data = cell["data"]
-        title = f"{cell['model']['name']} on {data['examples']:,} images of {data['name']} ({data['split']})"
-        groups.setdefault(title, []).append(path)
+        groups.setdefault(_setting(cell), []).append(path)
     room = Room(GALLERY)
-    sections = [_section(title, own, l2, room) for title, own in groups.items()]
+    sections = [_section(title, own, l2, room) for (title, _), own in groups.items()]
     arrays = [path for source in sources if source.is_dir() for path in sorted(source.glob("fig*.npz"))]
     with rc_context(THEME):
         drawings = [(path.stem, draw(path)) for path in arrays]
@@ -112,7 +110,7 @@ def write_page(sources: Sequence[Path], *, l2: float | None = 2.0) -> str:
         if drawing.figure
     ]
     environment = Environment(loader=PackageLoader("sanact.report"), autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {"cells": _cells_of, "json": lambda value: json.dumps(value, ensure_ascii=False)}
+    environment.filters["cells"] = _cells_of
     return environment.get_template("page.html").render(
         sections=sections,
         figures=figures,
@@ -121,6 +119,13 @@ def write_page(sources: Sequence[Path], *, l2: float | None = 2.0) -> str:
         left_out=room.refused,
         sources=[str(source) for source in sources],
     )
+
+
+def _setting(cell: Mapping[str, Any]) -> tuple[str, str]:
+    """What the numbers of one section have in common, in words, and what tells two of the same words apart."""
+    data, model = cell["data"], cell["model"]
+    title = f"{model['name']} on {data['examples']:,} images of {data['name']} ({data['split']})"
+    return title, json.dumps([data, model, cell.get("seed")], sort_keys=True)
 
 
 def _place(cell: Mapping[str, Any]) -> tuple[Any, ...]:

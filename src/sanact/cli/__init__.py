@@ -1,0 +1,32 @@
+"""The command line: one function per verb, each a few calls into the library."""
+
+from __future__ import annotations
+
+import typer
+
+from sanact.cli.judging import demo, evaluate, reproduce, train
+from sanact.cli.reading import compare, explore, layers, report, robustbench
+
+app = typer.Typer(
+    name="sanact",
+    help="Sanitize the hidden activations of a CNN, attack it, and judge honestly what the defense bought.",
+    epilog="New here? Run: sanact demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+for verb in (demo, evaluate, reproduce, train, layers, compare, report, explore, robustbench):
+    app.command()(verb)
+
+
+def main() -> None:
+    """Run the command line; an error that a user can mend is one line, not a traceback."""
+    try:
+        app()
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        from rich.console import Console
+
+        message = " ".join(str(error).split())
+        Console(stderr=True).print("error:", message, style="red", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(1) from error

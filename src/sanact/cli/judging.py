@@ -1,0 +1,236 @@
+"""Verbs that attack and judge."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sanact.cli.options import (
+    DATA,
+    L2,
+    MODEL,
+    PLAN,
+    BatchSize,
+    Device,
+    EffortOption,
+    Json,
+    KnowledgeOption,
+    Out,
+    Quiet,
+    Seed,
+    Split,
+    Weights,
+    command_line,
+    is_calibrated,
+    read_plan,
+    show,
+)
+
+
+def demo(
+    out: Out = Path("runs/demo"),
+    examples: Annotated[int, typer.Option(min=1, help="Test images.")] = 60,
+    seed: Seed = 0,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """See it work, on scikit-learn's digits: train a small net, sanitize it three ways, attack it, and read the table.
+
+    Example: sanact demo --examples 200
+    """
+    from sanact.experiments.demo import demo as run_demo
+
+    show(run_demo(out, examples=examples, seed=seed, device=device, progress=not quiet), as_json)
+    if not as_json:
+        typer.echo(
+            "How to read it: replayed examples flatter a defense, for their author did not know of it. The white-box attacker\n"
+            "knows, but follows the defense's own gradient: where it does worse than replay, the gradient is masked, and the\n"
+            "number says nothing. Neither is robustness.\n\n"
+            "Next:\n"
+            "  sanact report runs/demo                                  all of it on one page\n"
+            "  sanact layers mnist-cnn --plan 'conv*=mask:0.3'         which activations a plan hits\n"
+            "  sanact evaluate mnist-cnn --data digits --plan median    your own plan, model, data, attacks\n"
+            "  sanact reproduce table2 --data mnist --examples 100      the paper's Table 2\n"
+        )
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help=MODEL, show_default=False)],
+    data: Annotated[str, typer.Option(help=DATA)] = "mnist",
+    split: Split = "test",
+    weights: Weights = None,
+    plan: Annotated[list[str] | None, typer.Option("--plan", "-p", help=PLAN)] = None,
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--attack",
+            "-a",
+            help="NAME[:KEY=VALUE,…], as in 'pgd:eps=8/255,steps=100'; repeat for more. Names: fgsm, bim, ilcm, mim, pgd, cw, "
+            "apgd, square, fab, rays, autoattack.",
+            show_default="fgsm and pgd at the data's usual budget",
+        ),
+    ] = None,
+    knowledge: KnowledgeOption = None,
+    examples: Annotated[
+        int | None, typer.Option(min=1, help="Images, with equal class shares.", show_default="1000, or all")
+    ] = None,
+    effort: EffortOption = "standard",
+    l2: L2 = 2.0,
+    out: Out = Path("runs"),
+    seed: Seed = 0,
+    device: Device = "auto",
+    batch_size: BatchSize = 100,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Judge a model, defended by a plan and undefended, under attack.
+
+    Example: sanact evaluate mnist-cnn --data mnist --plan 'conv[12]=mask:0.3' --attack pgd:eps=0.1 --examples 100
+    """
+    from sanact.attacks import ATTACKS
+    from sanact.data import load_data, usual_eps
+    from sanact.engine import run
+    from sanact.evaluation.judge import cells
+    from sanact.evaluation.threat import KNOWLEDGE
+    from sanact.graph import input_shape
+    from sanact.models import load_model
+    from sanact.report.tables import grid, results
+    from sanact.spec import parse
+
+    eps = usual_eps(data)
+    attacks = [parse("attack", ATTACKS, text) for text in attack or [f"fgsm:eps={eps}", f"pgd:eps={eps}"]]
+    defenses = [None, read_plan(plan)] if plan else [None]
+    classes = len(load_data(data, split).classes) if weights else None
+    network = load_model(model, weights=weights, classes=classes)
+    whole = load_data(data, split, shape=input_shape(network))
+    chosen = whole.sample(examples or min(1000, len(whole)), seed=seed)
+    calibration = load_data(data, "train", shape=input_shape(network)) if is_calibrated(plan) else None
+    judged = cells(
+        chosen,
+        network,
+        f"{model} ({Path(weights).stem})" if weights else model,
+        defenses,
+        attacks,
+        knowledge or KNOWLEDGE,  # type: ignore[arg-type]  # the cell checks it
+        seed=seed,
+        calibration=calibration and calibration.sample(min(1000, len(calibration)), seed=seed),
+        effort=effort,  # type: ignore[arg-type]  # the attack checks it
+        l2=l2,
+    )
+    found = results(run(judged, out=out, batch_size=batch_size, device=device, progress=not quiet), l2=l2)
+    known = {cell.knowledge for cell in judged}
+    show([grid(found, one) for one in reversed(KNOWLEDGE) if one in known], as_json)
+
+
+def reproduce(
+    experiment: Annotated[
+        str, typer.Argument(help="table2, robust, fig1, fig6, fig7, mask-readings, budgets, or plans.", show_default=False)
+    ],
+    data: Annotated[str, typer.Option(help="Whose row of the paper: mnist.")] = "mnist",
+    examples: Annotated[
+        int | None, typer.Option(min=1, help="Images, with equal class shares.", show_default="1000, for figures 100")
+    ] = None,
+    out: Out = Path("runs/reproduce"),
+    knowledge: KnowledgeOption = None,
+    effort: EffortOption = "standard",
+    distance: Annotated[str, typer.Option(help="Of fig7: relative, rms, direction.")] = "relative",
+    seed: Seed = 0,
+    device: Device = "auto",
+    batch_size: BatchSize = 100,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Make a table or figure of the paper, or what it rests on, and put it beside what the paper reports.
+
+    table2: accuracy under FGSM, C&W and PGD: adaptive, white-box, and oblivious as in the paper.
+    robust: the same sanitizers on a net that was trained adversarially.
+    fig1: what an adversarial image does to the hidden activations.  fig6: the same with the mask sanitizer.
+    fig7: how far it moves them, layer by layer, before and after sanitizing.
+    mask-readings: which reading of the lost mask formula comes closest.
+    budgets: at which eps the undefended net lands near the paper's figures.
+    plans: each sanitizer's best layers and strengths.
+
+    Example: sanact reproduce table2 --data mnist --examples 100
+    """
+    from sanact.evaluation.threat import KNOWLEDGE
+    from sanact.experiments import EXPERIMENTS, FIGURES, Setting
+    from sanact.files import replacing
+    from sanact.report.figures import accuracy_by_budget, save
+    from sanact.report.inside import Drawing, draw
+    from sanact.report.tables import Grid, Listing, every_result, markdown, shares
+
+    if experiment not in EXPERIMENTS:
+        raise ValueError(f"experiment must be one of {', '.join(EXPERIMENTS)}, got '{experiment}'")
+    setting = Setting(
+        data=data,
+        examples=examples or (100 if experiment in FIGURES else 1000),
+        out=out,
+        seed=seed,
+        device=device,
+        batch_size=batch_size,
+        knowledge=tuple(knowledge or KNOWLEDGE),  # type: ignore[arg-type]  # the cells check it
+        effort=effort,  # type: ignore[arg-type]  # the attack checks it
+        progress=not quiet,
+    )
+    grids, stem = EXPERIMENTS[experiment](setting), out / f"{experiment}-{data}"
+    accuracies = Drawing(accuracy_by_budget(every_result(grids)), "", [])
+    figure, caption, listings = draw(stem.with_suffix(".npz"), distance) if experiment in FIGURES else accuracies
+    tables: list[Grid | Listing] = [*listings, *grids, *shares(every_result(grids))]
+    written = "\n".join([*([caption + "\n"] if caption else []), *map(markdown, tables), f"`{command_line()}`\n"])
+    with replacing(stem.with_suffix(".md")) as temporary:
+        temporary.write_text(written, encoding="utf-8")
+    if figure is not None:
+        save(figure, stem)
+    show(grids, as_json, listings)
+    if not as_json:
+        typer.echo(caption)
+        typer.echo(("Rows, table and figure are in " if figure else "Rows and table are in ") + str(out))
+
+
+def train(
+    model: Annotated[str, typer.Argument(help=MODEL, show_default=False)],
+    data: Annotated[str, typer.Option(help=DATA)] = "digits",
+    out: Annotated[Path, typer.Option(help="Safetensors file; a card in Markdown is put beside it.")] = Path(
+        "weights.safetensors"
+    ),
+    validation: Annotated[
+        int | None, typer.Option(min=1, help="Training images to hold out, with equal class shares.", show_default="a twelfth")
+    ] = None,
+    attack: Annotated[
+        str | None,
+        typer.Option("--attack", "-a", help="Train on its examples: pgd:eps=0.3,steps=7.", show_default="on the images"),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.", show_default="50")] = None,
+    lr: Annotated[float | None, typer.Option(help="Step size.", show_default="0.01")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Examples a step.", show_default="128")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model from scratch and save its weights with a card that says how.
+
+    The recipe is Carlini and Wagner's for MNIST-CNN. Example: sanact train mnist-cnn --data mnist --out mnist.safetensors
+    """
+    from sanact.attacks import ATTACKS
+    from sanact.spec import parse
+    from sanact.training import Recipe, train_from_scratch
+
+    given: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed}
+    recipe = Recipe(**{key: value for key, value in given.items() if value is not None})
+    card = train_from_scratch(
+        model,
+        data,
+        out,
+        recipe,
+        validation=validation,
+        attack=parse("attack", ATTACKS, attack) if attack else None,
+        device=device,
+        command=command_line(),
+        progress=not quiet,
+    )
+    typer.echo(json.dumps(card, indent=2) if as_json else f"{card['test accuracy']} of the test split; saved to {out}")

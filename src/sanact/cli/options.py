@@ -1,0 +1,88 @@
+"""What the verbs share: options, and how plans are read and results shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from sanact.report.tables import Grid, Listing
+
+MODEL = "mnist-cnn, timm:NAME, or path/to/file.py:factory."
+DATA = "digits, mnist, cifar10, tiny-imagenet, a Hub name, or a local folder."
+PLAN = (
+    "[PATTERN=]NAME[:ARGUMENT,…], as in 'conv*=mask:0.3' or 'median:3'; repeat for more; or a JSON file. "
+    "Names: mask, median, nl-means, mean-sparse, k-wta, sap, ash."
+)
+
+
+def _quiet(quiet: bool) -> bool:
+    """Ask the libraries that fetch data and weights for silence; they look when they are imported, which is later."""
+    if quiet:
+        os.environ |= {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    return quiet
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.", callback=_quiet)]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Seed = Annotated[int, typer.Option(help="Of every random draw.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …; auto takes CUDA where there is one.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Examples at once: memory, not results, depends on it.")]
+KnowledgeOption = Annotated[
+    list[str] | None, typer.Option("--knowledge", "-k", help="oblivious, white-box, adaptive; repeat.", show_default="all")
+]
+EffortOption = Annotated[str, typer.Option("--effort", help="Of the adaptive attacker: quick, standard, thorough.")]
+Out = Annotated[Path, typer.Option(help="Folder for rows; a run that was interrupted goes on from what it finds there.")]
+Weights = Annotated[
+    str | None, typer.Option(help="Safetensors file, or ours by name: mnist, mnist-pgd.", show_default="the model's own")
+]
+Split = Annotated[str, typer.Option(help="Of the data: test, validation, train[:5000], …")]
+L2 = Annotated[float, typer.Option(min=0, help="Budget at which attacks without one (cw) are reported again.")]
+
+
+def read_plan(texts: list[str]) -> Any:
+    """A plan from the command line, or from a JSON file as `plan_to_dict` has it."""
+    from sanact.plan import parse_plan, plan_from_dict
+
+    if len(texts) == 1 and texts[0].endswith(".json"):
+        try:
+            return plan_from_dict(json.loads(Path(texts[0]).read_text(encoding="utf-8")))
+        except (OSError, json.JSONDecodeError, AttributeError, TypeError) as error:
+            raise ValueError(f"'{texts[0]}' holds no plan, {{pattern: {{name: …, argument: …}}}}: {error}") from error
+    return parse_plan(texts)
+
+
+def is_calibrated(texts: list[str] | None) -> bool:
+    return any(part.needs_data for part in (read_plan(texts) if texts else {}).values())
+
+
+def show(grids: list[Grid], as_json: bool, listings: Sequence[Listing] = ()) -> None:
+    from dataclasses import asdict
+
+    from sanact.report.tables import as_json as to_json
+    from sanact.report.tables import every_result, rich_table, shares
+
+    if as_json:
+        typer.echo(json.dumps([*to_json(grids), *map(asdict, listings)], indent=2))
+        return
+    tables: list[Grid | Listing] = [*listings, *grids, *shares(every_result(grids))]
+    for table in tables:
+        console().print(f"[bold]{table.title}[/bold]", highlight=False)
+        console().print(rich_table(table))
+
+
+def console() -> Any:
+    from rich.console import Console
+
+    return Console()
+
+
+def command_line() -> str:
+    return shlex.join(["sanact", *sys.argv[1:]])

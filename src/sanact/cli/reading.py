@@ -1,0 +1,149 @@
+"""Verbs that read: a model, or the rows of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sanact.cli.options import DATA, L2, MODEL, PLAN, Json, Split, Weights, console, read_plan
+
+
+def layers(
+    model: Annotated[str, typer.Argument(help=MODEL, show_default=False)],
+    plan: Annotated[list[str] | None, typer.Option("--plan", "-p", help=PLAN)] = None,
+    shape: Annotated[
+        str | None, typer.Option("--input", help="C,H,W of an input.", show_default="what the model was made for")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the convolution and linear layers of a model, where their hidden activations are, and what a plan hits.
+
+    Example: sanact layers timm:resnet18 --plan 'network.layer1.*=mask:0.3'
+    """
+    from dataclasses import asdict
+
+    import torch
+
+    from sanact.models import build_model
+    from sanact.plan import list_layers
+    from sanact.report.tables import layer_table
+
+    network = build_model(model).eval()
+    try:
+        example = torch.zeros(1, *map(int, shape.split(","))) if shape else None
+    except ValueError as error:
+        raise ValueError(f"input must be C,H,W, as in 3,224,224, got '{shape}'") from error
+    listed = list_layers(network, read_plan(plan) if plan else None, example=example)
+    if as_json:
+        typer.echo(json.dumps([asdict(layer) for layer in listed], indent=2))
+    else:
+        console().print(layer_table(model, [asdict(layer) for layer in listed]))
+
+
+def explore(
+    model: Annotated[str, typer.Argument(help=MODEL)] = "mnist-cnn",
+    data: Annotated[str, typer.Option(help=DATA)] = "mnist",
+    split: Split = "test",
+    weights: Weights = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Of this machine.", show_default="the first free one")
+    ] = None,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
+) -> None:
+    """Open a local page: choose an image, turn the attack and the plan, and watch the hidden activations.
+
+    Nobody but this machine can reach it. It needs the extra app: pip install 'sanact[app]'. Example: sanact explore mnist-cnn
+    """
+    try:
+        from sanact.app import build, launch
+    except ImportError as error:
+        raise ValueError(f"the explorer needs Gradio: pip install 'sanact[app]' ({error})") from error
+    from sanact.data import load_data, usual_eps
+    from sanact.graph import input_shape
+    from sanact.models import load_model
+
+    classes = len(load_data(data, split).classes) if weights else None
+    network = load_model(model, weights=weights, classes=classes)
+    page = build(network, load_data(data, split, shape=input_shape(network)), eps=usual_eps(data) / 2)
+    address = launch(page, port=port, browser=browser)
+    typer.echo(f"{address} — stop it with Ctrl-C")
+    page.block_thread()
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of rows, or files of rows.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="HTML file.")] = Path("report.html"),
+    l2: L2 = 2.0,
+) -> None:
+    """Write one page of a run, or of several: verdict and headline first, then tables, curves, examples and parameters.
+
+    It needs no model and no network, and can be mailed. Example: sanact report runs/demo --out demo.html
+    """
+    from sanact.files import replacing
+    from sanact.report.page import write_page
+
+    page = write_page(runs, l2=l2)
+    with replacing(out) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    typer.echo(f"{out}, {len(page.encode()) / 2**20:.1f} MiB: open it in a browser")
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(help="A file of rows, or a folder of them.", show_default=False)],
+    b: Annotated[Path, typer.Argument(help="Another, or the same folder again.", show_default=False)],
+    l2: Annotated[float, typer.Option(min=0, help="Budget at which attacks without one (cw) are compared.")] = 2.0,
+    as_json: Json = False,
+) -> None:
+    """Compare two defenses on the same examples: which is better, by how much, and is it chance?
+
+    Of a folder, all cells are compared that agree in examples, model, attack and knowledge, and differ in the defense.
+
+    Example: sanact compare runs/demo runs/demo
+    """
+    from sanact.report.compare import as_json as to_json
+    from sanact.report.compare import compare as compare_rows
+    from sanact.report.compare import rich_table
+
+    found = compare_rows(a, b, l2=l2)
+    if as_json:
+        typer.echo(json.dumps(to_json(found), indent=2))
+        return
+    console().print(rich_table(found))
+    typer.echo("\n".join(comparison.sentence for comparison in found))
+
+
+def robustbench(
+    rows: Annotated[list[Path], typer.Argument(help="Files of rows: of autoattack, adaptive, or both.", show_default=False)],
+    name: Annotated[str, typer.Option(help="Title of the paper, or what the model is called.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="JSON file.")] = Path("record.json"),
+    reported: Annotated[
+        float | None, typer.Option(help="Robust accuracy that the authors claim, in %.", show_default="what the rows say")
+    ] = None,
+    architecture: Annotated[str, typer.Option(help="Of the network.", show_default="the model's name")] = "",
+    link: Annotated[str, typer.Option(help="To the paper.")] = "",
+    authors: Annotated[str, typer.Option(help="Of the paper.")] = "",
+    venue: Annotated[str, typer.Option(help="As in 'ICLR 2026'.")] = "",
+    additional_data: Annotated[bool, typer.Option("--additional-data", help="It was trained on more than its data.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a result as RobustBench keeps them; of an oblivious or plain white-box attacker it takes none.
+
+    Example: sanact robustbench runs/*_autoattack_white-box_*.parquet --name 'My Defense' --out my-defense.json
+    """
+    from sanact.evaluation.robustbench import write_record
+
+    found = write_record(
+        rows,
+        out,
+        name=name,
+        reported=reported,
+        architecture=architecture,
+        link=link,
+        authors=authors,
+        venue=venue,
+        additional_data=additional_data,
+    )
+    typer.echo(out.read_text(encoding="utf-8").strip() if as_json else f"{found}; saved to {out}")
