@@ -7,6 +7,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Where the tests find MNIST, CIFAR-10 and Tiny ImageNet; without the folder the tests that need it are skipped, and say so.
 export SANACT_DATA ?= $(abspath ../shared/data)
 
+# sanact itself names only what most people need; the reference has every module.
+define MODULES
+import pkgutil, sanact
+print("sanact", *(m.name for m in pkgutil.walk_packages(sanact.__path__, "sanact.") if not m.ispkg and "__" not in m.name))
+endef
+export MODULES
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test slow check bench docs clean
 
@@ -32,7 +39,7 @@ bench: $(VENV)/bench ## time the attacks and sanitizers beside other libraries; 
 	$(BIN)/python -m benchmarks
 
 docs: $(VENV)/docs ## the reference of the Python interface, in build/docs
-	$(BIN)/pdoc --docformat google --output-directory build/docs sanact
+	$(BIN)/pdoc --docformat google --output-directory build/docs $$($(BIN)/python -c "$$MODULES")
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
@@ -56,5 +63,5 @@ $(VENV)/bench: $(VENV)/test
 	touch $@
 
 $(VENV)/docs: $(VENV)/core
-	$(PIP) install --group docs
+	$(PIP) install --editable '.[app]' --group docs
 	touch $@
