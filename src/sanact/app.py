@@ -169,7 +169,7 @@ class _Desk:
         try:
             parsed = parse_plan(plan.split()) if plan.strip() not in ("", "none") else None
             view = self.explorer.look(*image, ATTACKS[attack](eps=eps, norm=norm), parsed, knowledge, hard=hard)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RuntimeError) as error:
             raise gr.Error(str(error), title="Not possible", print_exception=False) from error
         bars = [dict(zip(self.classes, map(float, view.probabilities[key]), strict=True)) for key in BARS]
         first = next(iter(view.inside["defended", "clean"].after))

@@ -160,9 +160,11 @@ def reproduce(
     from sanact.experiments import EXPERIMENTS, FIGURES, Setting
     from sanact.files import replacing
     from sanact.report.figures import accuracy_by_budget, save
-    from sanact.report.inside import Drawing, draw
+    from sanact.report.inside import NAMES, Drawing, draw
     from sanact.report.tables import Grid, Listing, every_result, markdown, shares
 
+    if distance not in NAMES:
+        raise ValueError(f"distance must be one of {', '.join(NAMES)}, got '{distance}'")
     if experiment not in EXPERIMENTS:
         raise ValueError(f"experiment must be one of {', '.join(EXPERIMENTS)}, got '{experiment}'")
     setting = Setting(
