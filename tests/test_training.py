@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sanact.attacks import CW, FGSM, PGD
 from sanact.data import Data, load_data
 from sanact.models import MNISTCNN, load_model
-from sanact.training import Recipe, accuracy, save_trained, train, train_from_scratch
+from sanact.training import Recipe, accuracy, augmented, save_trained, train, train_from_scratch
 
 QUICK = Recipe(epochs=3, lr=0.1, batch_size=32)
 
@@ -96,26 +96,108 @@ def test_the_budget_of_the_examples_grows_over_the_first_third(parts, monkeypatc
     np.testing.assert_allclose(seen, [0.2 * min(1, step / 10) for step in range(1, 31)], rtol=1e-6)
 
 
-def softmax_regression(x: np.ndarray, y: np.ndarray, w: np.ndarray, epochs: int, lr: float, momentum: float) -> np.ndarray:
-    """Nesterov's momentum on the mean cross-entropy of all of x, from its formula."""
-    velocity = np.zeros_like(w)
-    for _ in range(epochs):
+def softmax_regression(x, y, w, rates, *, momentum=0.0, decay=0.0, smoothing=0.0, ema=0.0) -> np.ndarray:
+    """Nesterov's momentum on the mean cross-entropy of all of x, from its formula; or the average of the weights."""
+    velocity, average = np.zeros_like(w), w
+    target = (1 - smoothing) * np.eye(len(w))[y] + smoothing / len(w)
+    for step, lr in enumerate(rates):
         p = np.exp(x @ w.T)
         p /= p.sum(1, keepdims=True)
-        gradient = (p - np.eye(len(w))[y]).T @ x / len(x)
+        gradient = (p - target).T @ x / len(x) + decay * w
         velocity = momentum * velocity + gradient
         w = w - lr * (gradient + momentum * velocity)
-    return w
+        average = w if step == 0 else ema * average + (1 - ema) * w
+    return average if ema else w
 
 
-@pytest.mark.parametrize("momentum", [0.9, 0.0])
-def test_steps_follow_the_formula_of_nesterov(momentum):
+def cosine(lr: float, steps: int) -> list[float]:
+    return [lr * (1 + np.cos(np.pi * step / steps)) / 2 for step in range(steps)]
+
+
+def one_cycle(lr: float, steps: int) -> list[float]:
+    """Smith and Topin 2018 as PyTorch has it: up from lr / 25 over 30 % of the steps, down to lr / 250,000, along cosines."""
+    top = 0.3 * steps - 1
+
+    def between(low: float, high: float, share: float) -> float:
+        return high + (low - high) * (1 + np.cos(np.pi * share)) / 2
+
+    rising = [between(lr / 25, lr, step / top) for step in range(steps) if step <= top]
+    return rising + [between(lr, lr / 25e4, (step - top) / (steps - 1 - top)) for step in range(len(rising), steps)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "rates", "twin"),
+    [
+        ({"momentum": 0.9}, [0.3] * 5, {"momentum": 0.9}),
+        ({"momentum": 0.0}, [0.3] * 5, {}),
+        ({"momentum": 0.9, "weight_decay": 0.1}, [0.3] * 5, {"momentum": 0.9, "decay": 0.1}),
+        ({"momentum": 0.0, "label_smoothing": 0.2}, [0.3] * 5, {"smoothing": 0.2}),
+        ({"momentum": 0.0, "ema": 0.7}, [0.3] * 5, {"ema": 0.7}),
+        ({"momentum": 0.0, "schedule": "cosine"}, cosine(0.3, 5), {}),
+        ({"momentum": 0.9, "schedule": "one-cycle", "epochs": 10}, one_cycle(0.3, 10), {"momentum": 0.9}),
+    ],
+)
+def test_steps_follow_the_formulas(settings, rates, twin):
     x, y = torch.rand(20, 1, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 3
     model = nn.Sequential(nn.Flatten(), nn.Linear(6, 3, bias=False)).double()
-    expected = softmax_regression(x.flatten(1).numpy(), y.numpy(), model[1].weight.detach().numpy(), 5, 0.3, momentum)
+    expected = softmax_regression(x.flatten(1).numpy(), y.numpy(), model[1].weight.detach().numpy(), rates, **twin)
     data = Data.from_tensors(x, y)
-    train(model, data, validation=data, recipe=Recipe(epochs=5, lr=0.3, momentum=momentum, batch_size=20))
+    train(model, data, validation=data, recipe=Recipe(**{"epochs": 5, "lr": 0.3, "batch_size": 20} | settings))
     np.testing.assert_allclose(model[1].weight.detach().numpy(), expected, rtol=1e-10)
+
+
+def test_images_are_moved_and_mirrored_each_in_its_own_way():
+    x = torch.rand(200, 2, 5, 6)
+    assert augmented(x, 0, False) is x
+    torch.manual_seed(0)
+    moved = augmented(x, 2, True)
+    wide = np.pad(x.numpy(), ((0, 0), (0, 0), (2, 2), (2, 2)), mode="reflect")
+    ways = set()
+    for i in range(200):
+        windows = {(d, r): wide[i, :, d : d + 5, r : r + 6] for d in range(5) for r in range(5)}
+        found = [(d, r, m) for (d, r), w in windows.items() for m in (1, -1) if np.array_equal(w[..., ::m], moved[i].numpy())]
+        assert len(found) == 1, i
+        ways.add(found[0])
+    assert len(ways) > 45  # of 50
+    torch.manual_seed(0)
+    assert torch.equal(augmented(x, 2, True), moved)
+
+
+FULL = Recipe(epochs=4, lr=0.1, batch_size=32, schedule="cosine", weight_decay=1e-3, crop=1, flip=True, ema=0.9)
+
+
+@pytest.mark.parametrize("attack", [None, PGD(eps=0.1, steps=2)])
+def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted(parts, tmp_path, monkeypatch, attack):
+    whole, again = classifier(), classifier()
+    score = train(whole, parts[1], validation=parts[0], recipe=FULL, attack=attack)
+    file, calls = tmp_path / "weights.partial", []
+
+    def killed(model, data, **rest):
+        calls.append(len(calls))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return accuracy(model, data, **rest)
+
+    monkeypatch.setattr("sanact.training.accuracy", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(again, parts[1], validation=parts[0], recipe=FULL, attack=attack, checkpoint=file)
+    again = classifier()
+    assert train(again, parts[1], validation=parts[0], recipe=FULL, attack=attack, checkpoint=file) == score
+    assert len(calls) == 4  # two epochs before, and two after
+    assert torch.equal(whole[2].weight, again[2].weight)
+    finished = classifier()
+    assert train(finished, parts[1], validation=parts[0], recipe=FULL, attack=attack, checkpoint=file) == score
+    assert torch.equal(whole[2].weight, finished[2].weight)
+
+
+def test_a_checkpoint_of_another_training_is_refused(parts, tmp_path):
+    file = tmp_path / "weights.partial"
+    train(classifier(), parts[1], validation=parts[0], recipe=QUICK, checkpoint=file)
+    with pytest.raises(ValueError, match="is of a training with another recipe, data or attack: delete it to begin again"):
+        train(classifier(), parts[1], validation=parts[0], recipe=FULL, checkpoint=file)
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"weights.partial' holds no training to go on with, delete it"):
+        train(classifier(), parts[1], validation=parts[0], recipe=QUICK, checkpoint=file)
 
 
 def test_each_epoch_sees_every_image_once_in_another_order(parts):
@@ -163,6 +245,9 @@ def test_accuracy_is_the_share_of_right_answers_in_percent(batch_size):
         ({"lr": float("nan")}, "lr must be positive, got nan"),
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
         ({"momentum": -0.1}, "got -0.1"),
+        ({"ema": 1.0}, r"ema must be in \[0, 1\), got 1.0"),
+        ({"weight_decay": -1e-4}, "weight_decay must not be negative, got -0.0001"),
+        ({"schedule": "step"}, "schedule must be one of constant, cosine, one-cycle, got 'step'"),
     ],
 )
 def test_a_recipe_that_cannot_be_followed_is_refused(settings, message):
@@ -219,7 +304,10 @@ def test_the_card_is_true(user_model, tmp_path):
     assert card["validation accuracy"] == f"{accuracy(model, held_out):.2f} % of 48 training images held out"
     assert card["model"] == f"{user_model}, {4 * 9 + 4 + 4 * 26 * 26 * 10 + 10:,} parameters"
     assert card["data"] == "digits, 1,300 images of its training split"
-    assert card["recipe"] == "epochs 1, lr 0.01, momentum 0.9, batch_size 128, seed 3"
+    assert card["recipe"] == (
+        "epochs 1, lr 0.01, momentum 0.9, batch_size 128, seed 3, schedule constant, weight_decay 0.0, label_smoothing 0.0, "
+        "crop 0, flip False, ema 0.0"
+    )
     assert card["command"] == "sanact train …" and re.fullmatch(r"cpu, \d+ threads, 0 minutes", card["device"])
     assert f"torch {torch.__version__.split('+')[0]}" in card["versions"]
 

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sanact.attacks import Attack, BudgetedAttack
 from sanact.data import Data, load_data
@@ -24,13 +25,19 @@ from sanact.graph import input_shape
 from sanact.models import build_model
 from sanact.progress import progress_bar
 
+Schedule = Literal["constant", "cosine", "one-cycle"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Stochastic gradient descent with Nesterov momentum on the cross-entropy.
 
     epochs, batch_size: whole numbers ≥ 1.  lr: step size, > 0.  momentum: in [0, 1).  seed: of the fresh weights, the order of
-    the examples, and dropout.
+    the examples, dropout and augmentation.
+    schedule: "constant"; "cosine", from lr to 0; or "one-cycle", up to lr in the first 30 % of the steps, and then down.
+    weight_decay: ≥ 0.  label_smoothing: in [0, 1), the share of the target that all classes get alike.
+    crop: pixels by which images are widened by reflection, then cut back at random, ≥ 0.  flip: mirror every other image.
+    ema: in [0, 1), decay per step of the average of the weights that is kept in their place; 0 keeps the weights.
     The defaults are those of `train_models.py` in Carlini and Wagner's `nn_robust_attacks` (MNIST).
     Deviation: no time decay of the step size (1e-6 per step there).
     """
@@ -40,13 +47,25 @@ class Recipe:
     momentum: float = 0.9
     batch_size: int = 128
     seed: int = 0
+    schedule: Schedule = "constant"
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    crop: int = 0
+    flip: bool = False
+    ema: float = 0.0
 
     def __post_init__(self) -> None:
         for field in ("epochs", "lr", "batch_size"):
             if not getattr(self, field) > 0:
                 raise ValueError(f"{field} must be positive, got {getattr(self, field)} (recipe)")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1), got {self.momentum} (recipe)")
+        for field in ("momentum", "label_smoothing", "ema"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ValueError(f"{field} must be in [0, 1), got {getattr(self, field)} (recipe)")
+        for field in ("weight_decay", "crop"):
+            if not 0 <= getattr(self, field) < float("inf"):
+                raise ValueError(f"{field} must not be negative, got {getattr(self, field)} (recipe)")
+        if self.schedule not in get_args(Schedule):
+            raise ValueError(f"schedule must be one of {', '.join(get_args(Schedule))}, got {self.schedule!r} (recipe)")
 
 
 def train(
@@ -56,44 +75,142 @@ def train(
     validation: Data,
     recipe: Recipe,
     attack: BudgetedAttack | None = None,
+    checkpoint: Path | None = None,
     progress: bool = False,
 ) -> float:
     """Train ``model`` in place and leave it in evaluation mode; returns its accuracy on ``validation`` in percent.
 
     attack: train on its examples in place of the images (Madry et al. 2018, arXiv:1706.06083), made against the model in
         evaluation mode; its budget grows from zero to the whole over the first third of the steps.
-    The global random state ends as it was found.  Raises ValueError if the loss becomes NaN or infinite.
+    checkpoint: a file that is written after each epoch, and that an interrupted training goes on from; on the CPU it ends with
+        the same weights as one that was left alone.  It stays when training is done.
+    The global random state ends as it was found.  Raises ValueError if the loss becomes NaN or infinite, and for a checkpoint
+    of another training.
     """
     if not len(data) or not len(validation):
         raise ValueError(f"training and validation need images, got {len(data)} and {len(validation)} (data '{data.name}')")
     device = next(model.parameters()).device
-    optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
-    rng = np.random.default_rng(recipe.seed)
     steps = -(-len(data) // recipe.batch_size)
-    score, taken, draws = float("nan"), 0, torch.Generator().manual_seed(recipe.seed)
+    run = _Run(model, recipe, recipe.epochs * steps)
+    identity = json.dumps([asdict(recipe), data.fingerprint, attack and attack.config], sort_keys=True)
+    rng = np.random.default_rng(recipe.seed)
+    score = float("nan")
     with (
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         progress_bar("training", recipe.epochs * steps, show=progress) as advance,
     ):
         torch.manual_seed(recipe.seed)
+        done = run.resume(checkpoint, identity) if checkpoint and checkpoint.exists() else 0
+        advance(done * steps)
         for epoch in range(1, recipe.epochs + 1):
+            order = rng.permutation(len(data))
+            if epoch <= done:
+                continue
             model.train()
-            for batch in data.batches(recipe.batch_size, order=rng.permutation(len(data))):
-                x, y = batch.x.to(device), batch.y.to(device)
+            for batch in data.batches(recipe.batch_size, order=order):
+                x, y = augmented(batch.x, recipe.crop, recipe.flip).to(device), batch.y.to(device)
                 if attack is not None:
-                    share = min(1.0, 3 * (taken := taken + 1) / (recipe.epochs * steps))
-                    x = attack.for_replay()(model.eval(), x, y, eps=torch.full((len(x),), share * attack.eps), generator=draws)
+                    share = min(1.0, 3 * (run.taken + 1) / (recipe.epochs * steps))
+                    eps = torch.full((len(x),), share * attack.eps)
+                    x = attack.for_replay()(model.eval(), x, y, eps=eps, generator=run.draws)
                     model.train()
-                loss = F.cross_entropy(model(x), y)
-                if not loss.isfinite():
-                    raise ValueError(f"the loss became {loss.item()} in epoch {epoch}; try an lr below {recipe.lr}")
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
+                loss = run.step(x, y)
+                if not np.isfinite(loss):
+                    raise ValueError(f"the loss became {loss} in epoch {epoch}; try an lr below {recipe.lr}")
                 advance()
-            score = accuracy(model.eval(), validation)
+            if checkpoint:
+                run.save(checkpoint, identity, epoch)
+            score = accuracy(run.kept.eval(), validation)
             advance(0, f"training: {score:.2f} % of {len(validation)} held-out images after epoch {epoch}")
+        if recipe.ema:
+            model.load_state_dict(run.kept.state_dict())
+        if done == recipe.epochs:
+            score = accuracy(model.eval(), validation)
+    model.eval()
     return score
+
+
+class _Run:
+    """A training under way: the weights, what moves them, and what is kept of them.
+
+    taken: steps so far.  draws: of the attack.  kept: the model itself, or the average of its weights.
+    """
+
+    def __init__(self, model: nn.Module, recipe: Recipe, steps: int) -> None:
+        self.model, self.smoothing, self.steps, self.taken = model, recipe.label_smoothing, steps, 0
+        self.draws = torch.Generator().manual_seed(recipe.seed)
+        self.optimizer = torch.optim.SGD(
+            model.parameters(),
+            lr=recipe.lr,
+            momentum=recipe.momentum,
+            nesterov=recipe.momentum > 0,
+            weight_decay=recipe.weight_decay,
+        )
+        self.schedule: torch.optim.lr_scheduler.LRScheduler | None = None
+        if recipe.schedule == "cosine":
+            self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, steps)
+        elif recipe.schedule == "one-cycle":
+            self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, recipe.lr, steps, cycle_momentum=False)
+        self.average: AveragedModel | None = None
+        if recipe.ema:
+            toward = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(model, multi_avg_fn=toward, use_buffers=True)
+
+    @property
+    def kept(self) -> nn.Module:
+        averaged: nn.Module = self.average.module if self.average else self.model
+        return averaged
+
+    def step(self, x: Tensor, y: Tensor) -> float:
+        """Move the weights along the gradient of the loss, unless that is no number."""
+        loss = F.cross_entropy(self.model(x), y, label_smoothing=self.smoothing)
+        if loss.isfinite():
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            self.taken += 1
+            if self.schedule and self.taken < self.steps:
+                self.schedule.step()
+            if self.average:
+                self.average.update_parameters(self.model)
+        return loss.item()
+
+    def save(self, path: Path, identity: str, epoch: int) -> None:
+        parts = {name: getattr(self, name) for name in ("model", "optimizer", "schedule", "average")}
+        state = {name: part.state_dict() for name, part in parts.items() if part is not None}
+        state |= {"identity": identity, "epoch": epoch, "taken": self.taken}
+        state |= {"random": torch.get_rng_state(), "draws": self.draws.get_state()}
+        with replacing(path) as temporary:
+            torch.save(state, temporary)
+
+    def resume(self, path: Path, identity: str) -> int:
+        """The epochs that the checkpoint has behind it; ValueError for one that is broken or of another training."""
+        try:
+            state = torch.load(path, weights_only=True)
+        except Exception as error:  # of as many kinds as a file can be broken
+            raise ValueError(f"'{path}' holds no training to go on with, delete it to begin again: {error}") from error
+        if not isinstance(state, dict) or state.get("identity") != identity:
+            raise ValueError(f"'{path}' is of a training with another recipe, data or attack: delete it to begin again")
+        for name in ("model", "optimizer", "schedule", "average"):
+            if name in state:
+                getattr(self, name).load_state_dict(state[name])
+        self.taken = state["taken"]
+        torch.set_rng_state(state["random"])
+        self.draws.set_state(state["draws"])
+        return int(state["epoch"])
+
+
+def augmented(x: Tensor, crop: int, flip: bool) -> Tensor:
+    """Images (N, C, H, W), each moved by up to ``crop`` pixels and, if ``flip``, mirrored half of the time."""
+    if crop:
+        n, _, height, width = x.shape
+        wide = F.pad(x, [crop] * 4, mode="reflect")
+        down, right = torch.randint(2 * crop + 1, (2, n, 1))
+        rows, columns = down + torch.arange(height), right + torch.arange(width)  # (N, H), (N, W)
+        x = wide[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    if flip:
+        x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(3), x)
+    return x
 
 
 @torch.no_grad()
@@ -130,6 +247,7 @@ def train_from_scratch(
     """Train a network by name on a data set by name, save weights and card to ``out``, and return the card.
 
     validation: training images held out, with the class shares of the whole; None is a twelfth of them.  attack: see `train`.
+    A training that was interrupted goes on from ``<out>.partial``, which is gone when it is done.
     Raises ValueError before any work if ``out`` does not end in ``.safetensors``, by which `load_weights` knows the format.
     """
     if Path(out).suffix != ".safetensors":
@@ -145,7 +263,8 @@ def train_from_scratch(
     held_out, rest = everything.split_off(validation or max(len(everything) // 12, 1), seed=recipe.seed)
     test = load_data(data, "test", shape=input_shape(model))
     start = time.monotonic()
-    score = train(model, rest, validation=held_out, recipe=recipe, attack=attack, progress=progress)
+    checkpoint = Path(f"{out}.partial")
+    score = train(model, rest, validation=held_out, recipe=recipe, attack=attack, checkpoint=checkpoint, progress=progress)
     minutes = (time.monotonic() - start) / 60
     card = {
         "model": f"{name}, {sum(p.numel() for p in model.parameters()):,} parameters",
@@ -159,4 +278,5 @@ def train_from_scratch(
         "versions": f"sanact {version('sanact')}, torch {version('torch')}",
     }
     save_trained(model, out, card)
+    checkpoint.unlink()
     return card

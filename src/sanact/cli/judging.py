@@ -209,6 +209,16 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.", show_default="50")] = None,
     lr: Annotated[float | None, typer.Option(help="Step size.", show_default="0.01")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Examples a step.", show_default="128")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="Of the step size: constant, cosine, one-cycle.", show_default="constant")
+    ] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of all weights, per step.", show_default="0")] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="Share of all classes alike.", show_default="0")] = None,
+    crop: Annotated[int | None, typer.Option(help="Move images by up to so many pixels.", show_default="0")] = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Mirror images half of the time.")] = False,
+    ema: Annotated[
+        float | None, typer.Option(help="Keep the average of the weights, with this decay per step.", show_default="0")
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -216,13 +226,16 @@ def train(
 ) -> None:
     """Train a model from scratch and save its weights with a card that says how.
 
-    The recipe is Carlini and Wagner's for MNIST-CNN. Example: sanact train mnist-cnn --data mnist --out mnist.safetensors
+    The recipe is Carlini and Wagner's for MNIST-CNN. An interrupted training goes on where it was.
+
+    Example: sanact train mnist-cnn --data mnist --out mnist.safetensors
     """
     from sanact.attacks import ATTACKS
     from sanact.spec import parse
     from sanact.training import Recipe, train_from_scratch
 
-    given: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed}
+    given: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "schedule": schedule}
+    given |= {"weight_decay": weight_decay, "label_smoothing": label_smoothing, "crop": crop, "flip": flip, "ema": ema}
     recipe = Recipe(**{key: value for key, value in given.items() if value is not None})
     card = train_from_scratch(
         model,
