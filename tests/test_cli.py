@@ -129,7 +129,7 @@ def evaluation(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> li
 
 OPTIONS = {
     "demo": "--out --examples --seed --device --quiet --json",
-    "evaluate": "--data --split --weights --plan --attack --knowledge --examples --effort --l2 --out --seed --device "
+    "evaluate": "--data --split --weights --plan --attack --knowledge --examples --class --effort --l2 --out --seed --device "
     "--batch-size --quiet --json",
     "reproduce": "--data --examples --knowledge --effort --distance --out --seed --device --batch-size --quiet --json",
     "train": "--data --out --validation --attack --epochs --lr --batch-size --schedule --weight-decay --label-smoothing "
@@ -534,3 +534,14 @@ def test_report_writes_one_page_of_a_run(evaluation, tmp_path):
     assert page.startswith("<!doctype html>") and "the adversarial example, and their difference" in page
     assert sanact("report", tmp_path / "absent", "--out", tmp_path / "report.html").err.startswith("error: '")
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == page
+
+
+def test_evaluate_of_some_classes_says_so(trained, tmp_path):
+    arguments = ("--data", "digits", "--class", "3", "--class", "8", "--attack", "fgsm:eps=0.1", "--knowledge", "white-box")
+    ended = sanact(
+        "evaluate", trained.model, *arguments, "--weights", trained.weights, "--examples", 10, "--out", tmp_path, "--quiet"
+    )
+    assert ended.code == 0 and "10 images of digits (test, only 3, 8)" in " ".join(ended.out.split())
+    (path,) = tmp_path.glob("*.parquet")
+    rows = read_rows(path)
+    assert set(rows["label"].to_pylist()) == {3, 8} and header(rows)["cell"]["data"]["classes"] == ["3", "8"]

@@ -224,6 +224,18 @@ def test_a_sample_has_the_class_shares_of_the_whole(digits, examples):
     assert np.abs(np.bincount(digits.sample(examples).labels) - shares).max() <= 1
 
 
+def test_only_some_classes_keep_their_indices(digits):
+    part = digits.only(["7", "2"])
+    assert set(part.labels) == {2, 7} and part.classes == digits.classes and part.chosen == ("7", "2")
+    assert len(part) == int(np.isin(digits.labels, [2, 7]).sum())
+    assert part.sample(20).chosen == ("7", "2")
+    assert part.fingerprint != digits.fingerprint
+    with pytest.raises(ValueError, match="no class 'cat' in data set 'digits'; it has: 0, 1, 2"):
+        digits.only(["1", "cat"])
+    with pytest.raises(ValueError, match="at least one class"):
+        digits.only([])
+
+
 def test_a_sample_of_equal_classes_is_equal():
     data = Data.from_tensors(torch.rand(60, 1, 2, 2), torch.arange(60) % 6)
     assert np.bincount(data.sample(30).labels).tolist() == [5] * 6

@@ -298,6 +298,7 @@ def test_the_card_is_true(user_model, tmp_path):
     recipe = Recipe(epochs=1, seed=3)
     card = train_from_scratch(user_model, "digits", out, recipe, validation=48, device="cpu", command="sanact train …")
     assert torch.equal(torch.get_rng_state(), states)
+    assert sorted(path.name for path in out.parent.iterdir()) == ["w.md", "w.safetensors"]
     model, test = load_model(user_model, weights=out), load_data("digits", "test")
     held_out = load_data("digits", "train").sample(48, seed=3)
     assert card["test accuracy"] == f"{accuracy(model, test):.2f} % of 449 images"

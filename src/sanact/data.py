@@ -47,6 +47,7 @@ class Data:
     """Labelled images of one split, or of a part of it; pixels are decoded only when a batch is asked for.
 
     index: places in the split, (N,).  labels: class indices of these places, (N,).  classes: their names.
+    chosen: the classes that were asked for, of all; see `only`.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Data:
     labels: Integers
     classes: tuple[str, ...]
     images: Images
+    chosen: tuple[str, ...] = ()
 
     @classmethod
     def from_tensors(cls, x: Tensor, y: Tensor, *, name: str = "tensors", classes: Sequence[str] = ()) -> Data:
@@ -80,6 +82,16 @@ class Data:
         digest.update(self.index.tobytes() + self.labels.tobytes())
         digest.update(self.images.sign(self.index))
         return digest.hexdigest()[:16]
+
+    def only(self, names: Sequence[str]) -> Data:
+        """The images of these classes, whose indices stay what they are; ValueError for a class that does not exist."""
+        if unknown := [name for name in names if name not in self.classes]:
+            known = ", ".join(self.classes[:20]) + ", …" * (len(self.classes) > 20)
+            raise ValueError(f"no class '{unknown[0]}' in data set '{self.name}'; it has: {known}")
+        if not names:
+            raise ValueError(f"at least one class must be chosen (data '{self.name}')")
+        wanted = [self.classes.index(name) for name in names]
+        return replace(self[np.flatnonzero(np.isin(self.labels, wanted))], chosen=tuple(dict.fromkeys(names)))
 
     def sample(self, examples: int, *, seed: int = 0) -> Data:
         """A random part with the class shares of the whole, in the order of the split."""

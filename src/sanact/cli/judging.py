@@ -76,7 +76,10 @@ def evaluate(
     ] = None,
     knowledge: KnowledgeOption = None,
     examples: Annotated[
-        int | None, typer.Option(min=1, help="Images, with equal class shares.", show_default="1000, or all")
+        int | None, typer.Option(min=1, help="Images, with the class shares of the whole.", show_default="1000, or all")
+    ] = None,
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", help="Only images of this class; repeat for more.", show_default="all")
     ] = None,
     effort: EffortOption = "standard",
     l2: L2 = 2.0,
@@ -104,9 +107,9 @@ def evaluate(
     eps = usual_eps(data)
     attacks = [parse("attack", ATTACKS, text) for text in attack or [f"fgsm:eps={eps}", f"pgd:eps={eps}"]]
     defenses = [None, read_plan(plan)] if plan else [None]
-    classes = len(load_data(data, split).classes) if weights else None
-    network = load_model(model, weights=weights, classes=classes)
+    network = load_model(model, weights=weights, classes=len(load_data(data, split).classes) if weights else None)
     whole = load_data(data, split, shape=input_shape(network))
+    whole = whole.only(classes) if classes else whole
     chosen = whole.sample(examples or min(1000, len(whole)), seed=seed)
     calibration = load_data(data, "train", shape=input_shape(network)) if is_calibrated(plan) else None
     judged = cells(

@@ -89,6 +89,7 @@ class Cell:
                 "split": self.data.split,
                 "examples": len(self.data),
                 "fingerprint": self.data.fingerprint,
+                **({"classes": list(self.data.chosen)} if self.data.chosen else {}),
             },
             "model": {"name": self.model_name, "fingerprint": _fingerprint(self.model)},
             "attack": self.attack.for_replay().config,

@@ -31,6 +31,7 @@ from sanact.report.tables import (
     Result,
     attack_title,
     defense_name,
+    part,
     plan_text,
     results,
     shares,
@@ -124,7 +125,7 @@ def write_page(sources: Sequence[Path], *, l2: float | None = 2.0) -> str:
 def _setting(cell: Mapping[str, Any]) -> tuple[str, str]:
     """What the numbers of one section have in common, in words, and what tells two of the same words apart."""
     data, model = cell["data"], cell["model"]
-    title = f"{model['name']} on {data['examples']:,} images of {data['name']} ({data['split']})"
+    title = f"{model['name']} on {data['examples']:,} images of {data['name']} ({part(data)})"
     return title, json.dumps([data, model, cell.get("seed")], sort_keys=True)
 
 

@@ -77,7 +77,7 @@ def results(paths: Iterable[Path], *, l2: float | None = None) -> list[Result]:
         plan, attack = cell["defense"], cell["attack"]
         common = {
             "data": cell["data"]["name"],
-            "split": cell["data"]["split"],
+            "split": part(cell["data"]),
             "model": cell["model"]["name"],
             "defense": defense_name(plan),
             "plan": plan,
@@ -106,6 +106,11 @@ def results(paths: Iterable[Path], *, l2: float | None = None) -> list[Result]:
         else r
         for r in found
     ]
+
+
+def part(data: Mapping[str, Any]) -> str:
+    """The split of a cell's data, and of which classes only."""
+    return ", only ".join([data["split"], *([", ".join(data["classes"])] if "classes" in data else [])])
 
 
 def _beside(result: Result, rivals: Mapping[str, float | None]) -> Result:
