@@ -207,7 +207,7 @@ def test_train_writes_weights_and_a_card(trained):
     assert card["command"] == shlex.join(
         f"sanact train {trained.model} --data digits --epochs 3 --lr 0.1 --out {trained.weights} --quiet --json".split()
     )
-    assert card["recipe"] == "epochs 3, lr 0.1, momentum 0.9, batch_size 128, seed 0"
+    assert card["recipe"].startswith("epochs 3, lr 0.1, momentum 0.9, batch_size 128, seed 0, schedule constant,")
     assert f"- **command**: {card['command']}" in trained.weights.with_suffix(".md").read_text()
     model = load_model(trained.model, weights=trained.weights)
     assert card["test accuracy"] == f"{accuracy(model, load_data('digits')):.2f} % of 449 images"
@@ -538,9 +538,8 @@ def test_report_writes_one_page_of_a_run(evaluation, tmp_path):
 
 def test_evaluate_of_some_classes_says_so(trained, tmp_path):
     arguments = ("--data", "digits", "--class", "3", "--class", "8", "--attack", "fgsm:eps=0.1", "--knowledge", "white-box")
-    ended = sanact(
-        "evaluate", trained.model, *arguments, "--weights", trained.weights, "--examples", 10, "--out", tmp_path, "--quiet"
-    )
+    arguments += ("--weights", trained.weights, "--examples", 10, "--out", tmp_path, "--quiet")
+    ended = sanact("evaluate", trained.model, *arguments)
     assert ended.code == 0 and "10 images of digits (test, only 3, 8)" in " ".join(ended.out.split())
     (path,) = tmp_path.glob("*.parquet")
     rows = read_rows(path)
