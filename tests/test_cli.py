@@ -419,8 +419,9 @@ def test_bad_input_is_one_line(trained, tmp_path, arguments, message):
     ("command", "message"),
     [
         (
-            "evaluate resnet18 --data digits",
-            "model must be one of mnist-cnn, timm:NAME, or path/to/file.py:factory, got 'resnet18'",
+            "evaluate resnet50 --data digits",
+            "model must be one of mnist-cnn, cifar-cnn, resnet18, resnet18-64, timm:NAME, or path/to/file.py:factory, got "
+            "'resnet50'",
         ),
         ("evaluate {file}:Stuck --data digits", "the model must be in evaluation mode"),
         ("evaluate {file}:Nan --data digits", "NaN logits"),

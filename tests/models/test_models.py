@@ -13,12 +13,14 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+import torchvision
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.transforms.functional import normalize
 
-from sanact.models import MNISTCNN, MODELS, PRETRAINED, Normalize, build_model, load_model, load_weights
+from sanact.models import MNISTCNN, PRETRAINED, Normalize, build_model, load_model, load_weights
+from sanact.plan import list_layers
 from sanact.training import accuracy
 from tests.conftest import load_or_skip
 
@@ -76,6 +78,34 @@ def test_mnist_cnn_has_as_many_logits_as_classes():
     assert build_model("mnist-cnn", classes=7).eval()(IMAGES).shape == (5, 7)
 
 
+@pytest.mark.parametrize(
+    ("name", "classes", "parameters"),
+    [("cifar-cnn", 10, 1_147_978), ("resnet18", 10, 11_173_962), ("resnet18-64", 200, 11_271_432)],
+)
+def test_networks_for_colour_images(name, classes, parameters):
+    network = build_model(name, classes=classes).eval()
+    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
+    assert network(torch.rand(2, *network.input_shape)).shape == (2, classes)
+    hidden = [layer for layer in list_layers(network) if layer.hidden]
+    assert len(hidden) == (6 if name == "cifar-cnn" else 20)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet18-64"])
+def test_resnet18_is_torchvisions_behind_another_stem(name):
+    ours, theirs = build_model(name).eval(), torchvision.models.resnet18(num_classes=10 if name == "resnet18" else 200).eval()
+    theirs.conv1 = nn.Conv2d(3, 64, 3, ours.input_shape[1] // 32, padding=1, bias=False)
+    theirs.maxpool = nn.Identity()
+    values = ours.state_dict().values()
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), values, strict=True)))
+    x = torch.rand(2, *ours.input_shape)
+    torch.testing.assert_close(ours(x), theirs(4 * (x - 0.5)))
+
+
+def test_a_network_without_weights_says_how_to_get_some():
+    with pytest.raises(ValueError, match=r"'resnet18' comes without weights: train it first \(sanact train resnet18\)"):
+        load_model("resnet18")
+
+
 def test_our_weights_are_small_enough_to_ship():
     assert OURS.stat().st_size <= 1.3e6
 
@@ -116,7 +146,7 @@ def test_weights_of_ours_are_found_by_the_data_they_were_trained_on(key):
     assert same_weights(load_model(name, weights=data), load_model(name, weights=OURS.parent / PRETRAINED[key]))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", {name for name, _ in PRETRAINED})
 def test_networks_of_ours_come_with_weights_and_in_evaluation_mode(name):
     network = load_model(name)
     assert same_weights(network, load_model(name, weights="mnist")) and not any(part.training for part in network.modules())
@@ -185,9 +215,12 @@ def test_weights_of_another_network_are_refused(tmp_path, state):
         load_model("mnist-cnn", weights=tmp_path / "w.pt")
 
 
-@pytest.mark.parametrize("name", ["resnet18", "file.py", "file.txt:make", "", "MNIST-CNN"])
+@pytest.mark.parametrize("name", ["resnet50", "file.py", "file.txt:make", "", "MNIST-CNN"])
 def test_an_unknown_name_is_refused(name):
-    with pytest.raises(ValueError, match=rf"model must be one of mnist-cnn, timm:NAME, or .*\.py:factory, got '{name}'"):
+    with pytest.raises(
+        ValueError,
+        match=rf"model must be one of mnist-cnn, cifar-cnn, resnet18, resnet18-64, timm:NAME, or .*\.py:factory, got '{name}'",
+    ):
         load_model(name)
 
 

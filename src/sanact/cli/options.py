@@ -15,7 +15,7 @@ import typer
 if TYPE_CHECKING:
     from sanact.report.tables import Grid, Listing
 
-MODEL = "mnist-cnn, timm:NAME, or path/to/file.py:factory."
+MODEL = "mnist-cnn, cifar-cnn, resnet18, resnet18-64, timm:NAME, or path/to/file.py:factory."
 DATA = "digits, mnist, cifar10, tiny-imagenet, a Hub name, or a local folder."
 PLAN = (
     "[PATTERN=]NAME[:ARGUMENT,…], as in 'conv*=mask:0.3' or 'median:3'; repeat for more; or a JSON file. "

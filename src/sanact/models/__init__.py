@@ -17,21 +17,37 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sanact.models.mnist_cnn import MNISTCNN
+from sanact.models.mnist_cnn import CIFARCNN, MNISTCNN
+from sanact.models.resnet import ResNet18, ResNet18For64
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"mnist-cnn": MNISTCNN}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "mnist-cnn": MNISTCNN,
+    "cifar-cnn": CIFARCNN,
+    "resnet18": ResNet18,
+    "resnet18-64": ResNet18For64,
+}
 PRETRAINED: dict[tuple[str, str], str] = {  # (model, name of the weights) → file here
     ("mnist-cnn", "mnist"): "mnist_cnn.safetensors",
     ("mnist-cnn", "mnist-pgd"): "mnist_cnn_pgd.safetensors",
 }
 
-__all__ = ["MNISTCNN", "MODELS", "PRETRAINED", "build_model", "load_model", "load_weights"]
+__all__ = [
+    "CIFARCNN",
+    "MNISTCNN",
+    "MODELS",
+    "PRETRAINED",
+    "ResNet18",
+    "ResNet18For64",
+    "build_model",
+    "load_model",
+    "load_weights",
+]
 
 
 def load_model(name: str, *, weights: Path | str | None = None, classes: int | None = None) -> nn.Module:
     """A network in evaluation mode, with weights.
 
-    name: "mnist-cnn" (ours); "timm:NAME" with timm's pretrained weights; or "path/to/file.py:factory", a function without
+    name: ours, of `MODELS`; "timm:NAME" with timm's pretrained weights; or "path/to/file.py:factory", a function without
         required arguments, or a class, that returns an `nn.Module`.
     weights: a safetensors file or a state dict saved by PyTorch; or a name of ours: "mnist", and "mnist-pgd", trained on PGD's
         examples; None takes what the model has: ours on MNIST, timm's pretrained, the user's as its factory made it.
@@ -42,9 +58,14 @@ def load_model(name: str, *, weights: Path | str | None = None, classes: int | N
         return build_model(name, pretrained=True).eval()
     model = build_model(name, classes=classes if weights is not None else None)
     if weights is None and name in MODELS:
-        weights = "mnist"
-    if (ours := PRETRAINED.get((name, str(weights)))) is not None:
-        with as_file(files("sanact.models") / "weights" / ours) as path:
+        ours = [weights for model, weights in PRETRAINED if model == name]
+        if not ours:
+            raise ValueError(
+                f"'{name}' comes without weights: train it first (sanact train {name}), and pass the file as weights"
+            )
+        weights = ours[0]
+    if (file := PRETRAINED.get((name, str(weights)))) is not None:
+        with as_file(files("sanact.models") / "weights" / file) as path:
             load_weights(model, path)
     elif weights is not None:
         load_weights(model, weights)
