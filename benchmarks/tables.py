@@ -207,8 +207,8 @@ def autoattack(rows: list[Row]) -> Iterator[Table]:
         ("network · eps · seed", "sanact", "torchattacks"),
         lines,
         (
-            "Each as it comes: 100 steps of APGD and FAB here, 10 in torchattacks; 5,000 queries of Square in both. Times at equal "
-            "steps are above.",
+            "Each as it comes: 100 steps of APGD and FAB here, 10 in torchattacks; 5,000 queries of Square in both. Times at "
+            "equal steps are above.",
         ),
     )
 
