@@ -47,16 +47,16 @@ def build(model: nn.Module, data: Data, *, eps: float) -> gr.Blocks:
                 attack = gr.Dropdown(list(ATTACKS), value="pgd", label="attack", elem_id="attack")
                 norm = gr.Radio(["Linf", "L2"], value="Linf", label="norm", elem_id="norm")
                 size = gr.Slider(**desk.budget("Linf"), label="eps: budget, in input units", elem_id="eps")
+                knowledge = gr.Radio(list(KNOWLEDGE), value="oblivious", label="what the attacker knows", elem_id="knowledge")
                 sanitizer = gr.Dropdown(["none", *STRENGTHS], value="mask", label="sanitizer", elem_id="sanitizer")
                 strength = gr.Slider(**desk.strength("mask"), elem_id="strength")
                 layers = gr.Dropdown(names, value=names, multiselect=True, label="layers", elem_id="layers")
                 plan = gr.Textbox(
                     desk.compose("mask", STRENGTHS["mask"].usual, names),
-                    label="plan, as the command line takes it: edit it, and press Enter",
+                    label="the plan, as for the command line: edit, press Enter",
                     buttons=["copy"],
                     elem_id="plan",
                 )
-                knowledge = gr.Radio(list(KNOWLEDGE), value="oblivious", label="what the attacker knows", elem_id="knowledge")
                 harder = gr.Button("Try all that an adaptive attacker has", elem_id="harder")
             with gr.Column(scale=2, min_width=500):
                 told = gr.Markdown(elem_id="told")
@@ -69,7 +69,7 @@ def build(model: nn.Module, data: Data, *, eps: float) -> gr.Blocks:
                 gr.Markdown(
                     "The layers of the defended network, by the map that is moved most, and how far. Click one to open it."
                 )
-                strip = gr.Gallery(columns=6, height="auto", elem_id="strip", **QUIET)
+                strip = gr.Gallery(columns=6, height=20 + 134 * -(-len(names) // 6), elem_id="strip", **QUIET)
                 layer = gr.Markdown(elem_id="layer")
                 maps = gr.Gallery(columns=3, height="auto", elem_id="maps", **QUIET)
                 gr.Markdown("How far the adversarial image is from the clean one, layer by layer:")
