@@ -109,5 +109,8 @@ def test_a_narrow_screen_scrolls_tables_and_not_the_page(browser, address):
     watched.page.context.close()
 
 
-def test_it_prints(watched):
+def test_it_prints_with_all_shares_open(watched):
+    shares = watched.page.locator("details.print")
+    assert [part.get_attribute("open") is not None for part in shares.all()] == [True, False, False]
     assert watched.page.pdf(format="A4").startswith(b"%PDF")
+    assert [part.get_attribute("open") is not None for part in shares.all()] == [True, True, True]
