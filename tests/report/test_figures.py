@@ -37,5 +37,22 @@ def test_legend_names_defenses_and_knowledge(found):
     assert [text.get_text() for text in legend.get_texts()] == ["none", "mask", "oblivious", "white-box"]
 
 
+def test_a_suspect_accuracy_is_hollow_and_the_legend_says_so(tmp_path, found):
+    (panel,) = accuracy_by_budget(found).axes
+    doubted = [r for r in found if r.verdict.startswith("suspect")]
+    hollow = [line for line in panel.lines if line.get_markerfacecolor() == "white"]
+    shown = sorted((x, y) for line in hollow for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True))
+    assert shown == sorted((r.eps, r.accuracy.value) for r in doubted)
+    attacks = [PGD | {"eps": eps} for eps in (0.1, 0.2, 0.3)]
+    paths = [
+        write(tmp_path, f"doubted{i}", right=5 - i, attack=attack, verdict="suspect: why" if i == 1 else "reliable")
+        for i, attack in enumerate(attacks)
+    ]
+    figure = accuracy_by_budget(results(paths))
+    (line,) = [line for line in figure.axes[0].lines if line.get_markerfacecolor() == "white"]
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([0.2], [40.0])
+    assert figure.legends[0].get_texts()[-1].get_text() == "suspect"
+
+
 def test_two_budgets_are_no_curve(found):
     assert accuracy_by_budget([r for r in found if r.eps != 0.3]) is None

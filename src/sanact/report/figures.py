@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -16,6 +16,7 @@ from sanact.report.tables import CLEAN, Result
 
 COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # Okabe and Ito's, for every kind of eye
 Line = Literal[":", "--", "-"]
+HOLLOW: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 4, "markerfacecolor": "white"}
 LINES: dict[str, Line] = {"oblivious": ":", "white-box": "--", "adaptive": "-"}
 
 
@@ -29,7 +30,7 @@ def save(figure: Figure, stem: Path) -> None:
 def accuracy_by_budget(found: Sequence[Result]) -> Figure | None:
     """Accuracy over eps, a panel an attack: each defense, and each knowledge of the attacker.
 
-    None where no attack was run at three budgets or more.  Bars are 95 % intervals.
+    None where no attack was run at three budgets or more.  Bars are 95 % intervals; a hollow point is suspect.
     """
     families = [f for f in dict.fromkeys(r.family for r in found) if len({r.eps for r in found if r.family == f}) > 2]
     if not families:
@@ -52,12 +53,20 @@ def accuracy_by_budget(found: Sequence[Result]) -> Figure | None:
     handles = [Line2D([], [], color=colour, label=defense) for defense, colour in zip(defenses, COLOURS, strict=False)]
     known = [knowledge for knowledge in LINES if any(r.knowledge == knowledge for r in found)]
     handles += [Line2D([], [], color="#777777", linestyle=LINES[knowledge], label=knowledge) for knowledge in known]
+    if any(r.verdict.startswith("suspect") for r in found):
+        handles.append(Line2D([], [], color="#777777", label="suspect", **HOLLOW))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize="small")
     return figure
 
 
 def _draw(panel: Axes, curve: Iterable[Result], colour: str, style: Line) -> None:
-    points = sorted({(r.eps or 0.0): r.accuracy for r in curve}.items())
-    x, y = [eps for eps, _ in points], [accuracy.value for _, accuracy in points]
-    below, above = [a.value - a.low for _, a in points], [a.high - a.value for _, a in points]
+    points = sorted({(r.eps or 0.0): r for r in curve}.items())
+    x, y = [eps for eps, _ in points], [r.accuracy.value for _, r in points]
+    below, above = (
+        [r.accuracy.value - r.accuracy.low for _, r in points],
+        [r.accuracy.high - r.accuracy.value for _, r in points],
+    )
     panel.errorbar(x, y, [below, above], color=colour, linestyle=style, linewidth=1.5, elinewidth=0.8, marker="o", markersize=3)
+    suspect = [(eps, r.accuracy.value) for eps, r in points if r.verdict.startswith("suspect")]
+    if suspect:
+        panel.plot(*zip(*suspect, strict=True), color=colour, zorder=3, **HOLLOW)
