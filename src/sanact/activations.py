@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -186,8 +186,8 @@ def _without_sanitizers(traced: fx.GraphModule) -> tuple[fx.GraphModule, dict[st
     return fx.GraphModule(traced, graph), sanitizer_after
 
 
-def _run(traced: fx.GraphModule, taps: Taps, x: Tensor) -> Iterator[tuple[Key, Tensor]]:
-    """One pass; the activations one by one, in the order of execution."""
+def _run(traced: fx.GraphModule, taps: Taps, x: Tensor) -> list[tuple[Key, Tensor]]:
+    """One pass; the activations in the order of execution."""
     seen: list[tuple[Key, Tensor]] = []
 
     class Recorder(fx.Interpreter):
@@ -199,7 +199,7 @@ def _run(traced: fx.GraphModule, taps: Taps, x: Tensor) -> Iterator[tuple[Key, T
             return value
 
     Recorder(traced).run(x)
-    yield from seen
+    return seen
 
 
 def _allocate(folder: Path | str | None, number: int, key: Key, shape: tuple[int, ...]) -> Array:

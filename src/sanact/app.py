@@ -22,7 +22,7 @@ from sanact.evaluation.statistics import Mean
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge
 from sanact.explorer import ATTACKS, STRENGTHS, Explorer, Kind, Network, View, written
 from sanact.plan import parse_plan
-from sanact.report.inside import distance_curves
+from sanact.report.inside import as_maps, distance_curves
 
 UPLOAD = "5mb"
 SHOWN = 24  # images to choose from
@@ -209,7 +209,7 @@ def _strip(view: View) -> list[tuple[npt.NDArray[np.uint8], str]]:
     away = view.distances("defended")
     common = os.path.commonprefix([layer.rpartition(".")[0] + "." for layer in clean]).rpartition(".")[0]
     for layer in clean:
-        a, b = _as_maps(clean[layer][0]), _as_maps(adversarial[layer][0])
+        a, b = as_maps(clean[layer][0]), as_maps(adversarial[layer][0])
         most = np.square(b - a).sum((1, 2)).argmax()
         tiles.append((_signed(b[most] - a[most]), f"{away[layer]:.2f} {layer.removeprefix(common).lstrip('.')}"))
     return tiles
@@ -221,8 +221,8 @@ def _layer(view: View, layer: str) -> tuple[str, list[tuple[npt.NDArray[np.uint8
     sanitized = layer in clean.sanitized
     maps = []
     for stage in ("before", "after") if sanitized else ("after",):
-        a, b = (_as_maps(getattr(recording, stage)[layer][0]) for recording in (clean, adversarial))
-        best = np.argsort(-np.square(_as_maps(clean.before[layer][0])).sum((1, 2)), kind="stable")[:MAPS]
+        a, b = (as_maps(getattr(recording, stage)[layer][0]) for recording in (clean, adversarial))
+        best = np.argsort(-np.square(as_maps(clean.before[layer][0])).sum((1, 2)), kind="stable")[:MAPS]
         top = max(float(a[best].max()), float(b[best].max()), 1e-12)
         what = f" {stage} sanitizing" if sanitized else ""
         maps.append((_gray(_montage(a[best]) / top), "clean" + what))
@@ -240,14 +240,6 @@ def _curve(view: View) -> Figure:
     figure = distance_curves(curves)
     figure.set_size_inches(6, 3)
     return figure
-
-
-def _as_maps(activation: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """(C, H, W); a vector as one map, as near to a square as it goes."""
-    if activation.ndim == 3:
-        return activation
-    height = next(h for h in range(int(activation.size**0.5), 0, -1) if activation.size % h == 0)
-    return activation.reshape(1, -1, height)
 
 
 def _montage(maps: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -147,8 +147,8 @@ class _Column:
                 f"images must be of one size, got {sorted({arrays[0].shape[:2], *(s[:2] for s in shapes)})}; "
                 f"pass shape=(channels, height, width) to resize (column '{self.column}')"
             )
-        pixels = torch.from_numpy(np.stack(arrays)) if arrays else torch.empty(0, 1, 1, len(self.mode))
-        return pixels.permute(0, 3, 1, 2).float().div(255).contiguous()
+        stacked = torch.from_numpy(np.stack(arrays)) if arrays else torch.empty(0, 1, 1, len(self.mode))
+        return stacked.permute(0, 3, 1, 2).float().div(255).contiguous()
 
     def sign(self, index: Integers) -> bytes:
         return self.read(index[:1]).numpy().tobytes()  # with its name and split, one image tells a published set
@@ -159,11 +159,16 @@ class _Column:
                 f"the images looked at were grayscale, but one is in colour ({image.mode}); "
                 f"pass shape=(3, height, width) (column '{self.column}')"
             )
-        image = image.convert(self.mode)  # before resizing: the numbers of a palette cannot be averaged
-        if self.size is not None and image.size != self.size[::-1]:
-            image = image.resize(self.size[::-1], resample=2)  # bilinear
-        array: npt.NDArray[np.uint8] = np.asarray(image)
-        return array.reshape(*array.shape[:2], -1)
+        return pixels(image, self.mode, self.size)
+
+
+def pixels(image: Any, mode: str, size: tuple[int, int] | None) -> npt.NDArray[np.uint8]:
+    """A Pillow image as (H, W, C).  mode: "L" or "RGB".  size: (H, W), or None to leave it as it is."""
+    image = image.convert(mode)  # before resizing: the numbers of a palette cannot be averaged
+    if size is not None and image.size != size[::-1]:
+        image = image.resize(size[::-1], resample=2)  # bilinear
+    array: npt.NDArray[np.uint8] = np.asarray(image)
+    return array.reshape(*array.shape[:2], -1)
 
 
 def load_data(name: str, split: str = "test", *, shape: tuple[int, int, int] | None = None) -> Data:

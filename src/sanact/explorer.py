@@ -19,6 +19,7 @@ from sanact.activations import Recording, distances, record
 from sanact.attacks import APGD, BIM, FGSM, MIM, PGD, BudgetedAttack
 from sanact.attacks.suite import Stage
 from sanact.checks import Model
+from sanact.data import pixels
 from sanact.evaluation.adaptive import Adaptive
 from sanact.evaluation.threat import Knowledge
 from sanact.plan import Plan, plan_to_dict, sanitize
@@ -154,18 +155,16 @@ class Explorer:
         """An image from a file, in the shape the network takes; ValueError for a file that holds none, or too large a one."""
         try:
             with Image.open(path) as image:
-                if (pixels := image.width * image.height) > PIXELS:
+                if (count := image.width * image.height) > PIXELS:
                     raise ValueError(
-                        f"it has {image.width} x {image.height} = {pixels:,} pixels, at most {PIXELS:,} are allowed"
+                        f"it has {image.width} x {image.height} = {count:,} pixels, at most {PIXELS:,} are allowed"
                     )
-                channels, height, width = self.shape
-                resized = image.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
+                array = pixels(image, "L" if self.shape[0] == 1 else "RGB", self.shape[1:])
         except UnidentifiedImageError as error:  # whose message names a path of the server
             raise ValueError(f"'{Path(path).name}' is no image that Pillow can read") from error
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"'{Path(path).name}' cannot be shown: {error}") from error
-        pixels_of = np.asarray(resized, dtype=np.float32).reshape(height, width, channels) / 255
-        return torch.from_numpy(pixels_of).permute(2, 0, 1).contiguous()
+        return torch.from_numpy(array.copy()).permute(2, 0, 1).float().div(255).contiguous()
 
 
 def written(plan: Plan | None) -> str:

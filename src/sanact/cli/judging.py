@@ -24,7 +24,9 @@ from sanact.cli.options import (
     Split,
     Weights,
     command_line,
+    every_table,
     is_calibrated,
+    read_model,
     read_plan,
     show,
 )
@@ -100,15 +102,13 @@ def evaluate(
     from sanact.evaluation.judge import cells
     from sanact.evaluation.threat import KNOWLEDGE
     from sanact.graph import input_shape
-    from sanact.models import load_model
     from sanact.report.tables import grid, results
     from sanact.spec import parse
 
     eps = usual_eps(data)
     attacks = [parse("attack", ATTACKS, text) for text in attack or [f"fgsm:eps={eps}", f"pgd:eps={eps}"]]
     defenses = [None, read_plan(plan)] if plan else [None]
-    network = load_model(model, weights=weights, classes=len(load_data(data, split).classes) if weights else None)
-    whole = load_data(data, split, shape=input_shape(network))
+    network, whole = read_model(model, data, split, weights)
     whole = whole.only(classes) if classes else whole
     chosen = whole.sample(examples or min(1000, len(whole)), seed=seed)
     calibration = load_data(data, "train", shape=input_shape(network)) if is_calibrated(plan) else None
@@ -164,7 +164,7 @@ def reproduce(
     from sanact.files import replacing
     from sanact.report.figures import accuracy_by_budget, save
     from sanact.report.inside import NAMES, Drawing, draw
-    from sanact.report.tables import Grid, Listing, every_result, markdown, shares
+    from sanact.report.tables import every_result, markdown
 
     if distance not in NAMES:
         raise ValueError(f"distance must be one of {', '.join(NAMES)}, got '{distance}'")
@@ -184,8 +184,9 @@ def reproduce(
     grids, stem = EXPERIMENTS[experiment](setting), out / f"{experiment}-{data}"
     accuracies = Drawing(accuracy_by_budget(every_result(grids)), "", [])
     figure, caption, listings = draw(stem.with_suffix(".npz"), distance) if experiment in FIGURES else accuracies
-    tables: list[Grid | Listing] = [*listings, *grids, *shares(every_result(grids))]
-    written = "\n".join([*([caption + "\n"] if caption else []), *map(markdown, tables), f"`{command_line()}`\n"])
+    written = "\n".join(
+        [*([caption + "\n"] if caption else []), *map(markdown, every_table(grids, listings)), f"`{command_line()}`\n"]
+    )
     with replacing(stem.with_suffix(".md")) as temporary:
         temporary.write_text(written, encoding="utf-8")
     if figure is not None:

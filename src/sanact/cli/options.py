@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from sanact.data import Data
     from sanact.report.tables import Grid, Listing
 
 MODEL = "mnist-cnn, cifar-cnn, resnet18, resnet18-64, timm:NAME, or path/to/file.py:factory."
@@ -59,21 +62,37 @@ def read_plan(texts: list[str]) -> Any:
     return parse_plan(texts)
 
 
+def read_model(model: str, data: str, split: str, weights: str | None) -> tuple[nn.Module, Data]:
+    """A network by name, and the images by name in the shape it takes."""
+    from sanact.data import load_data
+    from sanact.graph import input_shape
+    from sanact.models import load_model
+
+    network = load_model(model, weights=weights, classes=len(load_data(data, split).classes) if weights else None)
+    return network, load_data(data, split, shape=input_shape(network))
+
+
 def is_calibrated(texts: list[str] | None) -> bool:
     return any(part.needs_data for part in (read_plan(texts) if texts else {}).values())
+
+
+def every_table(grids: list[Grid], listings: Sequence[Listing] = ()) -> list[Grid | Listing]:
+    """With those of what the adaptive attacker won by."""
+    from sanact.report.tables import every_result, shares
+
+    return [*listings, *grids, *shares(every_result(grids))]
 
 
 def show(grids: list[Grid], as_json: bool, listings: Sequence[Listing] = ()) -> None:
     from dataclasses import asdict
 
     from sanact.report.tables import as_json as to_json
-    from sanact.report.tables import every_result, rich_table, shares
+    from sanact.report.tables import rich_table
 
     if as_json:
         typer.echo(json.dumps([*to_json(grids), *map(asdict, listings)], indent=2))
         return
-    tables: list[Grid | Listing] = [*listings, *grids, *shares(every_result(grids))]
-    for table in tables:
+    for table in every_table(grids, listings):
         console().print(f"[bold]{table.title}[/bold]", highlight=False)
         console().print(rich_table(table))
 

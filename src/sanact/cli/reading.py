@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sanact.cli.options import DATA, L2, MODEL, PLAN, Json, Split, Weights, console, read_plan
+from sanact.cli.options import DATA, L2, MODEL, PLAN, Json, Split, Weights, console, read_model, read_plan
 
 
 def layers(
@@ -61,13 +61,9 @@ def explore(
         from sanact.app import build, launch
     except ImportError as error:
         raise ValueError(f"the explorer needs Gradio: pip install 'sanact[app]' ({error})") from error
-    from sanact.data import load_data, usual_eps
-    from sanact.graph import input_shape
-    from sanact.models import load_model
+    from sanact.data import usual_eps
 
-    classes = len(load_data(data, split).classes) if weights else None
-    network = load_model(model, weights=weights, classes=classes)
-    page = build(network, load_data(data, split, shape=input_shape(network)), eps=usual_eps(data) / 2)
+    page = build(*read_model(model, data, split, weights), eps=usual_eps(data) / 2)
     address = launch(page, port=port, browser=browser)
     typer.echo(f"{address} — stop it with Ctrl-C")
     page.block_thread()

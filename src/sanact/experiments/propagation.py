@@ -16,7 +16,7 @@ from sanact.evaluation.threat import Knowledge
 from sanact.experiments.setting import Setting
 from sanact.experiments.table2 import PLANS
 from sanact.plan import Plan, plan_from_dict, plan_to_dict, sanitize
-from sanact.report.inside import INPUT, Strip, write_arrays, write_strips
+from sanact.report.inside import INPUT, Strip, as_maps, write_arrays, write_strips
 from sanact.report.tables import Grid, grid, results
 
 AGAINST: tuple[Knowledge, ...] = ("adaptive", "oblivious")  # a sanitized network; who replays is always among them
@@ -120,11 +120,8 @@ def _maps(recording: Recording, legitimate: Recording) -> dict[str, np.ndarray[A
     """One feature map a layer: the one that the legitimate image excites most; a vector as near to a square as it goes."""
     maps = {}
     for layer, (activation,) in recording.after.items():
-        if activation.ndim == 3:
-            maps[layer] = activation[np.square(legitimate.after[layer][0]).sum((1, 2)).argmax()]
-        else:
-            height = next(h for h in range(int(activation.size**0.5), 0, -1) if activation.size % h == 0)
-            maps[layer] = activation.reshape(-1, height)
+        strongest = np.square(as_maps(legitimate.after[layer][0])).sum((1, 2)).argmax()
+        maps[layer] = as_maps(activation)[strongest]
     return maps
 
 

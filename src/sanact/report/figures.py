@@ -53,7 +53,7 @@ def accuracy_by_budget(found: Sequence[Result]) -> Figure | None:
     handles = [Line2D([], [], color=colour, label=defense) for defense, colour in zip(defenses, COLOURS, strict=False)]
     known = [knowledge for knowledge in LINES if any(r.knowledge == knowledge for r in found)]
     handles += [Line2D([], [], color="#777777", linestyle=LINES[knowledge], label=knowledge) for knowledge in known]
-    if any(r.verdict.startswith("suspect") for r in found):
+    if any(r.suspect for r in found):
         handles.append(Line2D([], [], color="#777777", label="suspect", **HOLLOW))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize="small")
     return figure
@@ -67,6 +67,6 @@ def _draw(panel: Axes, curve: Iterable[Result], colour: str, style: Line) -> Non
         [r.accuracy.high - r.accuracy.value for _, r in points],
     )
     panel.errorbar(x, y, [below, above], color=colour, linestyle=style, linewidth=1.5, elinewidth=0.8, marker="o", markersize=3)
-    suspect = [(eps, r.accuracy.value) for eps, r in points if r.verdict.startswith("suspect")]
+    suspect = [(eps, r.accuracy.value) for eps, r in points if r.suspect]
     if suspect:
         panel.plot(*zip(*suspect, strict=True), color=colour, zorder=3, **HOLLOW)

@@ -45,10 +45,19 @@ class Strip:
     distances: Mapping[str, float]
 
 
+def as_maps(activation: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """(C, H, W) feature maps as they are; a vector (F,) as one map, as near to a square as it goes."""
+    if activation.ndim == 3:
+        return activation
+    height = next(h for h in range(int(activation.size**0.5), 0, -1) if activation.size % h == 0)
+    return activation.reshape(1, -1, height)
+
+
 def write_arrays(path: Path, arrays: Mapping[str, npt.ArrayLike], facts: Mapping[str, Any]) -> None:
     """Write arrays and the circumstances they come from whole or not at all."""
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **{HEADER: np.array(json.dumps(facts))}, **arrays)
+        everything: dict[str, Any] = {HEADER: np.array(json.dumps(facts)), **arrays}
+        np.savez_compressed(file, **everything)
 
 
 def read_arrays(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:

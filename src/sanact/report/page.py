@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib import rc_context
@@ -33,7 +34,8 @@ from sanact.report.tables import (
     defense_name,
     part,
     plan_text,
-    results,
+    results_of,
+    row_names,
     shares,
 )
 
@@ -96,10 +98,11 @@ def write_page(sources: Sequence[Path], *, l2: float | None = 2.0) -> str:
     paths = [path for source in sources for path in (sorted(source.glob("*.parquet")) if source.is_dir() else [source])]
     if not paths:
         raise ValueError(f"no rows in {', '.join(map(repr, map(str, sources)))}: a run writes one .parquet file per cell")
-    cells = {path: header(read_rows(path, ["index"]))["cell"] for path in paths}
-    groups: dict[tuple[str, str], list[Path]] = {}
-    for path, cell in sorted(cells.items(), key=lambda item: _place(item[1])):
-        groups.setdefault(_setting(cell), []).append(path)
+    tables = {path: read_rows(path) for path in paths}
+    cells = {path: header(rows)["cell"] for path, rows in tables.items()}
+    groups: dict[tuple[str, str], dict[Path, pa.Table]] = {}
+    for path in sorted(paths, key=lambda path: _place(cells[path])):
+        groups.setdefault(_setting(cells[path]), {})[path] = tables[path]
     room = Room(GALLERY)
     sections = [_section(title, own, l2, room) for (title, _), own in groups.items()]
     arrays = [path for source in sources if source.is_dir() for path in sorted(source.glob("fig*.npz"))]
@@ -151,8 +154,8 @@ class Room:
         return pictures
 
 
-def _section(title: str, paths: Sequence[Path], l2: float | None, room: Room) -> Section:
-    found = results(paths, l2=l2)
+def _section(title: str, tables: Mapping[Path, pa.Table], l2: float | None, room: Room) -> Section:
+    found = results_of({path.name: rows for path, rows in tables.items()}, l2=l2)
     with rc_context(THEME):
         curve = accuracy_by_budget(found)
     plans = {r.defense: plan_text(r.plan) for r in found if r.plan}
@@ -164,7 +167,7 @@ def _section(title: str, paths: Sequence[Path], l2: float | None, room: Room) ->
         list(_balls(found)),
         _svg(curve, f"Accuracy over the budget: {title}") if curve else None,
         shares(found),
-        [_run(path, room) for path in paths],
+        [_run(path, rows, room) for path, rows in tables.items()],
         plans,
     )
 
@@ -186,7 +189,7 @@ def _facts(found: Sequence[Result]) -> list[Fact]:
             told += f", and {_family(other)} when it is replayed {other.accuracy.value:.1f} %"
         if gains[worst] < 0:
             told += f". Where it adds least, {gains[worst]:+.1f} points: {_left(own[worst], base[worst])}"
-        suspect = any(r.verdict.startswith("suspect") for ball in gains for r in (own[ball], base[ball]))
+        suspect = any(r.suspect for ball in gains for r in (own[ball], base[ball]))
         adds = own[best].accuracy.low > base[best].accuracy.high
         harms = own[worst].accuracy.high < base[worst].accuracy.low
         tone = "bad" if suspect or (harms and not adds) else "good" if adds and not harms else ""
@@ -196,45 +199,40 @@ def _facts(found: Sequence[Result]) -> list[Fact]:
 
 def _by_ball(found: Sequence[Result], knowledge: str) -> dict[str, dict[tuple[str, float | None], Result]]:
     """By defense and budget, the attack that leaves least."""
+    names = row_names(found)
     least: dict[str, dict[tuple[str, float | None], Result]] = {}
     for r in sorted((r for r in found if r.knowledge == knowledge), key=lambda r: -r.accuracy.value):
-        least.setdefault(_name(r, found), {})[_norm(r), r.eps] = r
+        least.setdefault(names[plan_text(r.plan)], {})[r.norm, r.eps] = r
     return least
 
 
 def _left(own: Result, base: Result | None) -> str:
     a = own.accuracy
-    told = f"{_norm(own)} ≤ {own.eps:.3g}: the {own.family.partition(',')[0]} leaves {a.value:.1f} % "
-    told += f"({a.low:.1f}–{a.high:.1f}, {own.verdict.partition(':')[0]})"
+    told = f"{own.norm} ≤ {own.eps:.3g}: the {_family(own)} leaves {a.value:.1f} % "
+    told += f"({a.low:.1f}–{a.high:.1f}, {own.word})"
     return told + (f", undefended {base.accuracy.value:.1f} %" if base else "")
 
 
 def _balls(found: Sequence[Result]) -> Iterator[Ball]:
     """The layout of the paper's table, budget by budget, the knowledge of each column above it."""
+    names = row_names(found)
     attacked = [r for r in found if r.attack != CLEAN]
-    balls = dict.fromkeys((_norm(r), r.eps) for r in attacked)
+    balls = dict.fromkeys((r.norm, r.eps) for r in attacked)
     for norm, eps in sorted(balls, key=lambda ball: (ball[0] == "L2", ball[1] is None, ball[1] or 0.0)):
-        own = {(_name(r, found), r.knowledge, _family(r)): r for r in attacked if (_norm(r), r.eps) == (norm, eps)}
+        own = {(names[plan_text(r.plan)], r.knowledge, _family(r)): r for r in attacked if (r.norm, r.eps) == (norm, eps)}
         families = dict.fromkeys(family for _, _, family in own)
         heads = {(known, family) for _, known, family in own}
         columns = [(k, f) for k, f in itertools.product(reversed(KNOWLEDGE), families) if (k, f) in heads]
-        clean = {name: r for r in found if r.attack == CLEAN and (name := _name(r, found)) in {name for name, *_ in own}}
-        rows = {name: [r, *(own.get((name, *column)) for column in columns)] for name, r in clean.items()}
+        clean = {names[plan_text(r.plan)]: r for r in found if r.attack == CLEAN}
+        attacked_here = {name for name, *_ in own}
+        rows = {
+            name: [r, *(own.get((name, *column)) for column in columns)] for name, r in clean.items() if name in attacked_here
+        }
         yield Ball("no bound" if eps is None else f"{norm} ≤ {eps:.3g}", [("", CLEAN), *columns], rows)
 
 
 def _family(result: Result) -> str:
     return result.family.split(", ")[0]
-
-
-def _norm(result: Result) -> str:
-    return result.family.split(", ")[-1] if ", " in result.family else "L2"
-
-
-def _name(result: Result, found: Sequence[Result]) -> str:
-    """The sanitizers of a defense, or the whole plan where two of the same sanitizers differ."""
-    plans = {plan_text(r.plan) for r in found if r.defense == result.defense}
-    return result.defense if len(plans) == 1 else plan_text(result.plan)
 
 
 def _cells_of(row: Iterable[Result | None]) -> list[dict[str, Any]]:
@@ -246,15 +244,14 @@ def _cells_of(row: Iterable[Result | None]) -> list[dict[str, Any]]:
             "value": r.accuracy.value,
             "text": f"{r.accuracy.value:.1f}",
             "interval": f"{r.accuracy.low:.1f}–{r.accuracy.high:.1f}",
-            "verdict": r.verdict.partition(":")[0],
+            "verdict": r.word,
             "why": r.verdict,
         }
         for r in row
     ]
 
 
-def _run(path: Path, room: Room) -> Run:
-    rows = read_rows(path)
+def _run(path: Path, rows: pa.Table, room: Room) -> Run:
     facts = header(rows)
     cell = facts["cell"]
     title = f"{defense_name(cell['defense'])} · {attack_title(cell['attack'])} · {cell['knowledge']}"
@@ -277,7 +274,7 @@ def _run(path: Path, room: Room) -> Run:
     )
 
 
-def _pictures(path: Path, rows: Any, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _pictures(path: Path, rows: pa.Table, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The first examples, as far as they were kept: clean, adversarial, and their difference, side by side."""
     if "examples" not in facts:
         return []

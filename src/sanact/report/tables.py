@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -63,15 +65,33 @@ class Result:
     won_by: Mapping[str, int] = field(default_factory=dict)
     rows: str = ""
 
+    @property
+    def norm(self) -> str:
+        """Of the distances that the attack keeps small; L2 for one without a budget."""
+        return self.family.split(", ")[-1] if ", " in self.family else "L2"
+
+    @property
+    def suspect(self) -> bool:
+        return self.verdict.startswith("suspect")
+
+    @property
+    def word(self) -> str:
+        """The verdict without its reasons."""
+        return self.verdict.partition(":")[0]
+
 
 def results(paths: Iterable[Path], *, l2: float | None = None) -> list[Result]:
     """The accuracies in files of rows; of each defense the one on clean images first.
 
     l2: a budget at which attacks without one are reported a second time.
     """
+    return results_of({path.name: read_rows(path) for path in paths}, l2=l2)
+
+
+def results_of(tables: Mapping[str, pa.Table], *, l2: float | None = None) -> list[Result]:
+    """The same of rows by the names of their files."""
     found: list[Result] = []
-    for path in paths:
-        rows = read_rows(path)
+    for file, rows in tables.items():
         facts = header(rows)
         cell = facts["cell"]
         plan, attack = cell["defense"], cell["attack"]
@@ -81,7 +101,7 @@ def results(paths: Iterable[Path], *, l2: float | None = None) -> list[Result]:
             "model": cell["model"]["name"],
             "defense": defense_name(plan),
             "plan": plan,
-            "rows": path.name,
+            "rows": file,
         }
         if not any(r.attack == CLEAN and r.plan == plan and r.model == common["model"] for r in found):
             found.append(Result(**common, attack=CLEAN, family=CLEAN, eps=0, knowledge="", accuracy=clean_accuracy(rows)))
@@ -118,13 +138,12 @@ def _beside(result: Result, rivals: Mapping[str, float | None]) -> Result:
     below = [f"{name}: {left:.1f}" for name, left in rivals.items() if left is not None and left < result.accuracy.value]
     if not below:
         return result
-    before = [result.verdict.removeprefix("suspect: ")] if result.verdict.startswith("suspect") else []
+    before = [result.verdict.removeprefix("suspect: ")] if result.suspect else []
     return replace(result, verdict="suspect: " + ", ".join([*before, *below]))
 
 
 def _ball(result: Result) -> tuple[Any, ...]:
-    norm = result.family.split(", ")[-1] if ", " in result.family else "L2"
-    return result.data, result.split, result.model, plan_text(result.plan), norm, result.eps
+    return result.data, result.split, result.model, plan_text(result.plan), result.norm, result.eps
 
 
 def _verdict(facts: Mapping[str, Any], budget: float | None) -> str:
@@ -229,21 +248,28 @@ def grid(found: Sequence[Result], knowledge: Knowledge, columns: Sequence[str] =
         raise ValueError(
             f"no results of {knowledge} attackers in these rows; there are: {sorted({r.knowledge for r in found})}"
         )
-    plans = {r.defense: {plan_text(s.plan) for s in chosen if s.defense == r.defense} for r in chosen}
+    names = row_names(chosen)
     rows: dict[str, list[Result | None]] = {}
     for result in chosen:
-        name = result.defense if len(plans[result.defense]) == 1 else plan_text(result.plan)
+        name = names[plan_text(result.plan)]
         rows.setdefault(name, [None] * len(columns))[columns.index(result.attack)] = result
     first = chosen[0]
     title = (
         f"{knowledge}: {KNOWLEDGE[knowledge]}\n"
         f"{first.model} on {first.accuracy.n:,} images of {first.data} ({first.split}), accuracy in % with 95 % intervals"
     )
-    notes = [f"{name}: {plan}" for name, (plan, *others) in plans.items() if plan != "none" and not others]
+    notes = [f"{name}: {plan}" for plan, name in names.items() if name != plan]
     notes += [BELOW] * any(_below(result) for result in chosen)
-    suspects = [f"{r.defense}, {r.attack}: {r.verdict}" for r in chosen if r.verdict.startswith("suspect")]
+    suspects = [f"{r.defense}, {r.attack}: {r.verdict}" for r in chosen if r.suspect]
     notes += [SUSPECT] * any(result.verdict for result in chosen) + suspects
     return Grid(title, columns, rows, notes)
+
+
+def row_names(found: Iterable[Result]) -> dict[str, str]:
+    """By plan as text: the name of its defense, or the plan itself where two of the same sanitizers differ."""
+    defenses = {plan_text(result.plan): result.defense for result in found}
+    counts = Counter(defenses.values())
+    return {plan: name if counts[name] == 1 else plan for plan, name in defenses.items()}
 
 
 def defense_name(plan: Mapping[str, Mapping[str, Any]] | None) -> str:
@@ -324,7 +350,7 @@ def _cell(result: Result | None, separator: str) -> str:
     if result.paper is not None:
         lines.append(f"paper {result.paper:.2f}" + " ▼" * _below(result))
     if result.verdict:
-        lines.append(result.verdict.partition(":")[0])
+        lines.append(result.word)
     return separator.join(lines)
 
 
