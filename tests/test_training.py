@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 from sanact.attacks import CW, FGSM, PGD
@@ -183,7 +189,7 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted(parts
         train(again, parts[1], validation=parts[0], recipe=FULL, attack=attack, checkpoint=file)
     again = classifier()
     assert train(again, parts[1], validation=parts[0], recipe=FULL, attack=attack, checkpoint=file) == score
-    assert len(calls) == 4  # two epochs before, and two after
+    assert len(calls) == 5  # two epochs before, the second of them in vain, and three after
     assert torch.equal(whole[2].weight, again[2].weight)
     finished = classifier()
     assert train(finished, parts[1], validation=parts[0], recipe=FULL, attack=attack, checkpoint=file) == score
@@ -198,6 +204,87 @@ def test_a_checkpoint_of_another_training_is_refused(parts, tmp_path):
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"weights.partial' holds no training to go on with, delete it"):
         train(classifier(), parts[1], validation=parts[0], recipe=QUICK, checkpoint=file)
+
+
+class Seeing(nn.Module):
+    """A linear classifier that remembers in which form its images and its output came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 64, 10)
+        self.seen: set[tuple[torch.dtype, bool]] = set()
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.conv(x)
+        if self.training:
+            self.seen.add((a.dtype, x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()))
+        return self.linear(a.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("settings", "seen", "apart"),
+    [
+        ({}, (torch.float32, False), 0),
+        ({"channels_last": True}, (torch.float32, True), 1e-5),
+        ({"mixed_precision": True}, (torch.bfloat16, False), 2e-2),
+    ],
+)
+def test_what_makes_training_faster_changes_weights_by_rounding_only(settings, seen, apart):
+    data = load_data("digits", "train", shape=(3, 8, 8))[:96]
+    models = []
+    for chosen in ({}, settings):
+        torch.manual_seed(0)
+        models.append(Seeing())
+        train(models[-1], data, validation=data, recipe=Recipe(**{"epochs": 3, "lr": 0.01, "batch_size": 32} | chosen))
+    assert models[1].seen == {seen} and models[1].linear.weight.dtype == torch.float32
+    torch.testing.assert_close(models[1].conv.weight, models[0].conv.weight, rtol=0, atol=apart)
+    assert (models[1].conv.weight != models[0].conv.weight).any() == bool(settings.get("mixed_precision"))
+
+
+def test_a_compiled_network_is_trained_like_any_other(parts, monkeypatch):
+    compiled, compile = [], torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or compile(model, backend="aot_eager"))
+    plain, faster = classifier(), classifier()
+    for model, recipe in ((plain, QUICK), (faster, replace(QUICK, compile=True))):
+        train(model, parts[1], validation=parts[0], recipe=recipe)
+    assert compiled == [faster]
+    torch.testing.assert_close(plain[2].weight, faster[2].weight)
+
+
+def test_each_epoch_is_told(parts, tmp_path):
+    model, told = nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), []
+    with torch.no_grad():
+        images = next(parts[1].batches(300))
+        loss, right = F.cross_entropy(model(images.x), images.y).item(), accuracy(model, parts[1])
+    still = Recipe(epochs=2, lr=1e-12, batch_size=70, schedule="cosine")
+    file = tmp_path / "weights.partial"
+    score = train(model, parts[1], validation=parts[0], recipe=still, checkpoint=file, watch=told.append)
+    assert [entry["epoch"] for entry in told] == [1, 2]
+    for entry in told:
+        assert entry["loss"] == pytest.approx(loss, rel=1e-5) and entry["training accuracy"] == pytest.approx(right)
+        assert entry["validation accuracy"] == score == accuracy(model, parts[0]) and entry["minutes"] > 0
+    assert told[0]["step size"] == pytest.approx(0.5e-12)  # half way down the cosine
+    again: list[Mapping[str, float]] = []
+    train(model, parts[1], validation=parts[0], recipe=still, checkpoint=file, watch=again.append)
+    assert again == told
+
+
+def test_metrics_are_written_as_csv_and_for_tensorboard(user_model, tmp_path):
+    out = tmp_path / "w.safetensors"
+    train_from_scratch(user_model, "digits", out, Recipe(epochs=2, batch_size=500), tensorboard=tmp_path / "board")
+    with out.with_suffix(".csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    board = EventAccumulator(str(tmp_path / "board")).Reload()
+    assert [row["epoch"] for row in rows] == ["1", "2"] and set(board.Tags()["scalars"]) == set(rows[0])
+    for name in rows[0]:
+        assert [event.step for event in board.Scalars(name)] == [1, 2]
+        assert [event.value for event in board.Scalars(name)] == pytest.approx([float(row[name]) for row in rows], rel=1e-6)
+
+
+def test_tensorboard_that_is_not_there_is_asked_for_before_any_work(user_model, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError, match=r"need it: pip install 'sanact\[tensorboard\]'"):
+        train_from_scratch(user_model, "digits", tmp_path / "w.safetensors", Recipe(lr=1e38), tensorboard=tmp_path)
 
 
 def test_each_epoch_sees_every_image_once_in_another_order(parts):
@@ -298,7 +385,7 @@ def test_the_card_is_true(user_model, tmp_path):
     recipe = Recipe(epochs=1, seed=3)
     card = train_from_scratch(user_model, "digits", out, recipe, validation=48, device="cpu", command="sanact train …")
     assert torch.equal(torch.get_rng_state(), states)
-    assert sorted(path.name for path in out.parent.iterdir()) == ["w.md", "w.safetensors"]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["w.csv", "w.md", "w.safetensors"]
     model, test = load_model(user_model, weights=out), load_data("digits", "test")
     held_out = load_data("digits", "train").sample(48, seed=3)
     assert card["test accuracy"] == f"{accuracy(model, test):.2f} % of 449 images"
@@ -307,7 +394,7 @@ def test_the_card_is_true(user_model, tmp_path):
     assert card["data"] == "digits, 1,300 images of its training split"
     assert card["recipe"] == (
         "epochs 1, lr 0.01, momentum 0.9, batch_size 128, seed 3, schedule constant, weight_decay 0.0, label_smoothing 0.0, "
-        "crop 0, flip False, ema 0.0"
+        "crop 0, flip False, ema 0.0, mixed_precision False, channels_last False, compile False"
     )
     assert card["command"] == "sanact train …" and re.fullmatch(r"cpu, \d+ threads, 0 minutes", card["device"])
     assert f"torch {torch.__version__.split('+')[0]}" in card["versions"]

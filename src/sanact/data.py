@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import datasets
 
 HUB = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10", "tiny-imagenet": "zh-plus/tiny-imagenet"}
+TEST = {"tiny-imagenet": "valid"}  # what stands in for "test" where the labels of that are not public
 FOLDER = "SANACT_DATA"  # environment variable: where `mnist/`, `cifar10/`, … may lie on disk
 
 GRAY = {"1", "L", "LA"}  # Pillow's modes of grayscale
@@ -176,7 +177,8 @@ def load_data(name: str, split: str = "test", *, shape: tuple[int, int, int] | N
 
     name: "digits" (bundled, nothing is downloaded), a local folder, or a name on the Hugging Face Hub; "mnist", "cifar10"
         and "tiny-imagenet" are short for their Hub names and are first looked for in the folder that SANACT_DATA names.
-    split: in the slicing syntax of `datasets`: "test", "train[:5000]", "train[5000:]", …
+    split: in the slicing syntax of `datasets`: "test", "train[:5000]", "train[5000:]", …  For Tiny ImageNet "test" is its split
+        "valid": the labels of its test images are not public.
     shape: (C, H, W) that a model takes: images are resized to it, and grayscale is repeated in three channels if C is 3.
         None leaves them as they are.
 
@@ -184,7 +186,10 @@ def load_data(name: str, split: str = "test", *, shape: tuple[int, int, int] | N
     other three.  Raises ValueError if the data, the split or a column cannot be found, saying what was tried, and for
     colour images where one channel is asked for: what to do with the colours is not ours to guess.
     """
-    base, bracket, _ = split.partition("[")
+    base, bracket, part = split.partition("[")
+    if base == "test":
+        base = TEST.get(name, base)
+        split = base + bracket + part
     rows = _digits(base) if name == "digits" else _load(name, base)
     if bracket:
         import datasets

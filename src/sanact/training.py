@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -38,6 +39,9 @@ class Recipe:
     weight_decay: ≥ 0.  label_smoothing: in [0, 1), the share of the target that all classes get alike.
     crop: pixels by which images are widened by reflection, then cut back at random, ≥ 0.  flip: mirror every other image.
     ema: in [0, 1), decay per step of the average of the weights that is kept in their place; 0 keeps the weights.
+    mixed_precision: the forward pass in bfloat16 where PyTorch's autocast finds it safe; weights stay float32.
+    channels_last: images and weights with the channels innermost in memory.  compile: with `torch.compile`.  These three are
+        about speed, and change the weights by rounding only.
     The defaults are those of `train_models.py` in Carlini and Wagner's `nn_robust_attacks` (MNIST).
     Deviation: no time decay of the step size (1e-6 per step there).
     """
@@ -53,6 +57,9 @@ class Recipe:
     crop: int = 0
     flip: bool = False
     ema: float = 0.0
+    mixed_precision: bool = False
+    channels_last: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for field in ("epochs", "lr", "batch_size"):
@@ -76,6 +83,7 @@ def train(
     recipe: Recipe,
     attack: BudgetedAttack | None = None,
     checkpoint: Path | None = None,
+    watch: Callable[[Mapping[str, float]], None] | None = None,
     progress: bool = False,
 ) -> float:
     """Train ``model`` in place and leave it in evaluation mode; returns its accuracy on ``validation`` in percent.
@@ -84,6 +92,8 @@ def train(
         evaluation mode; its budget grows from zero to the whole over the first third of the steps.
     checkpoint: a file that is written after each epoch, and that an interrupted training goes on from; on the CPU it ends with
         the same weights as one that was left alone.  It stays when training is done.
+    watch: called after each epoch with its number, its mean loss, the accuracy in percent on the training batches as they came
+        and on ``validation``, the last step size, and its minutes; for the epochs of an interrupted training once more.
     The global random state ends as it was found.  Raises ValueError if the loss becomes NaN or infinite, and for a checkpoint
     of another training.
     """
@@ -91,21 +101,28 @@ def train(
         raise ValueError(f"training and validation need images, got {len(data)} and {len(validation)} (data '{data.name}')")
     device = next(model.parameters()).device
     steps = -(-len(data) // recipe.batch_size)
+    if recipe.channels_last:
+        model.to(memory_format=torch.channels_last)
     run = _Run(model, recipe, recipe.epochs * steps)
     identity = json.dumps([asdict(recipe), data.fingerprint, attack and attack.config], sort_keys=True)
     rng = np.random.default_rng(recipe.seed)
-    score = float("nan")
+    watch = watch or (lambda _: None)
     with (
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         progress_bar("training", recipe.epochs * steps, show=progress) as advance,
     ):
         torch.manual_seed(recipe.seed)
-        done = run.resume(checkpoint, identity) if checkpoint and checkpoint.exists() else 0
+        if checkpoint and checkpoint.exists():
+            run.resume(checkpoint, identity)
+        done = len(run.history)
         advance(done * steps)
+        for past in run.history:
+            watch(past)
         for epoch in range(1, recipe.epochs + 1):
             order = rng.permutation(len(data))
             if epoch <= done:
                 continue
+            start, losses, hits = time.monotonic(), 0.0, 0
             model.train()
             for batch in data.batches(recipe.batch_size, order=order):
                 x, y = augmented(batch.x, recipe.crop, recipe.flip).to(device), batch.y.to(device)
@@ -114,30 +131,42 @@ def train(
                     eps = torch.full((len(x),), share * attack.eps)
                     x = attack.for_replay()(model.eval(), x, y, eps=eps, generator=run.draws)
                     model.train()
-                loss = run.step(x, y)
+                loss, right = run.step(x, y)
+                losses, hits = losses + loss * len(x), hits + right
                 if not np.isfinite(loss):
                     raise ValueError(f"the loss became {loss} in epoch {epoch}; try an lr below {recipe.lr}")
                 advance()
-            if checkpoint:
-                run.save(checkpoint, identity, epoch)
             score = accuracy(run.kept.eval(), validation)
+            entry = {
+                "epoch": epoch,
+                "loss": losses / len(data),
+                "training accuracy": 100 * hits / len(data),
+                "validation accuracy": score,
+                "step size": run.optimizer.param_groups[0]["lr"],
+                "minutes": (time.monotonic() - start) / 60,
+            }
+            run.history.append(entry)
+            if checkpoint:
+                run.save(checkpoint, identity)
+            watch(entry)
             advance(0, f"training: {score:.2f} % of {len(validation)} held-out images after epoch {epoch}")
         if recipe.ema:
             model.load_state_dict(run.kept.state_dict())
-        if done == recipe.epochs:
-            score = accuracy(model.eval(), validation)
     model.eval()
-    return score
+    return run.history[-1]["validation accuracy"]
 
 
 class _Run:
     """A training under way: the weights, what moves them, and what is kept of them.
 
-    taken: steps so far.  draws: of the attack.  kept: the model itself, or the average of its weights.
+    taken: steps so far.  history: what is told of each epoch.  draws: of the attack.  kept: the model itself, or the average
+    of its weights.
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe, steps: int) -> None:
-        self.model, self.smoothing, self.steps, self.taken = model, recipe.label_smoothing, steps, 0
+        self.model, self.recipe, self.steps, self.taken = model, recipe, steps, 0
+        self.history: list[dict[str, float]] = []
+        self.forward = torch.compile(model) if recipe.compile else model
         self.draws = torch.Generator().manual_seed(recipe.seed)
         self.optimizer = torch.optim.SGD(
             model.parameters(),
@@ -161,9 +190,13 @@ class _Run:
         averaged: nn.Module = self.average.module if self.average else self.model
         return averaged
 
-    def step(self, x: Tensor, y: Tensor) -> float:
-        """Move the weights along the gradient of the loss, unless that is no number."""
-        loss = F.cross_entropy(self.model(x), y, label_smoothing=self.smoothing)
+    def step(self, x: Tensor, y: Tensor) -> tuple[float, int]:
+        """Move the weights along the gradient of the loss, unless that is no number; the loss, and how many were right."""
+        if self.recipe.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.recipe.mixed_precision):
+            logits = self.forward(x).to(x.dtype)
+        loss = F.cross_entropy(logits, y, label_smoothing=self.recipe.label_smoothing)
         if loss.isfinite():
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -173,18 +206,18 @@ class _Run:
                 self.schedule.step()
             if self.average:
                 self.average.update_parameters(self.model)
-        return loss.item()
+        return loss.item(), int((logits.argmax(1) == y).sum())
 
-    def save(self, path: Path, identity: str, epoch: int) -> None:
+    def save(self, path: Path, identity: str) -> None:
         parts = {name: getattr(self, name) for name in ("model", "optimizer", "schedule", "average")}
         state = {name: part.state_dict() for name, part in parts.items() if part is not None}
-        state |= {"identity": identity, "epoch": epoch, "taken": self.taken}
+        state |= {"identity": identity, "history": self.history, "taken": self.taken}
         state |= {"random": torch.get_rng_state(), "draws": self.draws.get_state()}
         with replacing(path) as temporary:
             torch.save(state, temporary)
 
-    def resume(self, path: Path, identity: str) -> int:
-        """The epochs that the checkpoint has behind it; ValueError for one that is broken or of another training."""
+    def resume(self, path: Path, identity: str) -> None:
+        """Go on from a checkpoint; ValueError for one that is broken or of another training."""
         try:
             state = torch.load(path, weights_only=True)
         except Exception as error:  # of as many kinds as a file can be broken
@@ -194,10 +227,9 @@ class _Run:
         for name in ("model", "optimizer", "schedule", "average"):
             if name in state:
                 getattr(self, name).load_state_dict(state[name])
-        self.taken = state["taken"]
+        self.taken, self.history = state["taken"], state["history"]
         torch.set_rng_state(state["random"])
         self.draws.set_state(state["draws"])
-        return int(state["epoch"])
 
 
 def augmented(x: Tensor, crop: int, flip: bool) -> Tensor:
@@ -232,6 +264,30 @@ def save_trained(model: nn.Module, path: Path | str, card: Mapping[str, Any]) ->
         temporary.write_text("\n".join(lines), encoding="utf-8")
 
 
+class Metrics:
+    """What is told of each epoch, as a CSV file that is whole at any time, and for TensorBoard if a folder is given."""
+
+    def __init__(self, path: Path, tensorboard: Path | str | None = None) -> None:
+        self.path, self.entries, self.board = path, list[Mapping[str, float]](), None
+        if tensorboard is not None:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise ValueError("metrics for TensorBoard need it: pip install 'sanact[tensorboard]'") from error
+            self.board = SummaryWriter(str(tensorboard), purge_step=0)
+
+    def add(self, entry: Mapping[str, float]) -> None:
+        self.entries.append(entry)
+        with replacing(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(entry))
+            writer.writeheader()
+            writer.writerows(self.entries)
+        if self.board is not None:
+            for name, value in entry.items():
+                self.board.add_scalar(name, value, entry["epoch"])
+            self.board.flush()
+
+
 def train_from_scratch(
     name: str,
     data: str,
@@ -242,9 +298,13 @@ def train_from_scratch(
     attack: Attack | None = None,
     device: str = "auto",
     command: str = "",
+    tensorboard: Path | str | None = None,
     progress: bool = False,
 ) -> dict[str, str]:
-    """Train a network by name on a data set by name, save weights and card to ``out``, and return the card.
+    """Train a network by name on a data set by name, save weights, card and metrics, and return the card.
+
+    out: the weights; beside them the card as Markdown, and as CSV the metrics of each epoch, as `train` tells them.
+    tensorboard: a folder to write these metrics to as well, for TensorBoard (extra "tensorboard").
 
     validation: training images held out, with the class shares of the whole; None is a twelfth of them.  attack: see `train`.
     A training that was interrupted goes on from ``<out>.partial``, which is gone when it is done.
@@ -262,10 +322,18 @@ def train_from_scratch(
     everything = load_data(data, "train", shape=input_shape(model))
     held_out, rest = everything.split_off(validation or max(len(everything) // 12, 1), seed=recipe.seed)
     test = load_data(data, "test", shape=input_shape(model))
-    start = time.monotonic()
-    checkpoint = Path(f"{out}.partial")
-    score = train(model, rest, validation=held_out, recipe=recipe, attack=attack, checkpoint=checkpoint, progress=progress)
-    minutes = (time.monotonic() - start) / 60
+    checkpoint, log = Path(f"{out}.partial"), Metrics(Path(out).with_suffix(".csv"), tensorboard)
+    score = train(
+        model,
+        rest,
+        validation=held_out,
+        recipe=recipe,
+        attack=attack,
+        checkpoint=checkpoint,
+        watch=log.add,
+        progress=progress,
+    )
+    minutes = sum(entry["minutes"] for entry in log.entries)
     card = {
         "model": f"{name}, {sum(p.numel() for p in model.parameters()):,} parameters",
         "data": f"{data}, {len(rest):,} images of its training split",

@@ -223,6 +223,14 @@ def train(
     ema: Annotated[
         float | None, typer.Option(help="Keep the average of the weights, with this decay per step.", show_default="0")
     ] = None,
+    mixed_precision: Annotated[bool, typer.Option("--mixed-precision", help="The forward pass in bfloat16.")] = False,
+    channels_last: Annotated[
+        bool, typer.Option("--channels-last", help="Channels innermost in memory: faster for colour images.")
+    ] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="With torch.compile.")] = False,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Folder for the metrics of each epoch; they are in a CSV file in any case.")
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -240,6 +248,7 @@ def train(
 
     given: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "schedule": schedule}
     given |= {"weight_decay": weight_decay, "label_smoothing": label_smoothing, "crop": crop, "flip": flip, "ema": ema}
+    given |= {"mixed_precision": mixed_precision, "channels_last": channels_last, "compile": compiled}
     recipe = Recipe(**{key: value for key, value in given.items() if value is not None})
     card = train_from_scratch(
         model,
@@ -250,6 +259,7 @@ def train(
         attack=parse("attack", ATTACKS, attack) if attack else None,
         device=device,
         command=command_line(),
+        tensorboard=tensorboard,
         progress=not quiet,
     )
     typer.echo(json.dumps(card, indent=2) if as_json else f"{card['test accuracy']} of the test split; saved to {out}")

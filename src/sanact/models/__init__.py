@@ -8,6 +8,7 @@ import re
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from sanact.models.mnist_cnn import CIFARCNN, MNISTCNN
 from sanact.models.resnet import ResNet18, ResNet18For64
+from sanact.spec import parse
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "mnist-cnn": MNISTCNN,
@@ -47,8 +49,8 @@ __all__ = [
 def load_model(name: str, *, weights: Path | str | None = None, classes: int | None = None) -> nn.Module:
     """A network in evaluation mode, with weights.
 
-    name: ours, of `MODELS`; "timm:NAME" with timm's pretrained weights; or "path/to/file.py:factory", a function without
-        required arguments, or a class, that returns an `nn.Module`.
+    name: ours, of `MODELS`, with options as in "resnet18:width=24"; "timm:NAME" with timm's pretrained weights; or
+        "path/to/file.py:factory", a function without required arguments, or a class, that returns an `nn.Module`.
     weights: a safetensors file or a state dict saved by PyTorch; or a name of ours: "mnist", and "mnist-pgd", trained on PGD's
         examples; None takes what the model has: ours on MNIST, timm's pretrained, the user's as its factory made it.
     classes: of the network that the given weights belong to; None leaves it to the network.
@@ -57,7 +59,7 @@ def load_model(name: str, *, weights: Path | str | None = None, classes: int | N
     if weights is None and name.startswith("timm:"):
         return build_model(name, pretrained=True).eval()
     model = build_model(name, classes=classes if weights is not None else None)
-    if weights is None and name in MODELS:
+    if weights is None and name.partition(":")[0] in MODELS:
         ours = [weights for model, weights in PRETRAINED if model == name]
         if not ours:
             raise ValueError(
@@ -78,8 +80,9 @@ def build_model(name: str, *, classes: int | None = None, pretrained: bool = Fal
     classes: how many; None leaves it to the network.  A factory of the user's own decides for itself.
     """
     number = {} if classes is None else {"classes": classes}
-    if name in MODELS:
-        return MODELS[name](**number)
+    ours = name.partition(":")[0]
+    if ours in MODELS:
+        return parse("model", {ours: partial(MODELS[ours], **number)}, name)
     if name.startswith("timm:"):
         return _timm(name.removeprefix("timm:"), pretrained, {} if classes is None else {"num_classes": classes})
     path, colon, factory = name.rpartition(":")

@@ -31,26 +31,29 @@ class ResNet18(nn.Module):
     """Eight blocks of two convolutions, behind a 3x3 convolution in place of ImageNet's 7x7 and pooling.
 
     forward: x (N, 3, 32, 32) in [0, 1] → logits (N, classes).  11,173,962 parameters with ten classes.
+    width: channels of the first blocks; the last have eight times as many.
     Paper: He et al. 2016, arXiv:1512.03385.  Deviation: the stem for small images.
     """
 
     input_shape = (3, 32, 32)
 
-    def __init__(self, classes: int = 10) -> None:
+    def __init__(self, classes: int = 10, width: int = 64) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 3, self.input_shape[1] // 32, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        widths = [64, 64, 64, 128, 128, 256, 256, 512, 512]
+        if width < 1:
+            raise ValueError(f"width must be at least 1, got {width} (resnet18)")
+        self.conv1 = nn.Conv2d(3, width, 3, self.input_shape[1] // 32, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        widths = [width * share for share in (1, 1, 1, 2, 2, 4, 4, 8, 8)]
         pairs = zip(widths, widths[1:], strict=False)
         self.blocks = nn.Sequential(*(Block(before, after, after // before) for before, after in pairs))
-        self.logits = nn.Linear(512, classes)
+        self.logits = nn.Linear(widths[-1], classes)
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         a = F.relu(self.bn1(self.conv1((x - SHIFT) * SCALE)))
-        a = torch.mean(self.blocks(a), dim=(2, 3))  # (N, 512)
+        a = torch.mean(self.blocks(a), dim=(2, 3))  # (N, 8 width)
         logits: Tensor = self.logits(a)
         return logits
 
@@ -60,5 +63,5 @@ class ResNet18For64(ResNet18):
 
     input_shape = (3, 64, 64)
 
-    def __init__(self, classes: int = 200) -> None:
-        super().__init__(classes)
+    def __init__(self, classes: int = 200, width: int = 64) -> None:
+        super().__init__(classes, width)
