@@ -25,7 +25,10 @@ def address():
         (said,) = re.findall(r"http://\S+", server.stdout.readline()) or [None]
         yield said
         server.send_signal(signal.SIGINT)
-        server.wait(timeout=60)
+        try:
+            server.wait(timeout=60)
+        finally:
+            server.kill()
 
 
 @pytest.fixture

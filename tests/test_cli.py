@@ -436,7 +436,10 @@ def test_bad_input_is_one_line(trained, tmp_path, arguments, message):
             "experiment must be one of table2, robust, fig1, fig6, fig7, mask-readings, budgets, plans, got 'table9'",
         ),
         ("reproduce fig7 --distance far", "distance must be one of relative, rms, direction, got 'far'"),
-        ("reproduce table2 --data digits", "data must be one of mnist to reproduce the paper, got 'digits'"),
+        (
+            "reproduce table2 --data digits",
+            "data must be one of mnist, cifar10, tiny-imagenet to reproduce the paper, got 'digits'",
+        ),
         ("train mnist-cnn --epochs 0", "epochs must be positive, got 0"),
         ("compare {file} {foreign}", "mine.py' holds no rows"),
         ("train mnist-cnn --out weights.pt", "out must be a file that ends in .safetensors, got 'weights.pt'"),

@@ -91,6 +91,16 @@ def test_a_folder_of_images_has_its_classes_by_folder(tmp_path):
     np.testing.assert_array_equal(whole(data).numpy(), np.stack([pixels(image["cat"]), pixels(image["dog"])]))
 
 
+@pytest.mark.parametrize(
+    ("name", "suffix", "note"),
+    [("cifar10", "jpg", "re-encoded as JPEG"), ("cifar10", "png", ""), ("photographs", "jpg", "")],
+)
+def test_a_copy_with_losses_of_a_set_published_without_says_so(tmp_path, name, suffix, note):
+    folder_of_images(tmp_path / name, {f"test/{label}/0.{suffix}": Image.fromarray(COLOR) for label in ("cat", "dog")})
+    data = load_data(str(tmp_path / name))
+    assert data.note == data[:1].note == data.only(["dog"]).note == note
+
+
 def test_columns_are_found_by_type_whatever_their_names(tmp_path):
     name = folder_of_parquet(tmp_path, [Image.fromarray(GRAY)] * 3, "scan", label=[1, 0, 1], patient=[7, 8, 9])
     data = load_data(name)
@@ -375,6 +385,15 @@ def test_a_folder_in_the_folder_of_data_sets_is_found_by_its_name(tmp_path, monk
     assert load_data("scans").labels.tolist() == [1]
 
 
+def test_a_folder_that_is_called_like_a_data_set_is_not_taken_for_it(tmp_path, monkeypatch):
+    folder_of_parquet(tmp_path / "mnist", [MODES["L"]], label=[1])
+    monkeypatch.setenv("SANACT_DATA", str(tmp_path / "elsewhere"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="looked for a folder at '.*elsewhere/mnist', then loaded 'ylecun/mnist'"):
+        load_data("mnist")
+    assert load_data("./mnist").labels.tolist() == [1]
+
+
 def test_a_broken_file_is_named(tmp_path):
     (tmp_path / "test.parquet").write_bytes(b"no parquet")
     with pytest.raises(ValueError, match=f"no data set '{tmp_path}'"):
@@ -397,7 +416,7 @@ def test_mnist_is_what_the_files_hold():
 
 @pytest.mark.parametrize(
     ("name", "split", "examples", "classes", "shape"),
-    [("cifar10", "test", 10_000, 10, (3, 32, 32)), ("tiny-imagenet", "valid", 10_000, 200, (3, 64, 64))],
+    [("cifar10", "test", 10_000, 10, (3, 32, 32)), ("tiny-imagenet", "test", 10_000, 200, (3, 64, 64))],
 )
 def test_colour_data_sets(name, split, examples, classes, shape):
     data = load_or_skip(name, split)
@@ -405,3 +424,9 @@ def test_colour_data_sets(name, split, examples, classes, shape):
     assert (len(data), len(data.classes), part.x.shape[1:]) == (examples, classes, shape)
     assert np.bincount(data.labels).tolist() == [examples // classes] * classes
     assert part.x.min() == 0 and part.x.max() == 1
+
+
+def test_the_validation_split_of_tiny_imagenet_stands_in_for_the_test_split():
+    data = load_or_skip("tiny-imagenet", "test[5:25]")
+    assert data.split == "valid[5:25]"
+    np.testing.assert_array_equal(data.labels, load_or_skip("tiny-imagenet", "valid").labels[5:25])

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from sanact.attacks import CW, FGSM, PGD
 from sanact.data import Data, load_data
 from sanact.models import MNISTCNN, load_model
-from sanact.training import Recipe, accuracy, augmented, save_trained, train, train_from_scratch
+from sanact.training import Recipe, accuracy, augmented, save_trained, train, train_and_save
 
 QUICK = Recipe(epochs=3, lr=0.1, batch_size=32)
 
@@ -199,7 +199,9 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted(parts
 def test_a_checkpoint_of_another_training_is_refused(parts, tmp_path):
     file = tmp_path / "weights.partial"
     train(classifier(), parts[1], validation=parts[0], recipe=QUICK, checkpoint=file)
-    with pytest.raises(ValueError, match="is of a training with another recipe, data or attack: delete it to begin again"):
+    with pytest.raises(
+        ValueError, match="is of a training with another recipe, data, attack or start: delete it to begin again"
+    ):
         train(classifier(), parts[1], validation=parts[0], recipe=FULL, checkpoint=file)
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"weights.partial' holds no training to go on with, delete it"):
@@ -271,7 +273,7 @@ def test_each_epoch_is_told(parts, tmp_path):
 
 def test_metrics_are_written_as_csv_and_for_tensorboard(user_model, tmp_path):
     out = tmp_path / "w.safetensors"
-    train_from_scratch(user_model, "digits", out, Recipe(epochs=2, batch_size=500), tensorboard=tmp_path / "board")
+    train_and_save(user_model, "digits", out, Recipe(epochs=2, batch_size=500), tensorboard=tmp_path / "board")
     with out.with_suffix(".csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     board = EventAccumulator(str(tmp_path / "board")).Reload()
@@ -284,7 +286,7 @@ def test_metrics_are_written_as_csv_and_for_tensorboard(user_model, tmp_path):
 def test_tensorboard_that_is_not_there_is_asked_for_before_any_work(user_model, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ValueError, match=r"need it: pip install 'sanact\[tensorboard\]'"):
-        train_from_scratch(user_model, "digits", tmp_path / "w.safetensors", Recipe(lr=1e38), tensorboard=tmp_path)
+        train_and_save(user_model, "digits", tmp_path / "w.safetensors", Recipe(lr=1e38), tensorboard=tmp_path)
 
 
 def test_each_epoch_sees_every_image_once_in_another_order(parts):
@@ -383,7 +385,7 @@ def test_a_full_disk_leaves_the_old_weights_and_card(tmp_path, monkeypatch):
 def test_the_card_is_true(user_model, tmp_path):
     out, states = tmp_path / "new" / "w.safetensors", torch.get_rng_state()
     recipe = Recipe(epochs=1, seed=3)
-    card = train_from_scratch(user_model, "digits", out, recipe, validation=48, device="cpu", command="sanact train …")
+    card = train_and_save(user_model, "digits", out, recipe, validation=48, device="cpu", command="sanact train …")
     assert torch.equal(torch.get_rng_state(), states)
     assert sorted(path.name for path in out.parent.iterdir()) == ["w.csv", "w.md", "w.safetensors"]
     model, test = load_model(user_model, weights=out), load_data("digits", "test")
@@ -402,13 +404,61 @@ def test_the_card_is_true(user_model, tmp_path):
 
 def test_the_card_says_on_whose_examples(user_model, tmp_path):
     attack = FGSM(eps=0.1)
-    card = train_from_scratch(user_model, "digits", tmp_path / "w.safetensors", Recipe(epochs=1), attack=attack)
+    card = train_and_save(user_model, "digits", tmp_path / "w.safetensors", Recipe(epochs=1), attack=attack)
     assert card["trained on"] == f"examples of {attack!r}, its budget growing over the first third"
+
+
+def test_a_part_of_the_data_is_trained_and_tested_on(user_model, tmp_path):
+    out, few = tmp_path / "w.safetensors", ("3", "7")
+    card = train_and_save(user_model, "digits", out, Recipe(epochs=1), validation=20, examples=50, classes=few)
+    test = load_data("digits", "test").only(few)
+    assert card["data"] == "digits, 50 images of its training split, only 3, 7"
+    assert card["test accuracy"] == f"{accuracy(load_model(user_model, weights=out), test):.2f} % of {len(test)} images"
+
+
+def test_weights_in_16_bits_have_the_accuracy_on_their_card(user_model, tmp_path):
+    cards = {}
+    for half in (False, True):
+        out = tmp_path / f"{half}.safetensors"
+        cards[half] = train_and_save(user_model, "digits", out, Recipe(epochs=1), half=half)
+    whole, rounded = load_file(tmp_path / "False.safetensors"), load_file(out)
+    assert {name: value.half() for name, value in whole.items()}.keys() == rounded.keys()
+    assert all(torch.equal(value.half(), rounded[name]) for name, value in whole.items())
+    stated = cards[True]["test accuracy"].partition(" ")[0]
+    assert f"{accuracy(load_model(user_model, weights=out), load_data('digits', 'test')):.2f}" == stated
+    assert cards[True]["precision"] == "16 bits" and "precision" not in cards[False]
+
+
+def test_accuracy_among_the_likeliest():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 4, bias=False))
+    nn.init.eye_(model[1].weight)
+    x = torch.tensor([[0.9, 0.8, 0.7, 0.6]]).reshape(1, 1, 2, 2).repeat(4, 1, 1, 1)
+    data = Data.from_tensors(x, torch.arange(4))
+    assert [accuracy(model, data, top=top) for top in (1, 2, 4)] == [25, 50, 100]
+
+
+def test_a_training_goes_on_from_other_weights(user_model, tmp_path):
+    first, second, still = tmp_path / "first.safetensors", tmp_path / "second.safetensors", Recipe(epochs=1, lr=1e-12)
+    train_and_save(user_model, "digits", first, Recipe(epochs=1), command="sanact train …")
+    card = train_and_save(user_model, "digits", second, still, start=first)
+    for name, value in load_file(first).items():
+        torch.testing.assert_close(load_file(second)[name], value)
+    assert card["started from"] == f"{first}, by sanact train …"
+    with pytest.raises(ValueError, match="no weights at"):
+        train_and_save(user_model, "digits", second, still, start=tmp_path / "nowhere.safetensors")
+
+
+def test_a_checkpoint_of_other_weights_to_start_from_is_refused(parts, tmp_path):
+    file, other = tmp_path / "weights.partial", classifier()
+    train(classifier(), parts[1], validation=parts[0], recipe=QUICK, checkpoint=file)
+    other[2].weight.data.mul_(1.01)
+    with pytest.raises(ValueError, match="another recipe, data, attack or start"):
+        train(other, parts[1], validation=parts[0], recipe=QUICK, checkpoint=file)
 
 
 def test_an_attack_without_a_budget_is_no_use_for_training(user_model, tmp_path):
     with pytest.raises(ValueError, match=r"training needs an attack with a budget, got CW\("):
-        train_from_scratch(user_model, "digits", tmp_path / "w.safetensors", QUICK, attack=CW())
+        train_and_save(user_model, "digits", tmp_path / "w.safetensors", QUICK, attack=CW())
     assert not list(tmp_path.glob("w.*"))
 
 
@@ -417,7 +467,7 @@ def test_training_from_scratch_starts_from_the_seed(user_model, tmp_path):
     for number, seed in enumerate([0, 0, 1]):
         out = tmp_path / f"{number}.safetensors"
         torch.rand(1)
-        train_from_scratch(user_model, "digits", out, Recipe(epochs=1, batch_size=500, seed=seed))
+        train_and_save(user_model, "digits", out, Recipe(epochs=1, batch_size=500, seed=seed))
         weights.append(load_file(out)["0.weight"])
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
@@ -430,14 +480,14 @@ def test_a_network_is_trained_on_the_shape_it_was_made_for(tmp_path):
         "    def __init__(self):\n"
         "        super().__init__(nn.Flatten(), nn.Linear(192, 10))\n"
     )
-    card = train_from_scratch(f"{tmp_path}/mine.py:Small", "digits", tmp_path / "w.safetensors", QUICK)
+    card = train_and_save(f"{tmp_path}/mine.py:Small", "digits", tmp_path / "w.safetensors", QUICK)
     assert float(card["test accuracy"].split()[0]) > 50
 
 
 @pytest.mark.parametrize("out", ["weights", "weights.pt", "runs/"])
 def test_weights_that_could_not_be_read_again_are_refused_before_any_work(tmp_path, out):
     with pytest.raises(ValueError, match=rf"out must be a file that ends in \.safetensors, got '.*{out.strip('/')}'"):
-        train_from_scratch("no such model", "no such data", tmp_path / out, QUICK)
+        train_and_save("no such model", "no such data", tmp_path / out, QUICK)
 
 
 def test_data_without_a_test_split_are_refused_before_any_work(tmp_path, user_model, monkeypatch):
@@ -446,10 +496,10 @@ def test_data_without_a_test_split_are_refused_before_any_work(tmp_path, user_mo
         (tmp_path / "data" / "train" / name).mkdir(parents=True)
         Image.new("L", (28, 28)).save(tmp_path / "data" / "train" / name / "0.png")
     with pytest.raises(ValueError, match="no split 'test' in data set '.*'; it has: train"):
-        train_from_scratch(user_model, str(tmp_path / "data"), tmp_path / "w.safetensors", Recipe(lr=1e38))
+        train_and_save(user_model, str(tmp_path / "data"), tmp_path / "w.safetensors", Recipe(lr=1e38))
     assert not list(Path(tmp_path).glob("w.*"))
 
 
 def test_more_images_held_out_than_there_are_is_refused(tmp_path, user_model):
     with pytest.raises(ValueError, match=r"examples must be in 1\.\.1348, got 5000"):
-        train_from_scratch(user_model, "digits", tmp_path / "w.safetensors", QUICK, validation=5000)
+        train_and_save(user_model, "digits", tmp_path / "w.safetensors", QUICK, validation=5000)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 HUB = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10", "tiny-imagenet": "zh-plus/tiny-imagenet"}
 TEST = {"tiny-imagenet": "valid"}  # what stands in for "test" where the labels of that are not public
+LOSSLESS = {"mnist", "cifar10"}  # published so; a copy of them in JPEG is not the same
 FOLDER = "SANACT_DATA"  # environment variable: where `mnist/`, `cifar10/`, … may lie on disk
 
 GRAY = {"1", "L", "LA"}  # Pillow's modes of grayscale
@@ -48,7 +49,7 @@ class Data:
     """Labelled images of one split, or of a part of it; pixels are decoded only when a batch is asked for.
 
     index: places in the split, (N,).  labels: class indices of these places, (N,).  classes: their names.
-    chosen: the classes that were asked for, of all; see `only`.
+    chosen: the classes that were asked for, of all; see `only`.  note: what is to be said beside every figure measured on them.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Data:
     classes: tuple[str, ...]
     images: Images
     chosen: tuple[str, ...] = ()
+    note: str = ""
 
     @classmethod
     def from_tensors(cls, x: Tensor, y: Tensor, *, name: str = "tensors", classes: Sequence[str] = ()) -> Data:
@@ -176,7 +178,8 @@ def load_data(name: str, split: str = "test", *, shape: tuple[int, int, int] | N
     """Load a split of an image-classification data set.
 
     name: "digits" (bundled, nothing is downloaded), a local folder, or a name on the Hugging Face Hub; "mnist", "cifar10"
-        and "tiny-imagenet" are short for their Hub names and are first looked for in the folder that SANACT_DATA names.
+        and "tiny-imagenet" are short for their Hub names and are first looked for in the folder that SANACT_DATA names; another
+        folder of that name is "./mnist".
     split: in the slicing syntax of `datasets`: "test", "train[:5000]", "train[5000:]", …  For Tiny ImageNet "test" is its split
         "valid": the labels of its test images are not public.
     shape: (C, H, W) that a model takes: images are resized to it, and grayscale is repeated in three channels if C is 3.
@@ -206,13 +209,15 @@ def load_data(name: str, split: str = "test", *, shape: tuple[int, int, int] | N
     feature = rows.features[label]
     classes = tuple(getattr(feature, "names", None) or map(str, range(labels.max(initial=0) + 1)))
     places = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), 1000)).astype(int))  # spread over the set
-    mode = _mode({picture.mode for picture in rows.select(places)[image]}, image)
+    looked_at = rows.select(places)[image]
+    mode = _mode({picture.mode for picture in looked_at}, image)
     if shape is not None and shape[0] != len(mode):
         if (shape[0], mode) != (3, "L"):
             raise ValueError(f"the model takes {shape[0]} channels, the images of '{name}' have {len(mode)} ({mode})")
         mode = "RGB"
     images = _Column(rows.select_columns([image]), image, mode, shape[1:] if shape else None)
-    return Data(name, split, index, labels[index], classes, images)
+    again = Path(name).name in LOSSLESS and any(picture.format == "JPEG" for picture in looked_at)
+    return Data(name, split, index, labels[index], classes, images, note="re-encoded as JPEG" if again else "")
 
 
 def usual_eps(name: str) -> float:
@@ -223,14 +228,14 @@ def usual_eps(name: str) -> float:
 def _load(name: str, split: str) -> datasets.Dataset:
     import datasets
 
-    tried = [Path(name)]
+    tried = [] if name in HUB else [Path(name)]  # a folder of results may well be called cifar10
     if FOLDER in os.environ:
         tried.append(Path(os.environ[FOLDER]) / name)
     source = next((str(path) for path in tried if path.is_dir()), HUB.get(name, name))
     try:
         splits = datasets.load_dataset(source)
     except Exception as error:  # of a dozen kinds: no network, no such name, a broken file
-        places = ", ".join(f"'{path}'" for path in tried)
+        places = ", ".join(f"'{path}'" for path in tried) or "no place"
         raise ValueError(
             f"no data set '{name}': looked for a folder at {places}, then loaded '{source}', which failed with "
             f"{type(error).__name__}: {error}. Allowed: digits, {', '.join(HUB)}, a Hub name, a local folder; the environment "

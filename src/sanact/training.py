@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +23,7 @@ from sanact.data import Data, load_data
 from sanact.device import pick_device
 from sanact.files import replacing
 from sanact.graph import input_shape
-from sanact.models import build_model
+from sanact.models import build_model, fingerprint, load_model, read_card
 from sanact.progress import progress_bar
 
 Schedule = Literal["constant", "cosine", "one-cycle"]
@@ -104,7 +104,7 @@ def train(
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)
     run = _Run(model, recipe, recipe.epochs * steps)
-    identity = json.dumps([asdict(recipe), data.fingerprint, attack and attack.config], sort_keys=True)
+    identity = json.dumps([asdict(recipe), data.fingerprint, attack and attack.config, fingerprint(model)], sort_keys=True)
     rng = np.random.default_rng(recipe.seed)
     watch = watch or (lambda _: None)
     with (
@@ -223,7 +223,7 @@ class _Run:
         except Exception as error:  # of as many kinds as a file can be broken
             raise ValueError(f"'{path}' holds no training to go on with, delete it to begin again: {error}") from error
         if not isinstance(state, dict) or state.get("identity") != identity:
-            raise ValueError(f"'{path}' is of a training with another recipe, data or attack: delete it to begin again")
+            raise ValueError(f"'{path}' is of a training with another recipe, data, attack or start: delete it to begin again")
         for name in ("model", "optimizer", "schedule", "average"):
             if name in state:
                 getattr(self, name).load_state_dict(state[name])
@@ -246,18 +246,26 @@ def augmented(x: Tensor, crop: int, flip: bool) -> Tensor:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, data: Data, *, batch_size: int = 500) -> float:
-    """Share of ``data`` that ``model`` classifies correctly, in percent."""
+def accuracy(model: nn.Module, data: Data, *, top: int = 1, batch_size: int = 500) -> float:
+    """Share of ``data`` whose label is among the ``top`` classes that ``model`` finds likeliest, in percent."""
     device = next(model.parameters()).device
-    hits = sum(int((model(b.x.to(device)).argmax(1).cpu() == b.y).sum()) for b in data.batches(batch_size))
+    hits = 0
+    for batch in data.batches(batch_size):
+        likeliest = model(batch.x.to(device)).topk(top).indices.cpu()  # (N, top)
+        hits += int((likeliest == batch.y[:, None]).sum())
     return 100 * hits / len(data)
 
 
-def save_trained(model: nn.Module, path: Path | str, card: Mapping[str, Any]) -> None:
-    """Write the weights as safetensors, the card in its header, and the card again beside it for people, as Markdown."""
+def save_trained(model: nn.Module, path: Path | str, card: Mapping[str, Any], *, half: bool = False) -> None:
+    """Write the weights as safetensors, the card in its header, and the card again beside it for people, as Markdown.
+
+    half: the weights in 16 bits.
+    """
     path = Path(path)
     with replacing(path) as temporary:
         state = {k: v.cpu().clone(memory_format=torch.contiguous_format) for k, v in model.state_dict().items()}  # also if tied
+        if half:
+            state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
         save_file(state, temporary, {"card": json.dumps(card)})
     lines = [f"# {path.stem}", "", *(f"- **{key}**: {value}" for key, value in card.items()), ""]
     with replacing(path.with_suffix(".md")) as temporary:
@@ -288,13 +296,17 @@ class Metrics:
             self.board.flush()
 
 
-def train_from_scratch(
+def train_and_save(
     name: str,
     data: str,
     out: Path | str,
     recipe: Recipe,
     *,
+    start: Path | None = None,
     validation: int | None = None,
+    examples: int | None = None,
+    classes: Sequence[str] = (),
+    half: bool = False,
     attack: Attack | None = None,
     device: str = "auto",
     command: str = "",
@@ -303,10 +315,14 @@ def train_from_scratch(
 ) -> dict[str, str]:
     """Train a network by name on a data set by name, save weights, card and metrics, and return the card.
 
+    start: a file of weights to start from; None draws fresh ones.
     out: the weights; beside them the card as Markdown, and as CSV the metrics of each epoch, as `train` tells them.
     tensorboard: a folder to write these metrics to as well, for TensorBoard (extra "tensorboard").
 
     validation: training images held out, with the class shares of the whole; None is a twelfth of them.  attack: see `train`.
+    examples: of the training images that are left, so many with the class shares of the whole; None takes all.
+    classes: by name, images of these only, in training and test; the network has logits for all.  Nothing takes all.
+    half: save the weights in 16 bits; the accuracies on the card are those of the rounded weights.
     A training that was interrupted goes on from ``<out>.partial``, which is gone when it is done.
     Raises ValueError before any work if ``out`` does not end in ``.safetensors``, by which `load_weights` knows the format.
     """
@@ -318,12 +334,17 @@ def train_from_scratch(
     everything = load_data(data, "train")
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        model = build_model(name, classes=len(everything.classes)).to(chosen)
-    everything = load_data(data, "train", shape=input_shape(model))
+        model = build_model(name, classes=len(everything.classes))
+    if start is not None:
+        model = load_model(name, weights=start, classes=len(everything.classes))
+    model.to(chosen)
+    everything, test = (load_data(data, split, shape=input_shape(model)) for split in ("train", "test"))
+    if classes:
+        everything, test = everything.only(classes), test.only(classes)
     held_out, rest = everything.split_off(validation or max(len(everything) // 12, 1), seed=recipe.seed)
-    test = load_data(data, "test", shape=input_shape(model))
+    rest = rest.sample(examples, seed=recipe.seed) if examples else rest
     checkpoint, log = Path(f"{out}.partial"), Metrics(Path(out).with_suffix(".csv"), tensorboard)
-    score = train(
+    train(
         model,
         rest,
         validation=held_out,
@@ -334,17 +355,28 @@ def train_from_scratch(
         progress=progress,
     )
     minutes = sum(entry["minutes"] for entry in log.entries)
+    if half:
+        model.half().float()
     card = {
         "model": f"{name}, {sum(p.numel() for p in model.parameters()):,} parameters",
-        "data": f"{data}, {len(rest):,} images of its training split",
+        "data": ", ".join(
+            [
+                f"{data}, {len(rest):,} images of its training split",
+                *([f"only {', '.join(classes)}"] if classes else []),
+                *([rest.note] if rest.note else []),
+            ]
+        ),
         "test accuracy": f"{accuracy(model, test):.2f} % of {len(test):,} images",
-        "validation accuracy": f"{score:.2f} % of {len(held_out):,} training images held out",
+        **({"test accuracy, top 5": f"{accuracy(model, test, top=5):.2f} %"} if len(everything.classes) > 10 else {}),
+        "validation accuracy": f"{accuracy(model, held_out):.2f} % of {len(held_out):,} training images held out",
         **({"trained on": f"examples of {attack!r}, its budget growing over the first third"} if attack else {}),
+        **({"started from": f"{start}, by {read_card(start).get('command', 'somebody else')}"} if start is not None else {}),
         "command": command,
         "recipe": ", ".join(f"{key} {value}" for key, value in asdict(recipe).items()),
         "device": f"{chosen}, {torch.get_num_threads()} threads, {minutes:.0f} minutes",
         "versions": f"sanact {version('sanact')}, torch {version('torch')}",
+        **({"precision": "16 bits"} if half else {}),
     }
-    save_trained(model, out, card)
+    save_trained(model, out, card, half=half)
     checkpoint.unlink()
     return card

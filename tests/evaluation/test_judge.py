@@ -168,6 +168,7 @@ def test_identity_tells_cells_apart():
         cell(model=other_net),
         cell(data=images(41)),
         cell(calibration=images(10)),
+        cell(data=replace(images(), note="re-encoded as JPEG")),
     ]
     assert len({variant.slug for variant in variants}) == len(variants)
     assert cell().slug == cell().slug

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sanact.evaluation.rows import SCHEMA, Parts, accuracy, clean_accuracy, header, read_rows, write_rows
+from sanact.evaluation.rows import SCHEMA, Parts, accuracy, clean_accuracy, header, part, read_rows, write_rows
 
 ROWS = pa.table(
     {
@@ -96,3 +96,16 @@ def test_parts_are_put_together_in_the_order_asked_for(tmp_path):
     assert again.read(np.array([13, 10, 12]))["index"].to_pylist() == [13, 10, 12]
     again.remove()
     assert not (tmp_path / "parts").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ({"split": "test"}, "test"),
+        ({"split": "test", "classes": ["cat", "dog"]}, "test, only cat, dog"),
+        ({"split": "test", "classes": ["cat"], "note": "re-encoded as JPEG"}, "test, only cat, re-encoded as JPEG"),
+        ({"split": "valid", "note": ""}, "valid"),
+    ],
+)
+def test_which_part_of_the_data(data, text):
+    assert part(data) == text

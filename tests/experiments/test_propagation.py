@@ -10,7 +10,6 @@ from sanact import PGD, distances, record, sanitize
 from sanact.data import Data
 from sanact.experiments import EXPERIMENTS, Setting
 from sanact.experiments.propagation import noise_like
-from sanact.experiments.setting import SOURCES
 from sanact.experiments.table2 import PLANS
 from sanact.plan import plan_from_dict
 from sanact.report.inside import read_arrays, read_distances, read_strips
@@ -27,7 +26,7 @@ def setting(tmp_path):
 def fast(monkeypatch):
     """One layer each, and few steps."""
     plans = {"mask": {"conv1": {"name": "mask", "strength": 0.3, "reading": "max"}}}
-    monkeypatch.setattr("sanact.experiments.propagation.PLANS", {"mnist": plans})
+    monkeypatch.setitem(PLANS, "mnist", plans)
     return plans["mask"]
 
 
@@ -115,5 +114,7 @@ def test_examples_that_were_not_kept_are_crafted_again(setting, fast):
     assert (setting.out / "fig7-mnist.npz").read_bytes() == before
 
 
-def test_every_source_has_plans():
-    assert set(PLANS) == set(SOURCES)
+def test_a_source_without_plans_says_how_to_find_some(tmp_path, monkeypatch):
+    monkeypatch.delitem(PLANS, "mnist")
+    with pytest.raises(ValueError, match=r"no plans were chosen for 'mnist' yet.*sanact reproduce plans --data mnist"):
+        EXPERIMENTS["fig6"](Setting(data="mnist", out=tmp_path))

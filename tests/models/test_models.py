@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import sys
 from importlib.resources import files
 from pathlib import Path
@@ -106,37 +107,42 @@ def test_a_network_without_weights_says_how_to_get_some():
         load_model("resnet18")
 
 
-def test_our_weights_are_small_enough_to_ship():
-    assert OURS.stat().st_size <= 1.3e6
+LEAST = {"mnist": 99.0, "mnist-pgd": 99.0, "cifar10": 89.9, "tiny-imagenet": 51.6}  # accuracy on all test images, in percent
 
 
-@pytest.fixture(scope="module")
-def measured(net: nn.Module) -> float:
-    """Accuracy of our weights on all MNIST test images, in percent."""
-    return accuracy(net, load_or_skip("mnist", "test"))
+@pytest.fixture(scope="module", params=PRETRAINED, ids=" ".join)
+def ours(request: pytest.FixtureRequest) -> tuple[str, str, Path]:
+    """Model, name of the weights, file."""
+    return *request.param, OURS.parent / PRETRAINED[request.param]
 
 
 @pytest.fixture
-def card() -> dict[str, str]:
-    with safe_open(OURS, "pt") as file:
+def card(ours) -> dict[str, str]:
+    with safe_open(ours[2], "pt") as file:
         return json.loads(file.metadata()["card"])
 
 
-def test_our_weights_classify_at_least_99_percent(measured):
-    assert measured >= 99.0
+def test_our_weights_are_small_enough_to_ship(ours):
+    assert ours[2].stat().st_size <= (1.3e6 if "mnist" in ours[1] else 7e6)
 
 
-def test_the_card_of_our_weights_says_how_accurate_they_are(card, measured):
+def test_our_weights_are_as_accurate_as_their_card_says(ours, card):
+    model, weights, _ = ours
+    network, test = load_model(model, weights=weights), load_or_skip(weights.removesuffix("-pgd"), "test")
     stated, unit = card["test accuracy"].split(" ", 1)
-    assert unit == "% of 10,000 images" and float(stated) == pytest.approx(measured, abs=0.02)
+    assert unit == "% of 10,000 images" and float(stated) >= LEAST[weights]
+    assert float(stated) == pytest.approx(accuracy(network, test), abs=0.02)
 
 
-def test_the_card_of_our_weights_says_how_they_came_about(card):
-    assert card["command"].startswith("sanact train mnist-cnn --data mnist") and "seed " in card["recipe"]
+def test_the_card_of_our_weights_says_how_they_came_about(ours, card):
+    model, weights, _ = ours
+    data = weights.removesuffix("-pgd")
+    assert card["command"].startswith(f"sanact train {model} --data {data} ") and "seed " in card["recipe"]
+    assert card["data"].startswith(data) and ("re-encoded as JPEG" in card["data"]) == (data == "cifar10")
 
 
-def test_the_card_for_people_says_the_same(card):
-    lines = OURS.with_suffix(".md").read_text(encoding="utf-8").splitlines()
+def test_the_card_for_people_says_the_same(ours, card):
+    lines = ours[2].with_suffix(".md").read_text(encoding="utf-8").splitlines()
     assert [line for line in lines if line.startswith("- ")] == [f"- **{key}**: {value}" for key, value in card.items()]
 
 
@@ -148,8 +154,8 @@ def test_weights_of_ours_are_found_by_the_data_they_were_trained_on(key):
 
 @pytest.mark.parametrize("name", {name for name, _ in PRETRAINED})
 def test_networks_of_ours_come_with_weights_and_in_evaluation_mode(name):
-    network = load_model(name)
-    assert same_weights(network, load_model(name, weights="mnist")) and not any(part.training for part in network.modules())
+    network, first = load_model(name), next(weights for model, weights in PRETRAINED if model == name)
+    assert same_weights(network, load_model(name, weights=first)) and not any(part.training for part in network.modules())
 
 
 @pytest.mark.parametrize("save", [save_file, torch.save], ids=["safetensors", "torch"])
@@ -198,7 +204,12 @@ def test_corrupt_weights_are_refused(tmp_path, name, content):
         load_model("mnist-cnn", weights=tmp_path / name)
 
 
-@pytest.mark.parametrize("weights", ["nowhere.safetensors", "cifar10", "."])
+def test_weights_of_ours_for_another_network_name_theirs():
+    with pytest.raises(ValueError, match="our weights 'cifar10' are of resnet18:width=24, not of 'resnet18'"):
+        load_model("resnet18", weights="cifar10")
+
+
+@pytest.mark.parametrize("weights", ["nowhere.safetensors", "cifar100", "."])
 def test_missing_weights_are_refused(weights):
     with pytest.raises(ValueError, match=f"no weights at '{weights}'"):
         load_model("mnist-cnn", weights=weights)
@@ -213,6 +224,50 @@ def test_weights_of_another_network_are_refused(tmp_path, state):
     torch.save(state, tmp_path / "w.pt")
     with pytest.raises(ValueError, match=r"the weights in '.*w\.pt' do not fit MNISTCNN"):
         load_model("mnist-cnn", weights=tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize(
+    ("state", "misfit"),
+    [
+        (
+            MNISTCNN(classes=3).state_dict(),
+            "logits.weight is (3, 200) in the file and (10, 200) in the network, and 1 more such",
+        ),
+        (
+            {name: value for name, value in MNISTCNN().state_dict().items() if name != "fc8.bias"},
+            "fc8.bias is missing in the file and (200,) in the network",
+        ),
+        (MNISTCNN().state_dict() | {"more": torch.ones(2)}, "more is (2,) in the file and missing in the network"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_short(tmp_path, state, misfit):
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match=f"do not fit MNISTCNN: {re.escape(misfit)}$"):
+        load_model("mnist-cnn", weights=tmp_path / "w.safetensors")
+
+
+def test_weights_that_do_not_fit_are_told_by_their_card():
+    with pytest.raises(ValueError, match="do not fit ResNet18: .*; by its card the file holds mnist-cnn, 312,202 parameters$"):
+        load_model("resnet18", weights=OURS)
+
+
+def test_a_network_has_the_width_that_its_name_says():
+    network = build_model("resnet18:width=4", classes=7).eval()
+    assert network.conv1.weight.shape == (4, 3, 3, 3) and network(torch.rand(2, 3, 32, 32)).shape == (2, 7)
+    assert network.logits.weight.shape == (7, 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet18:width=0", r"width must be at least 1, got 0 \(resnet18\)"),
+        ("resnet18:depth=3", "model 'resnet18' takes classes, width, got depth=3"),
+        ("resnet18:width=4", r"'resnet18:width=4' comes without weights: train it first \(sanact train resnet18:width=4\)"),
+    ],
+)
+def test_an_option_that_does_not_fit_is_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        load_model(name)
 
 
 @pytest.mark.parametrize("name", ["resnet50", "file.py", "file.txt:make", "", "MNIST-CNN"])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from sanact.report.inside import (
     Strip,
@@ -57,6 +60,28 @@ def test_rows_of_a_layer_share_their_scale():
         assert own[0] == own[1] == own[3]
         assert own[2] == own[4]
         assert own[2][0] == -own[2][1]
+
+
+@pytest.mark.parametrize("layers", [3, 19])
+def test_an_image_in_colour_and_the_words_of_many_layers_have_room(layers):
+    random = np.random.default_rng(0)
+    names = ["input", *(f"blocks.{i}.shortcut.0" for i in range(1, layers))] if layers > 8 else ["input", "conv1", "conv2"]
+    drawn = []
+    for title in ("legitimate", "adaptive"):
+        maps = {name: random.random((8, 8, 3) if name == "input" else (4, 4)).astype("float32") for name in names}
+        drawn.append(Strip(title, "n01443537 automobile", maps, dict.fromkeys(names, 0.123)))
+    figure = activation_strips(drawn)
+    panels = figure.axes
+    np.testing.assert_array_equal(panels[0].images[0].get_array(), drawn[0].maps["input"])
+    difference = (drawn[1].maps["input"] - drawn[0].maps["input"]).mean(2)
+    np.testing.assert_allclose(panels[2 * layers].images[0].get_array(), difference, rtol=1e-5)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    words = [panel.yaxis.label for panel in panels if panel.get_ylabel()] + [p.title for p in panels if p.get_title()]
+    boxes = [word.get_window_extent(canvas.get_renderer()) for word in words]
+    assert all(figure.bbox.padded(1).contains(*corner) for box in boxes for corner in (box.min, box.max))
+    for one, other in itertools.combinations(boxes, 2):
+        assert not one.overlaps(other)
 
 
 def test_strips_come_back_from_their_file(tmp_path):

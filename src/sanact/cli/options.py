@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sanact.data import Data
     from sanact.report.tables import Grid, Listing
 
-MODEL = "mnist-cnn, cifar-cnn, resnet18, resnet18-64, timm:NAME, or path/to/file.py:factory."
+MODEL = "mnist-cnn, cifar-cnn, resnet18[:width=24], resnet18-64[:width=32], timm:NAME, or path/to/file.py:factory."
 DATA = "digits, mnist, cifar10, tiny-imagenet, a Hub name, or a local folder."
 PLAN = (
     "[PATTERN=]NAME[:ARGUMENT,…], as in 'conv*=mask:0.3' or 'median:3'; repeat for more; or a JSON file. "
@@ -44,7 +44,14 @@ KnowledgeOption = Annotated[
 EffortOption = Annotated[str, typer.Option("--effort", help="Of the adaptive attacker: quick, standard, thorough.")]
 Out = Annotated[Path, typer.Option(help="Folder for rows; a run that was interrupted goes on from what it finds there.")]
 Weights = Annotated[
-    str | None, typer.Option(help="Safetensors file, or ours by name: mnist, mnist-pgd.", show_default="the model's own")
+    str | None,
+    typer.Option(
+        help="Safetensors file, or ours by name: mnist, mnist-pgd, cifar10, tiny-imagenet.", show_default="the model's own"
+    ),
+]
+Classes = Annotated[
+    list[str] | None,
+    typer.Option("--classes", "--class", help="Only images of this class; repeat for more.", show_default="all"),
 ]
 Split = Annotated[str, typer.Option(help="Of the data: test, validation, train[:5000], …")]
 L2 = Annotated[float, typer.Option(min=0, help="Budget at which attacks without one (cw) are reported again.")]

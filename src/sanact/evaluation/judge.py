@@ -30,6 +30,7 @@ from sanact.evaluation.adaptive import Adaptive, Effort
 from sanact.evaluation.diagnostics import EXAMPLES, diagnose, verdict
 from sanact.evaluation.rows import SCHEMA, Parts
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge
+from sanact.models import fingerprint
 from sanact.plan import Plan, SanitizedModel, as_plan, calibrate, changed, plan_to_dict, sanitize
 from sanact.progress import Advance
 from sanact.sanitizers import Sanitizer, bypass, sanitizers_of
@@ -90,8 +91,9 @@ class Cell:
                 "examples": len(self.data),
                 "fingerprint": self.data.fingerprint,
                 **({"classes": list(self.data.chosen)} if self.data.chosen else {}),
+                **({"note": self.data.note} if self.data.note else {}),
             },
-            "model": {"name": self.model_name, "fingerprint": _fingerprint(self.model)},
+            "model": {"name": self.model_name, "fingerprint": fingerprint(self.model)},
             "attack": self.attack.for_replay().config,
             "seed": self.seed,
         }
@@ -354,13 +356,6 @@ def _to_table(index: Integers, adversarial: Tensor, clean: Tensor) -> pa.Table:
 def _from_table(table: pa.Table, column: str, shape: Sequence[int]) -> Tensor:
     flat = table[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return torch.from_numpy(flat.copy()).reshape(-1, *shape)
-
-
-def _fingerprint(model: nn.Module) -> str:
-    digest = hashlib.sha256(type(model).__qualname__.encode())
-    for name, value in model.state_dict().items():
-        digest.update(name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _digest(identity: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sanact.evaluation.rows import clean_accuracy, header, hits, read_rows
+from sanact.evaluation.rows import clean_accuracy, header, hits, part, read_rows
 from sanact.evaluation.statistics import wilson
 from sanact.files import replacing
 
@@ -167,7 +167,7 @@ def _footnote(tables: Sequence[pa.Table], kinds: Sequence[str], worst: np.ndarra
     )
     return " ".join(
         [
-            f"{cell['attack']['norm']}, on {n:,} images of {cell['data']['name']} ({cell['data']['split']}).",
+            f"{cell['attack']['norm']}, on {n:,} images of {cell['data']['name']} ({part(cell['data'])}).",
             f"Worst case per example over {' and '.join(kinds)}: 95 % interval {found.low:.2f} to {found.high:.2f}.",
             f"Defense: {json.dumps(cell['defense'])}.",
             f"Verdicts: {verdicts}.",

@@ -55,6 +55,12 @@ def header(table: pa.Table) -> dict[str, Any]:
     return decoded
 
 
+def part(data: Mapping[str, Any]) -> str:
+    """The split of a cell's data, of which classes only, and what else is to be known of it."""
+    classes = [f"only {', '.join(data['classes'])}"] if "classes" in data else []
+    return ", ".join([data["split"], *classes, *([data["note"]] if data.get("note") else [])])
+
+
 def hits(rows: pa.Table, *, l2: float | None = None) -> pa.ChunkedArray:
     """Whether each adversarial example was classified correctly.
 

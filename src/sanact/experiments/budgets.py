@@ -1,4 +1,4 @@
-"""At which budgets the undefended network lands near the paper's undefended figures."""
+"""At which budgets the undefended network lands near the paper's undefended figures, or what stands for them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import get_args
 
 from sanact.attacks import FGSM, PGD
-from sanact.evaluation.rows import accuracy, read_rows
+from sanact.data import usual_eps
+from sanact.evaluation.judge import Cell, judge
+from sanact.evaluation.rows import accuracy, clean_accuracy
 from sanact.experiments.setting import Part, Setting
+from sanact.progress import progress_bar
 from sanact.report.tables import Grid, grid, results
 
 
 def budgets(setting: Setting) -> list[Grid]:
-    """The two budgets a thousandth apart that enclose the paper's figure, for FGSM and for PGD: a table a part of the data."""
+    """The two neighbouring budgets that enclose the figure, for FGSM and for PGD: a table a part of the data."""
     return [
         grid(results([*_around(setting, part, FGSM), *_around(setting, part, PGD)]), "white-box") for part in get_args(Part)
     ]
@@ -20,14 +23,22 @@ def budgets(setting: Setting) -> list[Grid]:
 
 def _around(setting: Setting, part: Part, kind: type[FGSM | PGD]) -> list[Path]:
     """The rows at these two budgets, found by bisection."""
-    _, fgsm, _, pgd = setting.source.paper["none"]
-    low, high = 0, 500  # in thousandths
-    found: dict[int, Path] = {}
-    while high - low > 1:
-        middle = (low + high) // 2
-        (found[middle],) = setting.run(setting.cells(setting.images(part), [None], [kind(eps=middle / 1000)]))
-        if accuracy(read_rows(found[middle])).value > (fgsm if kind is FGSM else pgd):
-            low = middle
-        else:
-            high = middle
-    return [found[eps] for eps in (low, high) if eps in found]
+    data, grains = setting.images(part), round(1 / setting.source.grain)
+
+    def cells(step: int) -> list[Cell]:
+        return setting.cells(data, [None], [kind(eps=step / grains)])
+
+    low, high = 0, round(usual_eps(setting.data) * grains)
+    title = f"{kind.__name__} on {part} images"
+    with progress_bar(title, len(data) * (high - 1).bit_length(), show=setting.progress) as advance:
+        while high - low > 1:
+            middle = (low + high) // 2
+            (cell,) = cells(middle)
+            rows = judge(cell, batch_size=setting.batch_size, device=setting.device)
+            advance(len(data), f"{title}: {accuracy(rows)} at {middle / grains:g}")
+            fgsm, pgd = setting.source.undefended(clean_accuracy(rows).value)
+            if accuracy(rows).value > (fgsm if kind is FGSM else pgd):
+                low = middle
+            else:
+                high = middle
+    return setting.run([cell for step in (low, high) if step for cell in cells(step)])

@@ -12,7 +12,7 @@ from sanact.evaluation.threat import KNOWLEDGE
 from sanact.models import load_model
 from sanact.report.tables import Grid, grid, results
 from sanact.sanitizers import Mask, MedianFilter, NonLocalMeans
-from sanact.training import Recipe, train_from_scratch
+from sanact.training import Recipe, train_and_save
 
 RECIPE = Recipe(epochs=10, lr=0.05)
 DEFENSES = (
@@ -27,7 +27,7 @@ def demo(out: Path, *, examples: int = 60, seed: int = 0, device: str = "auto", 
     """Train MNIST-CNN on the digits unless ``out`` has it already, and judge three sanitizers against FGSM and PGD."""
     weights = out / "digits.safetensors"
     if not weights.exists():
-        train_from_scratch("mnist-cnn", "digits", weights, RECIPE, device=device, command="sanact demo", progress=progress)
+        train_and_save("mnist-cnn", "digits", weights, RECIPE, device=device, command="sanact demo", progress=progress)
     model = load_model("mnist-cnn", weights=weights)
     data = load_data("digits", "test").sample(examples, seed=seed)
     judged = cells(data, model, "mnist-cnn", DEFENSES, [FGSM(eps=0.1), PGD(eps=0.1)], KNOWLEDGE, seed=seed, effort="quick")

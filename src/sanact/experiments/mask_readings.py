@@ -25,7 +25,7 @@ def mask_readings(setting: Setting) -> list[Grid]:
     row on validation images, measured on test images.  The first row of the table is the closest.
     """
     validation = setting.images("validation")
-    paper = setting.source.paper["mask"]
+    paper = setting.source.paper["mask"].values()
 
     def row_of(mask: Mask, part: Part) -> list[Result]:
         cells = setting.cells(setting.images(part), [mask], setting.attacks(part), calibration=validation)

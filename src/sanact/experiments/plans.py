@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from math import inf
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from sanact.device import pick_device
 from sanact.evaluation.judge import crafted_examples
 from sanact.experiments.setting import Setting
 from sanact.files import replacing
-from sanact.plan import list_layers, plan_to_dict, sanitize
+from sanact.plan import plan_to_dict, sanitize
 from sanact.progress import progress_bar
 from sanact.report.tables import Grid, grid, plan_text, results
 from sanact.sanitizers import Mask, MedianFilter, NonLocalMeans, Sanitizer
@@ -28,70 +28,84 @@ OPTIONS: dict[str, list[Sanitizer]] = {
         *(Mask(halves / 2, "mean_std") for halves in range(4)),
     ],
 }
-DROP = 2.41  # points of clean accuracy that the paper's mask costs on MNIST
 
-Choice = dict[str, Sanitizer]
-Change = dict[str, Sanitizer | None]  # by layer; None takes its sanitizer away
+Choice = dict[str, Sanitizer]  # by layer
+Score = Callable[[Choice], float]
 
 
 def plans(setting: Setting) -> list[Grid]:
     """Climb to the plan whose smallest lead over the paper's figures is largest.
 
-    From the undefended network, each step changes one layer, to another option or to none: the change that gains most, until
-    none gains.  A plan that is still below the paper then has two layers changed at once, to the first pair that gains, and
-    climbs on from there.  A plan that costs more than 2.41 points of clean accuracy loses three points for each one more.
-    The table shows what was chosen, and the file `plans.txt` has it as the command line takes it.
+    Each option is first tried on each layer alone.  From the best of these, every change of one layer, to another option or to
+    none, is tried, the best first, and each that gains is kept; and so again, until a whole round gains nothing.
+    A plan that costs more clean accuracy than the paper's mask loses three points for each point more.
+    The table shows what was chosen, and the file `plans.txt` has it as the command line takes it.  Beside it, every plan that
+    was tried, with its score: a search that was interrupted goes on from there.
     """
     data, attacks, source = setting.images("validation"), setting.attacks("validation"), setting.source
     undefended = setting.cells(data, [None], attacks)
     setting.run(undefended)
     images = [next(data.batches(len(data))).x, *(crafted_examples(cell, setting.out) for cell in undefended)]
-    layers = [layer.name for layer in list_layers(setting.model()) if layer.hidden]
+    layers = _activations(setting.model())
     chosen = {}
     for name, options in OPTIONS.items():
-        scores = _scores(setting, images, torch.from_numpy(data.labels), source.paper[name][1:])
-        chosen[name] = _climb(scores, layers, options, setting.progress)
+        score = _scores(setting, images, torch.from_numpy(data.labels), name)
+        known = setting.out / f"tried-{name}-{undefended[-1].slug}.txt"
+        chosen[name] = _climb(_remembered(score, known), layers, options, setting.progress)
     paths = setting.run(setting.cells(data, [None, *chosen.values()], attacks))
     with replacing(setting.out / "plans.txt") as temporary:
         temporary.write_text("".join(f"{plan_text(plan_to_dict(plan))}\n" for plan in chosen.values()), encoding="utf-8")
     return [grid(results(paths, l2=source.l2), "oblivious")]
 
 
-def _climb(score: Callable[[Choice], float], layers: list[str], options: list[Sanitizer], show: bool) -> Choice:
-    singles = list(itertools.product(layers, (None, *options)))
-    pairs = [pair for pair in itertools.combinations(singles, 2) if pair[0][0] != pair[1][0]]
-    random.Random(0).shuffle(pairs)
+def _activations(model: nn.Module) -> list[str]:
+    """A layer for each hidden activation; where several end in one, as beside a shortcut, a plan can name but one of them."""
+    return list(sanitize(model, Mask()).sanitizers)
+
+
+def _climb(score: Score, layers: list[str], options: list[Sanitizer], show: bool) -> Choice:
+    title, singles = f"choosing {options[0].name}", list(itertools.product(layers, options))
+    ranked: list[tuple[float, str, Sanitizer | None]] = []
+    with progress_bar(title, len(singles), show=show) as advance:
+        for layer, option in singles:
+            ranked.append((score({layer: option}), layer, option))
+            advance()
+    ranked.sort(key=lambda change: -change[0])
     best: Choice = {}
     highest = -inf
-
-    def step(changes: Iterable[Change], *, first: bool) -> bool:
-        """Take the change that gains most, or the first that gains; False if none does."""
-        nonlocal best, highest
-        start, before, title = best, highest, f"choosing {options[0].name}"
-        plans = [plan for change in changes if (plan := _with(start, change, layers)) not in ({}, start)]
-        with progress_bar(title, len(plans), show=show) as advance:
-            for plan in plans:
-                if first and highest > before:
-                    break
-                if (found := score(plan)) > highest:
-                    best, highest = plan, found
+    ranked += [(-inf, layer, None) for layer in layers]
+    gained = True
+    while gained:
+        gained = False
+        with progress_bar(title, len(ranked), show=show) as advance:
+            for _, where, new in ranked:
+                changed = {**best, where: new}
+                plan = {layer: part for layer in layers if (part := changed.get(layer)) is not None}
+                if plan not in ({}, best) and (value := score(plan)) > highest:
+                    best, highest, gained = plan, value, True
                 advance(1, f"{title}, best so far {highest:.2f}")
-        return highest > before
-
-    while step(({layer: option} for layer, option in singles), first=False) or (
-        highest < 0 and step(map(dict, pairs), first=True)
-    ):
-        pass
     return best
 
 
-def _with(plan: Choice, change: Change, layers: list[str]) -> Choice:
-    changed = plan | change
-    return {layer: sanitizer for layer in layers if (sanitizer := changed.get(layer)) is not None}
+def _remembered(score: Score, path: Path) -> Score:
+    """The same, with what it found in a file, a line a plan, so that no plan is scored twice."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    found = {plan: float(value) for value, _, plan in (line.partition(" ") for line in lines if line.endswith(";"))}
+
+    def remembered(plan: Choice) -> float:
+        text = f"{plan_text(plan_to_dict(plan))};"
+        if text not in found:
+            found[text] = score(plan)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(f"\n{found[text]:.4f} {text}")  # the break first: it ends a line that was cut off
+        return found[text]
+
+    return remembered
 
 
-def _scores(setting: Setting, images: list[Tensor], y: Tensor, paper: tuple[float, ...]) -> Callable[[Choice], float]:
-    """How a plan fares: its smallest lead over the paper, and a little of the mean; clean accuracy first."""
+def _scores(setting: Setting, images: list[Tensor], y: Tensor, name: str) -> Score:
+    """How a plan fares: its smallest lead over what it aims at, and a little of the mean; clean accuracy first."""
     model, device = setting.model(), pick_device(setting.device)
 
     @torch.no_grad()
@@ -105,10 +119,11 @@ def _scores(setting: Setting, images: list[Tensor], y: Tensor, paper: tuple[floa
         ]
 
     undefended = accuracies(model)[0]
+    aims = setting.source.aims(name, undefended)
 
     def score(plan: Choice) -> float:
         clean, *attacked = accuracies(sanitize(model, plan))
-        leads = [accuracy - figure for accuracy, figure in zip(attacked, paper, strict=True)]
-        return min(leads) + 0.05 * sum(leads) / len(leads) - 3 * max(0.0, undefended - DROP - clean)
+        leads = [accuracy - aim for accuracy, aim in zip(attacked, aims, strict=True)]
+        return min(leads) + 0.05 * sum(leads) / len(leads) - 3 * max(0.0, undefended - setting.source.drop - clean)
 
     return score

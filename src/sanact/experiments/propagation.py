@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from sanact.activations import DISTANCES, Recording, distances, record
 from sanact.attacks import PGD
-from sanact.data import Data
+from sanact.data import Data, usual_eps
 from sanact.evaluation.judge import Cell, crafted_examples
 from sanact.evaluation.threat import Knowledge
 from sanact.experiments.setting import Setting
-from sanact.experiments.table2 import PLANS
+from sanact.experiments.table2 import chosen
 from sanact.plan import Plan, plan_from_dict, plan_to_dict, sanitize
 from sanact.report.inside import INPUT, Strip, as_maps, write_arrays, write_strips
 from sanact.report.tables import Grid, grid, results
@@ -29,13 +29,13 @@ def fig1(setting: Setting) -> list[Grid]:
 
 def fig6(setting: Setting) -> list[Grid]:
     """The same on the network with the mask sanitizer."""
-    return _strips(setting, "fig6", plan_from_dict(PLANS[setting.data]["mask"]))
+    return _strips(setting, "fig6", plan_from_dict(chosen(setting.data)["mask"]))
 
 
 def fig7(setting: Setting) -> list[Grid]:
     """How far adversarial images are from legitimate ones, layer by layer, before and after sanitizing; and the accuracies."""
     data = setting.images("test")
-    clean, plans = _images(data), PLANS[setting.data]
+    clean, plans = _images(data), chosen(setting.data)
     columns: dict[str, list[Any]] = {name: [] for name in ("index", "defense", "examples", "layer", *DISTANCES)}
     paths = []
     for name, plan in ({"none": None} | plans).items():
@@ -80,7 +80,7 @@ def _strips(setting: Setting, name: str, defense: Plan | None) -> list[Grid]:
 def _cells(setting: Setting, data: Data, defense: Plan | None) -> list[Cell]:
     """PGD on the undefended network; or its examples replayed on the sanitized one, and the adaptive attacker's."""
     known: list[Knowledge] = [known for known in reversed(AGAINST) if known in (*setting.knowledge, AGAINST[-1])]
-    return setting.cells(data, [defense], [PGD(eps=setting.source.robust_eps)], known if defense else ["white-box"])
+    return setting.cells(data, [defense], [PGD(eps=usual_eps(setting.data))], known if defense else ["white-box"])
 
 
 def _attacked(setting: Setting, cells: list[Cell], clean: Tensor) -> dict[str, Tensor]:
@@ -117,9 +117,15 @@ def _recorded(network: nn.Module, x: Tensor) -> Recording:
 
 
 def _maps(recording: Recording, legitimate: Recording) -> dict[str, np.ndarray[Any, Any]]:
-    """One feature map a layer: the one that the legitimate image excites most; a vector as near to a square as it goes."""
+    """One feature map a layer: the one that the legitimate image excites most; a vector as near to a square as it goes.
+
+    Of an image in colour all channels, (H, W, 3).
+    """
     maps = {}
     for layer, (activation,) in recording.after.items():
+        if layer == INPUT and len(activation) == 3:
+            maps[layer] = activation.transpose(1, 2, 0)
+            continue
         strongest = np.square(as_maps(legitimate.after[layer][0])).sum((1, 2)).argmax()
         maps[layer] = as_maps(activation)[strongest]
     return maps
@@ -127,9 +133,9 @@ def _maps(recording: Recording, legitimate: Recording) -> dict[str, np.ndarray[A
 
 def _facts(setting: Setting, data: Data) -> dict[str, Any]:
     return {
-        "data": {"name": data.name, "split": data.split, "index": data.index.tolist()},
+        "data": {"name": data.name, "split": data.split, "note": data.note, "index": data.index.tolist()},
         "model": setting.source.model,
-        "attack": PGD(eps=setting.source.robust_eps).for_replay().config,
+        "attack": PGD(eps=usual_eps(setting.data)).for_replay().config,
         "effort": setting.effort,
         "seed": setting.seed,
     }

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from sanact.attacks import PGD
+from sanact.data import usual_eps
 from sanact.evaluation.threat import KNOWLEDGE
 from sanact.experiments.setting import Setting
-from sanact.experiments.table2 import PLANS, RELATIVES
-from sanact.plan import plan_from_dict
+from sanact.experiments.table2 import defenses
+from sanact.models import PRETRAINED
 from sanact.report.tables import Grid, grid, results
 
 
@@ -15,9 +16,11 @@ def robust(setting: Setting) -> list[Grid]:
 
     `sanact compare` of the folder with itself tests each against the network alone, example by example.
     """
-    defenses = [None, *map(plan_from_dict, (PLANS[setting.data] | RELATIVES).values())]
+    weights = f"{setting.data}-pgd"
+    if (setting.source.model, weights) not in PRETRAINED:
+        raise ValueError(f"we have no weights trained adversarially on '{setting.data}', only those of: mnist")
     data, clean = setting.images("test"), setting.images("validation")
-    attack = PGD(eps=setting.source.robust_eps)
-    cells = setting.cells(data, defenses, [attack], setting.knowledge, calibration=clean, weights=f"{setting.data}-pgd")
+    attack = PGD(eps=usual_eps(setting.data))
+    cells = setting.cells(data, defenses(setting.data), [attack], setting.knowledge, calibration=clean, weights=weights)
     found = results(setting.run(cells))
     return [grid(found, knowledge) for knowledge in reversed(KNOWLEDGE) if knowledge in setting.knowledge]

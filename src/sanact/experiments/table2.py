@@ -8,8 +8,8 @@ from typing import Any
 
 from sanact.attacks import FGSM, PGD
 from sanact.evaluation.threat import KNOWLEDGE
-from sanact.experiments.setting import Setting
-from sanact.plan import plan_from_dict
+from sanact.experiments.setting import Figures, Setting
+from sanact.plan import Plan, plan_from_dict
 from sanact.report.tables import CLEAN, Grid, Result, attack_title, grid, results
 
 PlanDict = dict[str, dict[str, Any]]
@@ -36,20 +36,37 @@ PLANS: dict[str, dict[str, PlanDict]] = {
         },
     },
 }
-# Published relatives of the mask, on every hidden activation; the paper has no figures of them.
-RELATIVES: dict[str, PlanDict] = {
-    "mean-sparse": {"*": {"name": "mean-sparse", "alpha": 0.5}},
-    "k-wta": {"*": {"name": "k-wta", "share": 0.1}},
+# By data set: published relatives of the mask, on every hidden activation; the paper has no figures of them.
+RELATIVES: dict[str, dict[str, PlanDict]] = {
+    "mnist": {
+        "mean-sparse": {"*": {"name": "mean-sparse", "alpha": 0.5}},
+        "k-wta": {"*": {"name": "k-wta", "share": 0.1}},
+    },
 }
+
+
+def chosen(data: str) -> dict[str, PlanDict]:
+    """The plans of this data set, by sanitizer; ValueError where none were searched yet."""
+    if data not in PLANS:
+        raise ValueError(
+            f"no plans were chosen for '{data}' yet, only for: {', '.join(PLANS)} (sanact reproduce plans --data {data})"
+        )
+    return PLANS[data]
+
+
+def defenses(data: str) -> list[Plan | None]:
+    """None, the sanitizers of the paper with the plans chosen for this data set, and their relatives."""
+    return [None, *map(plan_from_dict, (chosen(data) | RELATIVES.get(data, {})).values())]
 
 
 def table2(setting: Setting) -> list[Grid]:
     """The paper's table as an adaptive attacker leaves it; white-box; oblivious, beside its figures; and at fixed budgets."""
     data, calibrated, source = setting.images("test"), setting.attacks("test"), setting.source
     sweep = [attack(eps=eps) for attack in (FGSM, PGD) for eps in source.sweep]
-    defenses = [None, *map(plan_from_dict, (PLANS[setting.data] | RELATIVES).values())]
     clean = setting.images("validation")
-    paths = setting.run(setting.cells(data, defenses, [*calibrated, *sweep], setting.knowledge, calibration=clean))
+    paths = setting.run(
+        setting.cells(data, defenses(setting.data), [*calibrated, *sweep], setting.knowledge, calibration=clean)
+    )
     found = results(paths, l2=source.l2)
     columns = [CLEAN, *(title for attack in calibrated for title in _titles(attack.config, source.l2))]
     beside = beside_paper(found, source.paper, columns)
@@ -66,10 +83,7 @@ def _titles(attack: Mapping[str, Any], l2: float) -> list[str]:
     return [attack_title(attack)] if "eps" in attack else [attack_title(attack), attack_title(attack, l2=l2)]
 
 
-def beside_paper(found: list[Result], paper: Mapping[str, tuple[float | None, ...]], columns: list[str]) -> list[Result]:
+def beside_paper(found: list[Result], paper: Figures, columns: list[str]) -> list[Result]:
     """Put the paper's figures to the results of the columns clean, FGSM, C&W without bound, and PGD."""
-    theirs = [columns[0], columns[1], columns[2], columns[4]]
-    return [
-        replace(r, paper=paper[r.defense][theirs.index(r.attack)]) if r.attack in theirs and r.defense in paper else r
-        for r in found
-    ]
+    theirs = dict(zip((columns[0], columns[1], columns[2], columns[4]), ("clean", "fgsm", "cw", "pgd"), strict=True))
+    return [replace(r, paper=paper.get(r.defense, {}).get(theirs.get(r.attack, ""))) for r in found]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import inspect
+import json
 import re
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -31,6 +33,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 PRETRAINED: dict[tuple[str, str], str] = {  # (model, name of the weights) → file here
     ("mnist-cnn", "mnist"): "mnist_cnn.safetensors",
     ("mnist-cnn", "mnist-pgd"): "mnist_cnn_pgd.safetensors",
+    ("resnet18:width=24", "cifar10"): "resnet18_cifar10.safetensors",
+    ("resnet18-64:width=32", "tiny-imagenet"): "resnet18_tiny_imagenet.safetensors",
 }
 
 __all__ = [
@@ -41,8 +45,10 @@ __all__ = [
     "ResNet18",
     "ResNet18For64",
     "build_model",
+    "fingerprint",
     "load_model",
     "load_weights",
+    "read_card",
 ]
 
 
@@ -51,27 +57,39 @@ def load_model(name: str, *, weights: Path | str | None = None, classes: int | N
 
     name: ours, of `MODELS`, with options as in "resnet18:width=24"; "timm:NAME" with timm's pretrained weights; or
         "path/to/file.py:factory", a function without required arguments, or a class, that returns an `nn.Module`.
-    weights: a safetensors file or a state dict saved by PyTorch; or a name of ours: "mnist", and "mnist-pgd", trained on PGD's
-        examples; None takes what the model has: ours on MNIST, timm's pretrained, the user's as its factory made it.
+    weights: a safetensors file or a state dict saved by PyTorch; or ours, by the data: "mnist", "cifar10", "tiny-imagenet", and
+        "mnist-pgd", trained on PGD's examples.  None takes what the model has: ours, timm's, the user's as its factory
+        made it.
     classes: of the network that the given weights belong to; None leaves it to the network.
+    For images in colour its weights lie with the channels innermost in memory, which is faster, on the CPU at least.
     Raises ValueError for an unknown name, a factory that fails, or weights that are missing, corrupt, or of another network.
     """
     if weights is None and name.startswith("timm:"):
-        return build_model(name, pretrained=True).eval()
+        return _ready(build_model(name, pretrained=True))
     model = build_model(name, classes=classes if weights is not None else None)
     if weights is None and name.partition(":")[0] in MODELS:
         ours = [weights for model, weights in PRETRAINED if model == name]
         if not ours:
+            there = ", ".join(dict.fromkeys(model for model, _ in PRETRAINED))
             raise ValueError(
-                f"'{name}' comes without weights: train it first (sanact train {name}), and pass the file as weights"
+                f"'{name}' comes without weights: train it first (sanact train {name}), and pass the file as weights; "
+                f"ours are of {there}"
             )
         weights = ours[0]
     if (file := PRETRAINED.get((name, str(weights)))) is not None:
         with as_file(files("sanact.models") / "weights" / file) as path:
             load_weights(model, path)
     elif weights is not None:
+        owners = [model for model, ours in PRETRAINED if ours == str(weights)]
+        if owners and not Path(weights).exists():
+            raise ValueError(f"our weights '{weights}' are of {', '.join(owners)}, not of '{name}'")
         load_weights(model, weights)
-    return model.eval()
+    return _ready(model)
+
+
+def _ready(model: nn.Module) -> nn.Module:
+    colour = getattr(model, "input_shape", (3,))[0] > 1
+    return model.eval().to(memory_format=torch.channels_last if colour else torch.preserve_format)
 
 
 def build_model(name: str, *, classes: int | None = None, pretrained: bool = False) -> nn.Module:
@@ -105,7 +123,39 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
     try:
         model.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise ValueError(f"the weights in '{path}' do not fit {type(model).__name__}: {error}") from error
+        told = f"; by its card the file holds {card['model']}" if (card := read_card(path)) else ""
+        misfits = _misfits(model, state) if isinstance(state, dict) else []
+        what = f"{misfits[0]}, and {len(misfits) - 1} more such" if len(misfits) > 1 else "".join(misfits) or error
+        raise ValueError(f"the weights in '{path}' do not fit {type(model).__name__}: {what}{told}") from error
+
+
+def read_card(path: Path | str) -> dict[str, str]:
+    """What `sanact train` wrote of how the weights in a file came about; nothing for anybody else's."""
+    try:
+        with safe_open(path, "pt") as file:
+            card: dict[str, str] = json.loads((file.metadata() or {}).get("card", "{}"))
+            return card
+    except (SafetensorError, OSError):
+        return {}
+
+
+def fingerprint(model: nn.Module) -> str:
+    """By which two networks are told apart: a hash of the class and of all that it has learned."""
+    digest = hashlib.sha256(type(model).__qualname__.encode())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _misfits(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
+    wanted, found = (
+        {name: tuple(getattr(value, "shape", ())) for name, value in d.items()} for d in (model.state_dict(), state)
+    )
+    return [
+        f"{name} is {found.get(name, 'missing')} in the file and {wanted.get(name, 'missing')} in the network"
+        for name in wanted | found
+        if wanted.get(name) != found.get(name)
+    ]
 
 
 class Normalize(nn.Module):

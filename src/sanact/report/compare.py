@@ -13,7 +13,7 @@ import pyarrow as pa
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from sanact.evaluation.rows import accuracy, header, hits, read_rows
+from sanact.evaluation.rows import accuracy, header, hits, part, read_rows
 from sanact.evaluation.statistics import Accuracy, Paired, holm, paired
 from sanact.report.tables import attack_title, defense_name, plan_text
 
@@ -124,7 +124,7 @@ def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
         return ["nothing: they are of the same cell"]
     found = []
     if a["data"]["fingerprint"] != b["data"]["fingerprint"]:
-        examples = (f"{d['examples']} of {d['name']} ({d['split']}, {d['fingerprint']})" for d in (a["data"], b["data"]))
+        examples = (f"{d['examples']} of {d['name']} ({part(d)}, {d['fingerprint']})" for d in (a["data"], b["data"]))
         found.append("examples: {} and {}".format(*examples))
     keys = [key for key in {**a["attack"], **b["attack"]} if a["attack"].get(key) != b["attack"].get(key)]
     found += [f"attack: {key} {a['attack'].get(key)} and {b['attack'].get(key)}" for key in keys]
@@ -154,7 +154,7 @@ def _compare(a: Path, b: Path, *, l2: float | None) -> Comparison:
     ]
     return Comparison(
         data=cells[0]["data"]["name"],
-        split=cells[0]["data"]["split"],
+        split=part(cells[0]["data"]),
         attack=attack_title(cells[0]["attack"], l2=budget),
         a=sides[0],
         b=sides[1],

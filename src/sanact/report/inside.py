@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
+from sanact.evaluation.rows import part
 from sanact.evaluation.statistics import Mean, mean
 from sanact.files import replacing
 from sanact.report.figures import COLOURS, LINES
@@ -34,8 +35,9 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Strip:
-    """One image inside the network.  prediction: the class it is taken for.  maps: one (H, W) a layer, the image first.
+    """One image inside the network.  prediction: the class it is taken for.
 
+    maps: one (H, W) a layer; the image first, (H, W, 3) if it is in colour.
     distances: of the whole activation from that of the legitimate image, relative to its length; by layer.
     """
 
@@ -91,33 +93,45 @@ def read_strips(path: Path) -> tuple[list[Strip], dict[str, Any]]:
 def activation_strips(strips: Sequence[Strip]) -> Figure:
     """A column a layer; each image a row, and below all but the first its difference from the first.
 
-    Maps of a layer share one scale, from black to white, and so do their differences, from blue over white (0) to red.
+    Maps of a layer share one scale, from black to white, and so do their differences, from blue over white (0) to red; that
+    of images in colour is the mean over their channels.
     Below a difference: how far the whole activation is away, relative to that of the first image.
     """
     layers = list(strips[0].maps)
-    rows = 2 * len(strips) - 1
-    figure = Figure(figsize=(COLUMN, 0.54 * rows + 0.15), layout=ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01))
+    rows, many = 2 * len(strips) - 1, len(layers) > MANY
+    upright = not many and all(len(strip.prediction) < 8 for strip in strips)  # the words at the left
+    words: dict[str, Any] = {} if upright else {"rotation": 0, "ha": "right", "va": "center"}
+    width, names = (2 * COLUMN, 0.05 * max(map(len, layers))) if many else (COLUMN, 0.15)
+    side = (width - (0.25 if upright else 0.6)) / len(layers)  # of a panel and what parts it from the next
+    figure = Figure(figsize=(width, (side + 0.07) * rows + names), layout=ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01))
     panels = figure.subplots(rows, len(layers), squeeze=False)
     for column, layer in enumerate(layers):
         first = strips[0].maps[layer]
         top = max(float(strip.maps[layer].max()) for strip in strips) or 1.0
-        most = max(float(np.abs(strip.maps[layer] - first).max()) for strip in strips) or 1.0
+        differences = [_gray(strip.maps[layer] - first) for strip in strips]
+        most = max(float(np.abs(difference).max()) for difference in differences) or 1.0
         for number, strip in enumerate(strips):
             own = panels[max(2 * number - 1, 0)][column]
             own.imshow(strip.maps[layer], cmap="gray", vmin=min(0.0, float(first.min())), vmax=top, aspect="auto")
             if number:
                 below = panels[2 * number][column]
-                below.imshow(strip.maps[layer] - first, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
+                below.imshow(differences[number], cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
                 below.set_xlabel(f"{strip.distances[layer]:.2f}", fontsize=SMALL, labelpad=1)
-        panels[0][column].set_title(layer, fontsize=SMALL, pad=2)
+        panels[0][column].set_title(layer, fontsize=SMALL, pad=2, rotation=90 if many else 0)
     for number, strip in enumerate(strips):
-        panels[max(2 * number - 1, 0)][0].set_ylabel(f"{strip.title}\n→ {strip.prediction}", fontsize=SMALL, labelpad=2)
+        panels[max(2 * number - 1, 0)][0].set_ylabel(
+            f"{strip.title}\n→ {strip.prediction}", fontsize=SMALL, labelpad=2, **words
+        )
         if number:
-            panels[2 * number][0].set_ylabel("difference", fontsize=SMALL, labelpad=2)
+            panels[2 * number][0].set_ylabel("difference", fontsize=SMALL, labelpad=2, **words)
     for panel in panels.flat:
         panel.set(xticks=[], yticks=[], box_aspect=1)
         panel.spines[:].set_linewidth(0.3)
     return figure
+
+
+def _gray(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return pixels.mean(2) if pixels.ndim == 3 else pixels
 
 
 Curves = dict[tuple[str, str], dict[str, Mean]]
@@ -193,7 +207,7 @@ def _strips_caption(strips: Sequence[Strip], facts: Mapping[str, Any]) -> str:
     layers = [layer for layer in strips[0].maps if layer != INPUT]
     return (
         f"Hidden activations of {facts['model']}, sanitized by: {plan_text(facts['plan'])}. "
-        f"Image {facts['data']['index'][0]} of {facts['data']['name']} ({facts['data']['split']}), after "
+        f"Image {facts['data']['index'][0]} of {facts['data']['name']} ({part(facts['data'])}), after "
         f"{attack_title(facts['attack'])} ({_settings(facts)}), and after noise as long in L2. Of {', '.join(layers)} the "
         "feature map that the legitimate image excites most, the same in every row; vectors folded. Arrows: the predicted "
         "class. Below each difference, how far the whole activation is from the legitimate one, relative to its length."
@@ -206,7 +220,7 @@ def _distances_caption(curves: Curves, kind: str, facts: Mapping[str, Any]) -> s
     plans = "; ".join(f"{name}: {plan_text(plan)}" for name, plan in facts["plans"].items())
     return (
         f"Mean {NAMES[kind]} between the activations of an image and of its adversarial example, by layer of {facts['model']}, "
-        f"on {len(facts['data']['index'])} images of {facts['data']['name']} ({facts['data']['split']}): "
+        f"on {len(facts['data']['index'])} images of {facts['data']['name']} ({part(facts['data'])}): "
         f"{attack_title(facts['attack'])} ({_settings(facts)}) on the undefended network (white-box), replayed on the "
         "sanitized (oblivious), and the worst of all that an attacker tries who knows it (adaptive), who goes no further than "
         f"needed; noise is as long in L2 as the first. Bands: 95 % intervals. At {last}: {'; '.join(ends)}. Plans: {plans}."
@@ -228,6 +242,6 @@ def _distance_table(curves: Curves, kind: str, facts: Mapping[str, Any]) -> List
     n = next(iter(next(iter(curves.values())).values())).n
     title = (
         f"{NAMES[kind]} from the legitimate image, by layer: {attack_title(facts['attack'])}\n"
-        f"{facts['model']} on {n:,} images of {facts['data']['name']} ({facts['data']['split']}), means with 95 % intervals"
+        f"{facts['model']} on {n:,} images of {facts['data']['name']} ({part(facts['data'])}), means with 95 % intervals"
     )
     return Listing(title, layers, rows, first="defense, examples")

@@ -21,7 +21,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
 
-from sanact.evaluation.rows import Parts, header, read_rows
+from sanact.evaluation.rows import Parts, header, part, read_rows
 from sanact.evaluation.threat import KNOWLEDGE
 from sanact.report.figures import accuracy_by_budget
 from sanact.report.inside import draw
@@ -32,7 +32,6 @@ from sanact.report.tables import (
     Result,
     attack_title,
     defense_name,
-    part,
     plan_text,
     results_of,
     row_names,

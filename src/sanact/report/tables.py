@@ -12,7 +12,7 @@ import pyarrow as pa
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from sanact.evaluation.rows import accuracy, clean_accuracy, header, read_rows, won_by
+from sanact.evaluation.rows import accuracy, clean_accuracy, header, part, read_rows, won_by
 from sanact.evaluation.statistics import Accuracy
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge
 from sanact.notebook import html_table
@@ -126,11 +126,6 @@ def results_of(tables: Mapping[str, pa.Table], *, l2: float | None = None) -> li
         else r
         for r in found
     ]
-
-
-def part(data: Mapping[str, Any]) -> str:
-    """The split of a cell's data, and of which classes only."""
-    return ", only ".join([data["split"], *([", ".join(data["classes"])] if "classes" in data else [])])
 
 
 def _beside(result: Result, rivals: Mapping[str, float | None]) -> Result:

@@ -34,9 +34,9 @@ class Mask(Calibrated):
         calibrated  τ = mean + s · std of |a| over clean data, per channel (per unit of a vector); see `sanact.calibrate`
 
     "fixed" is hard shrinkage, and the default: of all readings it comes closest to the paper with one strength for all layers
-    (docs/results/mask-readings).  With any other, elements equal to τ stay; NaN always do.  Differentiable almost everywhere:
-    the gradient passes where the element is kept, and τ's dependence on a contributes nothing.  Raises ValueError for an
-    unknown reading or a strength outside its range, RuntimeError for a calibrated mask that has seen no data.
+    (docs/results/mnist/mask-readings).  With any other, elements equal to τ stay; NaN always do.  Differentiable almost
+    everywhere: the gradient passes where the element is kept, and τ's dependence on a contributes nothing.  Raises
+    ValueError for an unknown reading or a strength outside its range, RuntimeError for a calibrated mask that has seen no data.
     Paper: Mu et al. 2021, doi:10.3233/JIFS-210371; the readings are inferred.
     """
 
