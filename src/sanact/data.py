@@ -79,6 +79,11 @@ class Data:
         return f"Data({self.name}, {self.split}, {len(self)} images, {len(self.classes)} classes)"
 
     @property
+    def marks(self) -> dict[str, Any]:
+        """What sets these images apart from the whole split as it was published: some classes only, a note; mostly nothing."""
+        return ({"classes": list(self.chosen)} if self.chosen else {}) | ({"note": self.note} if self.note else {})
+
+    @property
     def fingerprint(self) -> str:
         """Which images these are, whatever the machine: a hash of name, split, places, labels, and pixels."""
         digest = hashlib.sha256(f"{self.name} {self.split}".encode())

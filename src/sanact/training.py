@@ -21,9 +21,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from sanact.attacks import Attack, BudgetedAttack
 from sanact.data import Data, load_data
 from sanact.device import pick_device
+from sanact.evaluation.rows import part
 from sanact.files import replacing
 from sanact.graph import input_shape
-from sanact.models import build_model, fingerprint, load_model, read_card
+from sanact.models import build_model, fingerprint, load_weights, read_card
 from sanact.progress import progress_bar
 
 Schedule = Literal["constant", "cosine", "one-cycle"]
@@ -318,7 +319,6 @@ def train_and_save(
     start: a file of weights to start from; None draws fresh ones.
     out: the weights; beside them the card as Markdown, and as CSV the metrics of each epoch, as `train` tells them.
     tensorboard: a folder to write these metrics to as well, for TensorBoard (extra "tensorboard").
-
     validation: training images held out, with the class shares of the whole; None is a twelfth of them.  attack: see `train`.
     examples: of the training images that are left, so many with the class shares of the whole; None takes all.
     classes: by name, images of these only, in training and test; the network has logits for all.  Nothing takes all.
@@ -336,7 +336,7 @@ def train_and_save(
         torch.manual_seed(recipe.seed)
         model = build_model(name, classes=len(everything.classes))
     if start is not None:
-        model = load_model(name, weights=start, classes=len(everything.classes))
+        load_weights(model, start)
     model.to(chosen)
     everything, test = (load_data(data, split, shape=input_shape(model)) for split in ("train", "test"))
     if classes:
@@ -359,13 +359,7 @@ def train_and_save(
         model.half().float()
     card = {
         "model": f"{name}, {sum(p.numel() for p in model.parameters()):,} parameters",
-        "data": ", ".join(
-            [
-                f"{data}, {len(rest):,} images of its training split",
-                *([f"only {', '.join(classes)}"] if classes else []),
-                *([rest.note] if rest.note else []),
-            ]
-        ),
+        "data": f"{data}, " + part({"split": f"{len(rest):,} images of its training split", **rest.marks}),
         "test accuracy": f"{accuracy(model, test):.2f} % of {len(test):,} images",
         **({"test accuracy, top 5": f"{accuracy(model, test, top=5):.2f} %"} if len(everything.classes) > 10 else {}),
         "validation accuracy": f"{accuracy(model, held_out):.2f} % of {len(held_out):,} training images held out",

@@ -133,7 +133,7 @@ def _maps(recording: Recording, legitimate: Recording) -> dict[str, np.ndarray[A
 
 def _facts(setting: Setting, data: Data) -> dict[str, Any]:
     return {
-        "data": {"name": data.name, "split": data.split, "note": data.note, "index": data.index.tolist()},
+        "data": {"name": data.name, "split": data.split, **data.marks, "index": data.index.tolist()},
         "model": setting.source.model,
         "attack": PGD(eps=usual_eps(setting.data)).for_replay().config,
         "effort": setting.effort,
