@@ -133,7 +133,7 @@ OPTIONS = {
     "--batch-size --quiet --json",
     "reproduce": "--data --examples --knowledge --effort --distance --out --seed --device --batch-size --quiet --json",
     "train": "--data --out --validation --attack --epochs --lr --batch-size --schedule --weight-decay --label-smoothing "
-    "--crop --flip --ema --seed --device --quiet --json",
+    "--crop --flip --cutout --ema --seed --device --quiet --json",
     "layers": "--plan --input --json",
     "compare": "--l2 --json",
     "report": "--out --l2",

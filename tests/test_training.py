@@ -169,7 +169,26 @@ def test_images_are_moved_and_mirrored_each_in_its_own_way():
     assert torch.equal(augmented(x, 2, True), moved)
 
 
-FULL = Recipe(epochs=4, lr=0.1, batch_size=32, schedule="cosine", weight_decay=1e-3, crop=1, flip=True, ema=0.9)
+@pytest.mark.parametrize("side", [3, 4])
+def test_cutout_loses_one_square_around_any_pixel(side):
+    x = torch.rand(300, 2, 6, 7)
+    torch.manual_seed(0)
+    cut, centres = augmented(x, 0, False, side), set()
+    for i in range(300):
+        holes = {}
+        for d in range(6):
+            for r in range(7):
+                expected = x[i].clone()
+                top, left = d - side // 2, r - side // 2
+                expected[:, max(top, 0) : top + side, max(left, 0) : left + side] = x[i].mean((1, 2))[:, None, None]
+                holes[d, r] = expected
+        found = [centre for centre, expected in holes.items() if torch.allclose(expected, cut[i], atol=1e-6)]
+        assert len(found) == 1, i
+        centres.add(found[0])
+    assert len(centres) == 42
+
+
+FULL = Recipe(epochs=4, lr=0.1, batch_size=32, schedule="cosine", weight_decay=1e-3, crop=1, flip=True, cutout=5, ema=0.9)
 
 
 @pytest.mark.parametrize("attack", [None, PGD(eps=0.1, steps=2)])
@@ -396,7 +415,7 @@ def test_the_card_is_true(user_model, tmp_path):
     assert card["data"] == "digits, 1,300 images of its training split"
     assert card["recipe"] == (
         "epochs 1, lr 0.01, momentum 0.9, batch_size 128, seed 3, schedule constant, weight_decay 0.0, label_smoothing 0.0, "
-        "crop 0, flip False, ema 0.0, mixed_precision False, channels_last False, compile False"
+        "crop 0, flip False, cutout 0, ema 0.0, mixed_precision False, channels_last False, compile False"
     )
     assert card["command"] == "sanact train …" and re.fullmatch(r"cpu, \d+ threads, 0 minutes", card["device"])
     assert f"torch {torch.__version__.split('+')[0]}" in card["versions"]

@@ -39,6 +39,7 @@ class Recipe:
     schedule: "constant"; "cosine", from lr to 0; or "one-cycle", up to lr in the first 30 % of the steps, and then down.
     weight_decay: ≥ 0.  label_smoothing: in [0, 1), the share of the target that all classes get alike.
     crop: pixels by which images are widened by reflection, then cut back at random, ≥ 0.  flip: mirror every other image.
+    cutout: side in pixels of a square that is lost of each image, ≥ 0 (DeVries and Taylor 2017, arXiv:1708.04552).
     ema: in [0, 1), decay per step of the average of the weights that is kept in their place; 0 keeps the weights.
     mixed_precision: the forward pass in bfloat16 where PyTorch's autocast finds it safe; weights stay float32.
     channels_last: images and weights with the channels innermost in memory.  compile: with `torch.compile`.  These three are
@@ -57,6 +58,7 @@ class Recipe:
     label_smoothing: float = 0.0
     crop: int = 0
     flip: bool = False
+    cutout: int = 0
     ema: float = 0.0
     mixed_precision: bool = False
     channels_last: bool = False
@@ -69,7 +71,7 @@ class Recipe:
         for field in ("momentum", "label_smoothing", "ema"):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"{field} must be in [0, 1), got {getattr(self, field)} (recipe)")
-        for field in ("weight_decay", "crop"):
+        for field in ("weight_decay", "crop", "cutout"):
             if not 0 <= getattr(self, field) < float("inf"):
                 raise ValueError(f"{field} must not be negative, got {getattr(self, field)} (recipe)")
         if self.schedule not in get_args(Schedule):
@@ -126,7 +128,7 @@ def train(
             start, losses, hits = time.monotonic(), 0.0, 0
             model.train()
             for batch in data.batches(recipe.batch_size, order=order):
-                x, y = augmented(batch.x, recipe.crop, recipe.flip).to(device), batch.y.to(device)
+                x, y = augmented(batch.x, recipe.crop, recipe.flip, recipe.cutout).to(device), batch.y.to(device)
                 if attack is not None:
                     share = min(1.0, 3 * (run.taken + 1) / (recipe.epochs * steps))
                     eps = torch.full((len(x),), share * attack.eps)
@@ -233,16 +235,23 @@ class _Run:
         self.draws.set_state(state["draws"])
 
 
-def augmented(x: Tensor, crop: int, flip: bool) -> Tensor:
-    """Images (N, C, H, W), each moved by up to ``crop`` pixels and, if ``flip``, mirrored half of the time."""
+def augmented(x: Tensor, crop: int, flip: bool, cutout: int = 0) -> Tensor:
+    """Images (N, C, H, W), each moved by up to ``crop`` pixels and, if ``flip``, mirrored half of the time.
+
+    A square of ``cutout`` pixels a side takes the image's mean colour. It is centred on any pixel, and cut off at the border.
+    """
+    n, _, height, width = x.shape
     if crop:
-        n, _, height, width = x.shape
         wide = F.pad(x, [crop] * 4, mode="reflect")
         down, right = torch.randint(2 * crop + 1, (2, n, 1))
         rows, columns = down + torch.arange(height), right + torch.arange(width)  # (N, H), (N, W)
         x = wide[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
     if flip:
-        x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(3), x)
+        x = torch.where(torch.rand(n, 1, 1, 1) < 0.5, x.flip(3), x)
+    if cutout:
+        down, right = (torch.arange(side) - torch.randint(side, (n, 1)) + cutout // 2 for side in (height, width))
+        rows, columns = (offset == offset.clamp(0, cutout - 1) for offset in (down, right))  # (N, H), (N, W)
+        x = torch.where(rows[:, None, :, None] & columns[:, None, None, :], x.mean((2, 3), keepdim=True), x)
     return x
 
 

@@ -226,6 +226,7 @@ def train(
     label_smoothing: Annotated[float | None, typer.Option(help="Share of all classes alike.", show_default="0")] = None,
     crop: Annotated[int | None, typer.Option(help="Move images by up to so many pixels.", show_default="0")] = None,
     flip: Annotated[bool, typer.Option("--flip", help="Mirror images half of the time.")] = False,
+    cutout: Annotated[int | None, typer.Option(help="Lose a square of so many pixels a side.", show_default="0")] = None,
     ema: Annotated[
         float | None, typer.Option(help="Keep the average of the weights, with this decay per step.", show_default="0")
     ] = None,
@@ -257,7 +258,8 @@ def train(
     from sanact.training import Recipe, train_and_save
 
     given: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "schedule": schedule}
-    given |= {"weight_decay": weight_decay, "label_smoothing": label_smoothing, "crop": crop, "flip": flip, "ema": ema}
+    given |= {"weight_decay": weight_decay, "label_smoothing": label_smoothing, "crop": crop, "flip": flip}
+    given |= {"cutout": cutout, "ema": ema}
     given |= {"mixed_precision": mixed_precision, "channels_last": channels_last, "compile": compiled}
     recipe = Recipe(**{key: value for key, value in given.items() if value is not None})
     card = train_and_save(
