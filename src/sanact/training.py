@@ -373,7 +373,7 @@ def train_and_save(
         **({"test accuracy, top 5": f"{accuracy(model, test, top=5):.2f} %"} if len(everything.classes) > 10 else {}),
         "validation accuracy": f"{accuracy(model, held_out):.2f} % of {len(held_out):,} training images held out",
         **({"trained on": f"examples of {attack!r}, its budget growing over the first third"} if attack else {}),
-        **({"started from": f"{start}, by {read_card(start).get('command', 'somebody else')}"} if start is not None else {}),
+        **({"started from": _origin(start)} if start is not None else {}),
         "command": command,
         "recipe": ", ".join(f"{key} {value}" for key, value in asdict(recipe).items()),
         "device": f"{chosen}, {torch.get_num_threads()} threads, {minutes:.0f} minutes",
@@ -383,3 +383,10 @@ def train_and_save(
     save_trained(model, out, card, half=half)
     checkpoint.unlink()
     return card
+
+
+def _origin(start: Path) -> str:
+    """The command that made these weights, and where they in turn started from."""
+    card = read_card(start)
+    before = f"; started from {card['started from']}" if "started from" in card else ""
+    return f"{start}, by {card.get('command', 'somebody else')}{before}"

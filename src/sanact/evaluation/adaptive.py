@@ -110,7 +110,7 @@ class Adaptive(Suite):
             for choice in choices[:: max(len(choices) - 1, 1)]:  # the first and the last
                 yield f"latent {choice}", self._stage(model, latent, choice)
         for choice in choices if self.norm == "L2" else []:
-            cw = CW(search_steps=5, steps=work.steps, step_size=0.1, initial_c=1.0)
+            cw = CW(search_steps=5, steps=work.steps, step_size=self.eps / 20, initial_c=1.0)
             yield f"cw {choice}", self._stage(model, cw, choice)
         yield "square", self._stage(model, Square(**ball, queries=work.queries))
         if self.norm == "Linf":

@@ -35,6 +35,25 @@ PLANS: dict[str, dict[str, PlanDict]] = {
             "fc8": {"name": "mask", "strength": 0.0, "reading": "mean_std"},
         },
     },
+    "tiny-imagenet": {
+        "nl-means": {
+            "blocks.0.conv2": {"name": "nl-means", "h": 0.25, "window_size": 3},
+            "blocks.1.conv2": {"name": "nl-means", "h": 0.5, "window_size": 3},
+            "blocks.2.shortcut.0": {"name": "nl-means", "h": 0.5, "window_size": 3},
+            "blocks.5.conv1": {"name": "nl-means", "h": 1.0, "window_size": 3},
+            "blocks.5.conv2": {"name": "nl-means", "h": 0.5, "window_size": 3},
+            "blocks.7.conv2": {"name": "nl-means", "h": 1.0, "window_size": 3},
+        },
+        "median": {"blocks.7.conv2": {"name": "median", "kernel_size": 3}},
+        "mask": {
+            "blocks.2.shortcut.0": {"name": "mask", "strength": 0.0, "reading": "mean_std"},
+            "blocks.5.conv1": {"name": "mask", "strength": 0.5, "reading": "max"},
+            "blocks.5.conv2": {"name": "mask", "strength": 0.2, "reading": "fixed"},
+            "blocks.6.shortcut.0": {"name": "mask", "strength": 0.8, "reading": "fixed"},
+            "blocks.7.conv1": {"name": "mask", "strength": 0.3, "reading": "max"},
+            "blocks.7.conv2": {"name": "mask", "strength": 0.6, "reading": "max"},
+        },
+    },
 }
 # By data set: published relatives of the mask, on every hidden activation; the paper has no figures of them.
 RELATIVES: dict[str, dict[str, PlanDict]] = {
