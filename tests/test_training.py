@@ -459,12 +459,12 @@ def test_accuracy_among_the_likeliest():
 def test_a_training_goes_on_from_other_weights(user_model, tmp_path):
     first, second, still = tmp_path / "first.safetensors", tmp_path / "second.safetensors", Recipe(epochs=1, lr=1e-12)
     train_and_save(user_model, "digits", first, Recipe(epochs=1), command="sanact train …")
-    card = train_and_save(user_model, "digits", second, still, start=first, command="sanact train -v …")
+    card = train_and_save(user_model, "digits", second, still, start=first, command="sanact train --lr 1e-12 …")
     for name, value in load_file(first).items():
         torch.testing.assert_close(load_file(second)[name], value)
     assert card["started from"] == f"{first}, by sanact train …"
     again = train_and_save(user_model, "digits", tmp_path / "third.safetensors", still, start=second)
-    assert again["started from"] == f"{second}, by sanact train -v …; started from {first}, by sanact train …"
+    assert again["started from"] == f"{second}, by sanact train --lr 1e-12 …; started from {first}, by sanact train …"
     with pytest.raises(ValueError, match="no weights at"):
         train_and_save(user_model, "digits", second, still, start=tmp_path / "nowhere.safetensors")
 

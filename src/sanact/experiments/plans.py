@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from math import inf
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,11 @@ OPTIONS: dict[str, list[Sanitizer]] = {
 }
 
 Choice = dict[str, Sanitizer]  # by layer
-Score = Callable[[Choice], float]
+
+
+class Score(Protocol):
+    def __call__(self, plan: Choice, beat: float = -inf) -> float:
+        """How good a plan is; one that is no better than ``beat`` need not be looked at to the end, and has -inf."""
 
 
 def plans(setting: Setting) -> list[Grid]:
@@ -81,49 +85,55 @@ def _climb(score: Score, layers: list[str], options: list[Sanitizer], show: bool
             for _, where, new in ranked:
                 changed = {**best, where: new}
                 plan = {layer: part for layer in layers if (part := changed.get(layer)) is not None}
-                if plan not in ({}, best) and (value := score(plan)) > highest:
+                if plan not in ({}, best) and (value := score(plan, highest)) > highest:
                     best, highest, gained = plan, value, True
                 advance(1, f"{title}, best so far {highest:.2f}")
     return best
 
 
 def _remembered(score: Score, path: Path) -> Score:
-    """The same, with what it found in a file, a line a plan, so that no plan is scored twice."""
+    """The same, with what it found in a file, a line a plan, so that no plan is scored twice, while ``beat`` only grows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     found = {plan: float(value) for value, _, plan in (line.partition(" ") for line in lines if line.endswith(";"))}
 
-    def remembered(plan: Choice) -> float:
+    def remembered(plan: Choice, beat: float = -inf) -> float:
         text = f"{plan_text(plan_to_dict(plan))};"
         if text not in found:
-            found[text] = score(plan)
-            with path.open("a", encoding="utf-8") as file:
-                file.write(f"\n{found[text]:.4f} {text}")  # the break first: it ends a line that was cut off
+            found[text] = score(plan, beat)
+            if found[text] > -inf:
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(f"\n{found[text]:.4f} {text}")  # the break first: it ends a line that was cut off
         return found[text]
 
     return remembered
 
 
 def _scores(setting: Setting, images: list[Tensor], y: Tensor, name: str) -> Score:
-    """How a plan fares: its smallest lead over what it aims at, and a little of the mean; clean accuracy first."""
+    """How a plan fares: its smallest lead over what it aims at, and a little of the mean; clean accuracy first.
+
+    images: legitimate, and adversarial as FGSM, C&W and PGD make them, (N, C, H, W) each.
+    """
     model, device = setting.model(), pick_device(setting.device)
 
     @torch.no_grad()
-    def accuracies(network: nn.Module) -> list[float]:
-        network.to(device)
-        return [
-            100 * sum(int((network(part.to(device)).argmax(1).cpu() == label).sum()) for part, label in batches) / len(y)
-            for batches in (
-                zip(torch.split(x, setting.batch_size), torch.split(y, setting.batch_size), strict=True) for x in images
-            )
-        ]
+    def accuracy(network: nn.Module, x: Tensor) -> float:
+        batches = zip(torch.split(x, setting.batch_size), torch.split(y, setting.batch_size), strict=True)
+        return 100 * sum(int((network(part.to(device)).argmax(1).cpu() == label).sum()) for part, label in batches) / len(y)
 
-    undefended = accuracies(model)[0]
+    clean, *adversarial = images
+    undefended = accuracy(model.to(device), clean)
     aims = setting.source.aims(name, undefended)
 
-    def score(plan: Choice) -> float:
-        clean, *attacked = accuracies(sanitize(model, plan))
-        leads = [accuracy - aim for accuracy, aim in zip(attacked, aims, strict=True)]
-        return min(leads) + 0.05 * sum(leads) / len(leads) - 3 * max(0.0, undefended - setting.source.drop - clean)
+    def score(plan: Choice, beat: float = -inf) -> float:
+        network = sanitize(model, plan)
+        fine = 3 * max(0.0, undefended - setting.source.drop - accuracy(network, clean))
+        leads = [100 - aim for aim in aims]  # at most
+        for which in reversed(range(len(aims))):  # PGD, which most plans fall to, first
+            leads[which] = accuracy(network, adversarial[which]) - aims[which]
+            most = min(leads) + 0.05 * sum(leads) / len(leads) - fine
+            if most <= beat:
+                return -inf
+        return most
 
     return score
