@@ -133,10 +133,12 @@ def test_curves_go_through_the_means_with_their_intervals(distances):
 
 
 def test_another_kind_of_distance_is_drawn_when_asked_for(distances):
-    figure, caption, (table,) = draw(distances, "rms")
+    figure, caption, tables = draw(distances, "rms")
     assert list(figure.axes[0].lines[2].get_ydata()) == [6.0, 6.0]
     assert "Mean root mean square distance" in caption
-    assert table.rows["mask, adaptive"] == ["6.000 ± 0.000"] * 2
+    assert [table.title.partition(":")[0] for table in tables] == ["none", "mask"]
+    assert [table.columns for table in tables] == [["white-box"], ["oblivious", "adaptive"]]
+    assert tables[1].rows == {layer: ["4.000 ± 0.000", "6.000 ± 0.000"] for layer in ("input", "conv1")}
     with pytest.raises(ValueError, match="kind 'far'; there are: relative, rms, direction"):
         draw(distances, "far")
 

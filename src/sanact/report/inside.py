@@ -199,8 +199,8 @@ def draw(path: Path, kind: str = "relative") -> Drawing:
         strips, facts = read_strips(path)
         return Drawing(activation_strips(strips), _strips_caption(strips, facts), [])
     curves, facts = read_distances(path, kind)
-    table = _distance_table(curves, kind, facts)
-    return Drawing(distance_curves(curves, kind), _distances_caption(curves, kind, facts), [table])
+    tables = _distance_tables(curves, kind, facts)
+    return Drawing(distance_curves(curves, kind), _distances_caption(curves, kind, facts), tables)
 
 
 def _strips_caption(strips: Sequence[Strip], facts: Mapping[str, Any]) -> str:
@@ -232,16 +232,20 @@ def _settings(facts: Mapping[str, Any]) -> str:
     return ", ".join([*attack, f"seed {facts['seed']}", f"effort {facts['effort']}"])
 
 
-def _distance_table(curves: Curves, kind: str, facts: Mapping[str, Any]) -> Listing:
-    """The means behind the curves, with their intervals."""
-    layers = list(next(iter(curves.values())))
-    rows = {
-        f"{defense}, {examples}": [f"{m.value:.3f} ± {m.high - m.value:.3f}" for m in curve.values()]
-        for (defense, examples), curve in curves.items()
-    }
-    n = next(iter(next(iter(curves.values())).values())).n
-    title = (
-        f"{NAMES[kind]} from the legitimate image, by layer: {attack_title(facts['attack'])}\n"
-        f"{facts['model']} on {n:,} images of {facts['data']['name']} ({part(facts['data'])}), means with 95 % intervals"
-    )
-    return Listing(title, layers, rows, first="defense, examples")
+def _distance_tables(curves: Curves, kind: str, facts: Mapping[str, Any]) -> list[Listing]:
+    """The means behind the curves, with their intervals: a table a defense, with a row a layer."""
+    tables = []
+    for name in dict.fromkeys(defense for defense, _ in curves):
+        own = {examples: curve for (defense, examples), curve in curves.items() if defense == name}
+        layers = next(iter(own.values()))
+        n = next(iter(layers.values())).n
+        title = (
+            f"{name}: {NAMES[kind]} from the legitimate image, {attack_title(facts['attack'])}\n"
+            f"{facts['model']} on {n:,} images of {facts['data']['name']} ({part(facts['data'])}), means with 95 % intervals"
+        )
+        rows = {
+            layer: [f"{m.value:.3f} ± {m.high - m.value:.3f}" for m in (curve[layer] for curve in own.values())]
+            for layer in layers
+        }
+        tables.append(Listing(title, list(own), rows, first="layer"))
+    return tables
