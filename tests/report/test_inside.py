@@ -132,6 +132,15 @@ def test_curves_go_through_the_means_with_their_intervals(distances):
     assert edges == {round(1.5 - half, 4), round(1.5 + half, 4)}
 
 
+def test_no_panel_cuts_its_curves_off(distances):
+    curves, _ = read_distances(distances)
+    low = curves["none", "white-box"]
+    panels = distance_curves({("median", "oblivious"): low, **curves}).axes
+    assert len(panels) == 2
+    for panel in panels:
+        assert panel.get_ylim()[0] == 0 and panel.get_ylim()[1] > 3.5
+
+
 def test_another_kind_of_distance_is_drawn_when_asked_for(distances):
     figure, caption, tables = draw(distances, "rms")
     assert list(figure.axes[0].lines[2].get_ydata()) == [6.0, 6.0]

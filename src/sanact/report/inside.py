@@ -161,11 +161,11 @@ def distance_curves(curves: Curves, kind: str = "relative") -> Figure:
             if own in ("none", defense):
                 _curve(panel, curve, COLOURS[0] if own == "none" else colour, STYLES[examples])
         panel.set_title(defense, fontsize=SMALL + 1, loc="left", pad=2, color=colour)
-        panel.set_ylim(bottom=0)
         panel.tick_params(labelsize=SMALL, length=2)
         if max(map(len, curves.values())) > MANY:
             panel.tick_params(axis="x", labelrotation=90)
         panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylim(bottom=0)  # of all; and only now, for it ends their fitting to what is drawn
     figure.supylabel(NAMES[kind], fontsize=SMALL + 1)
     panels[-1].set_xlabel("layer", fontsize=SMALL + 1)
     handles = [Line2D([], [], color=COLOURS[0], label="undefended"), Line2D([], [], color="#777777", label="sanitized")]
