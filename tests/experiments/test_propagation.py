@@ -112,9 +112,3 @@ def test_examples_that_were_not_kept_are_crafted_again(setting, fast):
         path.unlink()
     EXPERIMENTS["fig7"](setting)
     assert (setting.out / "fig7-mnist.npz").read_bytes() == before
-
-
-def test_a_source_without_plans_says_how_to_find_some(tmp_path, monkeypatch):
-    monkeypatch.delitem(PLANS, "mnist")
-    with pytest.raises(ValueError, match=r"no plans were chosen for 'mnist' yet.*sanact reproduce plans --data mnist"):
-        EXPERIMENTS["fig6"](Setting(data="mnist", out=tmp_path))

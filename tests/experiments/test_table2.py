@@ -76,8 +76,9 @@ def test_leaves_rows_table_and_figure(run):
     assert len(list(out.glob("*.parquet"))) == 9 + 9 * 2 + 2 * 6
 
 
-@pytest.mark.parametrize(("data", "sanitizer"), [(data, name) for data, plans in PLANS.items() for name in plans])
+@pytest.mark.parametrize("sanitizer", ["nl-means", "median", "mask"])
+@pytest.mark.parametrize("data", SOURCES)
 def test_plans_are_of_one_sanitizer_and_hit_hidden_layers(data, sanitizer):
     plan = plan_from_dict(PLANS[data][sanitizer])
     assert {part.name for part in plan.values()} == {sanitizer}
-    assert any(layer.sanitizer for layer in list_layers(load_model(SOURCES[data].model), plan))
+    assert sum(layer.sanitizer is not None for layer in list_layers(load_model(SOURCES[data].model), plan)) >= len(plan)

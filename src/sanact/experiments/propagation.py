@@ -14,7 +14,7 @@ from sanact.data import Data, usual_eps
 from sanact.evaluation.judge import Cell, crafted_examples
 from sanact.evaluation.threat import Knowledge
 from sanact.experiments.setting import Setting
-from sanact.experiments.table2 import chosen
+from sanact.experiments.table2 import PLANS
 from sanact.plan import Plan, plan_from_dict, plan_to_dict, sanitize
 from sanact.report.inside import INPUT, Strip, as_maps, write_arrays, write_strips
 from sanact.report.tables import Grid, grid, results
@@ -29,13 +29,13 @@ def fig1(setting: Setting) -> list[Grid]:
 
 def fig6(setting: Setting) -> list[Grid]:
     """The same on the network with the mask sanitizer."""
-    return _strips(setting, "fig6", plan_from_dict(chosen(setting.data)["mask"]))
+    return _strips(setting, "fig6", plan_from_dict(PLANS[setting.data]["mask"]))
 
 
 def fig7(setting: Setting) -> list[Grid]:
     """How far adversarial images are from legitimate ones, layer by layer, before and after sanitizing; and the accuracies."""
     data = setting.images("test")
-    clean, plans = _images(data), chosen(setting.data)
+    clean, plans = _images(data), PLANS[setting.data]
     columns: dict[str, list[Any]] = {name: [] for name in ("index", "defense", "examples", "layer", *DISTANCES)}
     paths = []
     for name, plan in ({"none": None} | plans).items():

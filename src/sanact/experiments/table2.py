@@ -35,6 +35,29 @@ PLANS: dict[str, dict[str, PlanDict]] = {
             "fc8": {"name": "mask", "strength": 0.0, "reading": "mean_std"},
         },
     },
+    "cifar10": {
+        "nl-means": {
+            "conv1": {"name": "nl-means", "h": 0.5, "window_size": 3},
+            "blocks.0.conv2": {"name": "nl-means", "h": 1.0, "window_size": 3},
+            "blocks.1.conv2": {"name": "nl-means", "h": 0.25, "window_size": 3},
+            "blocks.2.conv1": {"name": "nl-means", "h": 0.5, "window_size": 3},
+            "blocks.3.conv2": {"name": "nl-means", "h": 1.0, "window_size": 3},
+            "blocks.4.shortcut.0": {"name": "nl-means", "h": 1.0, "window_size": 3},
+        },
+        "median": {
+            "blocks.3.conv2": {"name": "median", "kernel_size": 3},
+            "blocks.7.conv2": {"name": "median", "kernel_size": 3},
+        },
+        "mask": {
+            "blocks.0.conv1": {"name": "mask", "strength": 0.4, "reading": "fixed"},
+            "blocks.2.shortcut.0": {"name": "mask", "strength": 0.3, "reading": "max"},
+            "blocks.4.conv1": {"name": "mask", "strength": 0.4, "reading": "max"},
+            "blocks.5.conv1": {"name": "mask", "strength": 0.4, "reading": "max"},
+            "blocks.6.shortcut.0": {"name": "mask", "strength": 0.1, "reading": "max"},
+            "blocks.7.conv1": {"name": "mask", "strength": 0.5, "reading": "max"},
+            "blocks.7.conv2": {"name": "mask", "strength": 0.2, "reading": "max"},
+        },
+    },
     "tiny-imagenet": {
         "nl-means": {
             "blocks.0.conv1": {"name": "nl-means", "h": 0.5, "window_size": 3},
@@ -64,18 +87,9 @@ RELATIVES: dict[str, dict[str, PlanDict]] = {
 }
 
 
-def chosen(data: str) -> dict[str, PlanDict]:
-    """The plans of this data set, by sanitizer; ValueError where none were searched yet."""
-    if data not in PLANS:
-        raise ValueError(
-            f"no plans were chosen for '{data}' yet, only for: {', '.join(PLANS)} (sanact reproduce plans --data {data})"
-        )
-    return PLANS[data]
-
-
 def defenses(data: str) -> list[Plan | None]:
     """None, the sanitizers of the paper with the plans chosen for this data set, and their relatives."""
-    return [None, *map(plan_from_dict, (chosen(data) | RELATIVES.get(data, {})).values())]
+    return [None, *map(plan_from_dict, (PLANS[data] | RELATIVES.get(data, {})).values())]
 
 
 def table2(setting: Setting) -> list[Grid]:
