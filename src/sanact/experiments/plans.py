@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from sanact.data import Data
 from sanact.device import pick_device
 from sanact.evaluation.judge import crafted_examples
 from sanact.experiments.setting import Setting
@@ -18,6 +19,7 @@ from sanact.plan import plan_to_dict, sanitize
 from sanact.progress import progress_bar
 from sanact.report.tables import Grid, grid, plan_text, results
 from sanact.sanitizers import Mask, MedianFilter, NonLocalMeans, Sanitizer
+from sanact.training import accuracy
 
 OPTIONS: dict[str, list[Sanitizer]] = {
     "nl-means": [NonLocalMeans(h, window_size=3) for h in (0.25, 0.5, 1.0, 2.0, 4.0)],
@@ -114,23 +116,17 @@ def _scores(setting: Setting, images: list[Tensor], y: Tensor, name: str) -> Sco
 
     images: legitimate, and adversarial as FGSM, C&W and PGD make them, (N, C, H, W) each.
     """
-    model, device = setting.model(), pick_device(setting.device)
-
-    @torch.no_grad()
-    def accuracy(network: nn.Module, x: Tensor) -> float:
-        batches = zip(torch.split(x, setting.batch_size), torch.split(y, setting.batch_size), strict=True)
-        return 100 * sum(int((network(part.to(device)).argmax(1).cpu() == label).sum()) for part, label in batches) / len(y)
-
-    clean, *adversarial = images
-    undefended = accuracy(model.to(device), clean)
+    model = setting.model().to(pick_device(setting.device))
+    clean, *adversarial = (Data.from_tensors(x, y) for x in images)
+    undefended = accuracy(model, clean, batch_size=setting.batch_size)
     aims = setting.source.aims(name, undefended)
 
     def score(plan: Choice, beat: float = -inf) -> float:
         network = sanitize(model, plan)
-        fine = 3 * max(0.0, undefended - setting.source.drop - accuracy(network, clean))
+        fine = 3 * max(0.0, undefended - setting.source.drop - accuracy(network, clean, batch_size=setting.batch_size))
         leads = [100 - aim for aim in aims]  # at most
         for which in reversed(range(len(aims))):  # PGD, which most plans fall to, first
-            leads[which] = accuracy(network, adversarial[which]) - aims[which]
+            leads[which] = accuracy(network, adversarial[which], batch_size=setting.batch_size) - aims[which]
             most = min(leads) + 0.05 * sum(leads) / len(leads) - fine
             if most <= beat:
                 return -inf

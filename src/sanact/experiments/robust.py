@@ -18,7 +18,8 @@ def robust(setting: Setting) -> list[Grid]:
     """
     weights = f"{setting.data}-pgd"
     if (setting.source.model, weights) not in PRETRAINED:
-        raise ValueError(f"we have no weights trained adversarially on '{setting.data}', only those of: mnist")
+        there = ", ".join(name.removesuffix("-pgd") for _, name in PRETRAINED if name.endswith("-pgd"))
+        raise ValueError(f"we have no weights trained adversarially on '{setting.data}', only those of: {there}")
     data, clean = setting.images("test"), setting.images("validation")
     attack = PGD(eps=usual_eps(setting.data))
     cells = setting.cells(data, defenses(setting.data), [attack], setting.knowledge, calibration=clean, weights=weights)
