@@ -47,7 +47,7 @@ def run(
                     cell, batch_size=batch_size, device=device, folder=out, keep=KEPT if keep is None else keep, advance=advance
                 )
                 advance(0, f"{cell}: diagnostics")
-                write_rows(rows, path, circumstances(cell, device) | examine(cell, device=device))
+                write_rows(rows, path, circumstances(cell, device) | examine(cell, rows, device=device))
             Parts(out / "unfinished" / cell.slug).remove()
     return paths
 

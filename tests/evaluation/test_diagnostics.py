@@ -171,6 +171,16 @@ def test_a_model_that_is_always_wrong_proves_nothing():
     assert check.failed and check.name == "no example is classified correctly"
 
 
+def test_what_was_won_is_taken_from_the_rows_and_not_measured_again():
+    def beaten(by: str) -> float:
+        found = {check.name: check for check in diagnose(ATTACK, tiny(), X, Y, by=[by] * 20 + ["clean"] * 20)}
+        return found["beaten by twice the steps"].figure
+
+    assert beaten("") > 0.2 and beaten("pgd") == 0  # the rows of an attack that failed, and of one that won everything
+    (check,) = diagnose(ATTACK, tiny(), X, Y, by=["clean"] * 40)
+    assert check.name == "no example is classified correctly"
+
+
 def test_verdict_names_the_checks_that_failed_with_their_figures():
     assert verdict([Check("a", 0.01, 0.02), Check("b", 0.125, 0.02), Check("c", float("nan"), 0.0)]) == (
         "suspect: b (0.125), c (nan)"

@@ -48,9 +48,10 @@ def verdict(checks: Sequence[Check]) -> str:
     return "suspect: " + ", ".join(failed) if failed else "reliable"
 
 
-def diagnose(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> list[Check]:
+def diagnose(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, *, by: Sequence[str] | None = None) -> list[Check]:
     """Look at an attack on ``model`` from every side that has exposed one before, on a few examples (N, C, H, W), (N,).
 
+    by: what won each example when the attack was run on them, as in `rows.SCHEMA`; None runs it.
     The undefended model is this one with its sanitizers bypassed.
 
     - outputs differ: largest difference of two passes over the same images, relative to the largest logit.
@@ -65,17 +66,13 @@ def diagnose(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> list[Che
     - no bound: accuracy above chance where the budget covers half of the input range, and of an attack without a budget.
     """
     with untouched(model):
-        right = torch.nonzero(model(x).argmax(1) == y)[:EXAMPLES, 0]
-    if not len(right):
+        logits = model(x)
+    right = [i for i, same in enumerate((logits.argmax(1) == y).tolist()) if same and not (by and by[i] == "clean")][:EXAMPLES]
+    if not right:
         return [Check("no example is classified correctly", 1.0, 0.0)]
     x, y = x[right], y[right]
-    if isinstance(attack, Suite):
-        adversarial, by = attack.credited(model, x, y)
-    else:
-        adversarial, by = attack(model, x, y), []
-    with untouched(model):
-        standing = model(adversarial).argmax(1) == y
-        classes = model(x[:1]).shape[1]
+    by = [by[i] for i in right] if by else _won_by(attack, model, x, y)
+    standing = torch.tensor([not name for name in by], device=x.device)
     vanishing = _vanishing_gradients(model, x, y)
     blind = sum(name in ("square", "rays") for name in by) / len(x)
     return [
@@ -86,8 +83,15 @@ def diagnose(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> list[Che
         Check("won by queries without gradients alone", blind, SHARE)
         if isinstance(attack, Suite)
         else Check("silent success", _silent(attack, model, x[:WATCHED], y[:WATCHED]), 0.0),
-        *_budgets(attack, model, x, y, float(standing.float().mean()), 1 / classes),
+        *_budgets(attack, model, x, y, float(standing.float().mean()), 1 / logits.shape[1]),
     ]
+
+
+def _won_by(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> list[str]:
+    if isinstance(attack, Suite):
+        return attack.credited(model, x, y)[1]
+    with untouched(model):
+        return ["" if right else attack.name for right in (model(attack(model, x, y)).argmax(1) == y).tolist()]
 
 
 def _rivals(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, standing: Tensor) -> Iterator[tuple[str, float]]:

@@ -243,15 +243,19 @@ def crafted_examples(cell: Cell, folder: Path) -> Tensor:
     return _from_table(Parts(folder / "examples" / cell.crafting_slug).read(cell.data.index), "x", shape)
 
 
-def examine(cell: Cell, *, device: str | torch.device = "auto") -> dict[str, Any]:
-    """The diagnostics of a cell and its verdict, for its header; nothing for replayed examples, which claim nothing."""
+def examine(cell: Cell, rows: pa.Table, *, device: str | torch.device = "auto") -> dict[str, Any]:
+    """The diagnostics of a cell, of which these are the rows, and its verdict, for its header.
+
+    Nothing for replayed examples, which claim nothing.
+    """
     if cell.knowledge == "oblivious":
         return {}
     device = pick_device(device)
     cell = _with_guides(cell, device)
     _, judged = _models(cell, device)
     first = next(cell.data.batches(min(2 * EXAMPLES, len(cell.data))))
-    checks = diagnose(cell.attack, judged, first.x.to(device), first.y.to(device))
+    by = rows["by"].to_pylist()[: len(first.y)]
+    checks = diagnose(cell.attack, judged, first.x.to(device), first.y.to(device), by=by)
     return {"verdict": verdict(checks), "checks": [check._asdict() for check in checks]}
 
 
