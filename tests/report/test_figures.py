@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from sanact.report.figures import accuracy_by_budget
 from sanact.report.tables import results
@@ -35,6 +36,21 @@ def test_curves_start_at_the_clean_accuracy_and_go_through_the_results(found):
 def test_legend_names_defenses_and_knowledge(found):
     (legend,) = accuracy_by_budget(found).legends
     assert [text.get_text() for text in legend.get_texts()] == ["none", "mask", "oblivious", "white-box"]
+
+
+def test_the_legend_of_one_panel_is_not_cut_off(tmp_path):
+    attacks, defenses = [PGD | {"eps": eps} for eps in (0.1, 0.2, 0.3)], ("none", "nl-means", "median", "mask", "mean-sparse")
+    plans = [None, *({"*": {"name": name}} for name in defenses[1:])]
+    paths = [
+        write(tmp_path, f"{number}-{i}", right=5 - i, attack=attack, defense=plan)
+        for number, plan in enumerate(plans)
+        for i, attack in enumerate(attacks)
+    ]
+    figure = accuracy_by_budget(results(paths))
+    FigureCanvasAgg(figure).draw()
+    frame, (legend,) = figure.bbox, figure.legends
+    inside = legend.get_window_extent()
+    assert len(legend.get_texts()) == 6 and frame.x0 <= inside.x0 and inside.x1 <= frame.x1 and frame.y0 <= inside.y0
 
 
 def test_a_suspect_accuracy_is_hollow_and_the_legend_says_so(tmp_path, found):

@@ -55,7 +55,15 @@ def accuracy_by_budget(found: Sequence[Result]) -> Figure | None:
     handles += [Line2D([], [], color="#777777", linestyle=LINES[knowledge], label=knowledge) for knowledge in known]
     if any(r.suspect for r in found):
         handles.append(Line2D([], [], color="#777777", label="suspect", **HOLLOW))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize="small")
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=min(len(handles), 4 * len(families)),
+        columnspacing=1.2,
+        handlelength=1.5,
+        frameon=False,
+        fontsize="small",
+    )
     return figure
 
 
