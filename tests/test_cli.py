@@ -548,3 +548,14 @@ def test_evaluate_of_some_classes_says_so(trained, tmp_path):
     (path,) = tmp_path.glob("*.parquet")
     rows = read_rows(path)
     assert set(rows["label"].to_pylist()) == {3, 8} and header(rows)["cell"]["data"]["classes"] == ["3", "8"]
+
+
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="needs wait4, which tells what a process has used")
+def test_evaluating_tiny_imagenet_stays_under_2_gb(tmp_path):
+    load_or_skip("tiny-imagenet", "test")
+    command = "sanact evaluate resnet18-64:width=32 --data tiny-imagenet --examples 100 --batch-size 100 -k white-box -q"
+    command += " --plan nl-means:window_size=3 -a cw:search_steps=1,steps=3"
+    process = subprocess.Popen([sys.executable, "-m", *shlex.split(command), "--out", tmp_path], stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0 and used.ru_maxrss * (1 if sys.platform == "darwin" else 1024) < 2e9

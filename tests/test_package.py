@@ -72,12 +72,13 @@ HEAVY = [
     "scipy",
     "sklearn",
     "timm",
+    "torch._dynamo",
     "torchvision",
     "typer",
 ]
 
 
-def test_importing_the_package_pulls_in_no_plotting_data_sets_or_command_line():
+def test_importing_the_package_pulls_in_no_plotting_data_sets_compiler_or_command_line():
     script = f"import sys, sanact; print([name for name in {HEAVY} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
 

@@ -539,6 +539,19 @@ def test_compiled_it_gives_the_same_logits(architecture, sanitizer, net):
     torch.testing.assert_close(torch.compile(defended)(x), defended(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("sanitizer", [MEDIAN, NL_MEANS, SAP()], ids=lambda sanitizer: sanitizer.name)
+def test_a_sanitizer_that_stays_eager_is_no_part_of_the_compiled_network(sanitizer):
+    defended, graphs = sanitize(small(), {"conv": sanitizer}), []
+    torch.compiler.reset()
+    compiled = torch.compile(defended, backend=lambda graph, _: graphs.append(graph) or graph)
+    with torch.no_grad():
+        for _ in range(3):
+            compiled(SMALL_X)
+    traced = {str(node.target) for graph in graphs for node in graph.graph.nodes}
+    assert "conv2d" in str(traced) and len(graphs) == 2  # before and after
+    assert not any(name in str(traced) for name in ("minimum", "exp", "where"))
+
+
 @pytest.mark.parametrize(("architecture", "sanitizer"), EXPORTED)
 def test_exported_it_gives_the_same_logits(architecture, sanitizer, net):
     defended, batches = sanitized(architecture, sanitizer, net)

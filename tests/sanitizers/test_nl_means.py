@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from sanact.gradients import gradient
 from sanact.sanitizers import NonLocalMeans
 from tests import reference
 
@@ -68,7 +69,15 @@ def test_backward_remembers_no_more_for_a_larger_window(window):
     a = draw(1, 4, 16, 16).requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(lambda t: remembered.append(t.numel()) or t, lambda t: t):
         NonLocalMeans(0.5, 3, window)(a)
-    assert sum(remembered) < 12 * a.numel()
+    assert sum(remembered) == 3 * a.numel()  # input, output and the sum of the weights
+
+
+def test_constant_weights_take_one_pass(monkeypatch):
+    a, sanitizer = draw(1, 2, 6, 5).requires_grad_(), NonLocalMeans(0.8, 3, 5)
+    expected = sanitizer(a)
+    monkeypatch.setattr(NonLocalMeans, "sanitize", None)
+    with gradient(sanitizer, "constant weights"):
+        assert torch.equal(sanitizer(a), expected)
 
 
 @pytest.mark.parametrize(

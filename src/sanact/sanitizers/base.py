@@ -6,13 +6,31 @@ import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 CACHED = 2**17  # elements
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def eager(function: Callable[P, R]) -> Callable[P, R]:
+    """Leave ``function`` as it is inside a compiled network, as `torch.compiler.disable` does.
+
+    That one loads the whole compiler, for which importing torch takes twice as long; here only a network that is compiled does.
+    """
+
+    @wraps(function)
+    def uncompiled(*given: P.args, **named: P.kwargs) -> R:
+        called = torch.compiler.disable(function) if torch.compiler.is_compiling() else function  # type: ignore[no-untyped-call]
+        return called(*given, **named)
+
+    return uncompiled
 
 
 class Sanitizer(nn.Module):
@@ -27,6 +45,7 @@ class Sanitizer(nn.Module):
     randomized: whether it draws random numbers; see `rewind`.
     gradient: what is differentiated in its place: "exact", "identity", or the name of a surrogate; see `sanact.gradients`.
     gate_width: of a surrogate that opens gradually, as a share of the largest magnitude; see `sanact.gradients.annealed`.
+    faithful: the surrogates that return what `sanitize` does, and differ in the gradient alone.
     The gradient of one that autograd cannot pass is an error in the backward pass, never silently zero.
     """
 
@@ -36,6 +55,7 @@ class Sanitizer(nn.Module):
     randomized: bool = False
     gradient: str = "exact"
     gate_width: float = 0.03
+    faithful: frozenset[str] = frozenset()
 
     def forward(self, a: Tensor) -> Tensor:
         if not a.is_floating_point():
@@ -77,9 +97,11 @@ class Sanitizer(nn.Module):
         if self.gradient == "exact":
             clean = self.sanitize(maps)
             return clean if clean.requires_grad else _NoGradient.apply(maps, clean, str(self))
+        stand_in = maps if self.gradient == "identity" else self.surrogates[self.gradient](maps)
+        if self.gradient in self.faithful:
+            return stand_in
         with torch.no_grad():
             clean = self.sanitize(maps)
-        stand_in = maps if self.gradient == "identity" else self.surrogates[self.gradient](maps)
         passed: Tensor = _StraightThrough.apply(stand_in, clean)
         return passed
 
@@ -169,15 +191,20 @@ def reflected(size: int, margin: int, device: torch.device) -> Tensor:
     return torch.minimum(places, period - places) if size > 1 else torch.zeros_like(places)
 
 
-def in_slices(function: Callable[[Tensor], Tensor], maps: Tensor) -> Tensor:
-    """``function`` of a few examples at a time, for one that makes many passes over its maps: so they stay in the CPU's cache.
+def slices(maps: Tensor) -> tuple[Tensor, ...]:
+    """A few examples at a time, for what makes many passes over its maps: so they stay in the CPU's cache.
 
     A device with no such cache gets all at once, and so does a graph that is to be exported for any batch.
     """
     if maps.device.type != "cpu" or torch.compiler.is_exporting():
-        return function(maps)
-    examples = max(CACHED // max(maps.shape[1:].numel(), 1), 1)
-    return torch.cat([function(part) for part in torch.split(maps, examples)])
+        return (maps,)
+    return torch.split(maps, max(CACHED // max(maps.shape[1:].numel(), 1), 1))
+
+
+def in_slices(function: Callable[..., Tensor], *maps: Tensor) -> Tensor:
+    """``function`` of the `slices` of maps of one shape, put together again."""
+    parts = [function(*part) for part in zip(*map(slices, maps), strict=True)]
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 def local_mean(maps: Tensor, size: int) -> Tensor:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sanact.sanitizers.base import Sanitizer, in_slices, local_mean, odd, pad_by_reflection, reflected
+from sanact.sanitizers.base import Sanitizer, eager, in_slices, local_mean, odd, pad_by_reflection, reflected
 
 Comparison = tuple[int, int, bool, bool]  # wires i < j, and whether the smaller, the larger is needed afterwards
 
@@ -31,10 +31,11 @@ class MedianFilter(Sanitizer):
         super().__init__()
         self.kernel_size = odd("kernel_size", kernel_size, "median")
 
-    @torch.compiler.disable  # fusing it takes minutes and runs slower; it stays eager inside a compiled network
+    @eager  # fusing it takes minutes and runs slower; it stays eager inside a compiled network
     def sanitize(self, maps: Tensor) -> Tensor:
         rows = maps.permute(0, 2, 3, 1)  # (N, H, W, C): the same element of all windows in a row lies together
-        return in_slices(lambda part: _Median.apply(part, self.kernel_size), rows).permute(0, 3, 1, 2)
+        median: Tensor = _Median.apply(rows, self.kernel_size)
+        return median.permute(0, 3, 1, 2)
 
     @property
     def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -47,18 +48,7 @@ class _Median(torch.autograd.Function):
 
     @staticmethod
     def forward(a: Tensor, k: int) -> Tensor:
-        height, width = _window(a, k)
-        columns = [*_shifted(_padded(a, height, width), 1, height)]
-        for i, j, _, _ in _sorting(height):
-            columns[i], columns[j] = torch.minimum(columns[i], columns[j]), torch.maximum(columns[i], columns[j])
-        wires = [view for row in columns for view in _shifted(row, 2, width)]
-        for i, j, smaller, larger in _selection(height, width):
-            low, high = wires[i], wires[j]
-            if smaller:
-                wires[i] = torch.minimum(low, high)
-            if larger:
-                wires[j] = torch.maximum(low, high)
-        return wires[_middle(height, width)]
+        return in_slices(partial(_median, k=k), a)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
@@ -67,22 +57,41 @@ class _Median(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        a, median = ctx.saved_tensors
-        height, width = _window(a, ctx.k)
-        padded = _padded(a, height, width)
-        views = [view for row in _shifted(padded, 1, height) for view in _shifted(row, 2, width)]
-        gradient = gradient.contiguous()
-        tied = [torch.eq(view, median, out=torch.empty_like(gradient)) for view in views]  # 0 or 1; faster than by way of bool
-        share = gradient / sum(tied)
-        spread = torch.zeros_like(padded, dtype=gradient.dtype)
-        targets = [view for row in _shifted(spread, 1, height) for view in _shifted(row, 2, width)]
-        for one, target in zip(tied, targets, strict=True):
-            target.addcmul_(share, one)
-        for dim, size, by in ((1, a.shape[1], height // 2), (2, a.shape[2], width // 2)):
-            if by:
-                shape = [size if d == dim else n for d, n in enumerate(spread.shape)]
-                spread = spread.new_zeros(shape).index_add_(dim, reflected(size, by, a.device), spread)
-        return spread, None
+        return in_slices(partial(_slope, k=ctx.k), *ctx.saved_tensors, gradient), None
+
+
+def _median(a: Tensor, k: int) -> Tensor:
+    height, width = _window(a, k)
+    columns = [*_shifted(_padded(a, height, width), 1, height)]
+    for i, j, _, _ in _sorting(height):
+        columns[i], columns[j] = torch.minimum(columns[i], columns[j]), torch.maximum(columns[i], columns[j])
+    wires = [view for row in columns for view in _shifted(row, 2, width)]
+    for i, j, smaller, larger in _selection(height, width):
+        low, high = wires[i], wires[j]
+        if smaller:
+            wires[i] = torch.minimum(low, high)
+        if larger:
+            wires[j] = torch.maximum(low, high)
+    return wires[_middle(height, width)]
+
+
+def _slope(a: Tensor, median: Tensor, gradient: Tensor, k: int) -> Tensor:
+    """What ``gradient`` of the median becomes at a."""
+    height, width = _window(a, k)
+    padded = _padded(a, height, width)
+    views = [view for row in _shifted(padded, 1, height) for view in _shifted(row, 2, width)]
+    gradient = gradient.contiguous()
+    tied = [torch.eq(view, median, out=torch.empty_like(gradient)) for view in views]  # 0 or 1; faster than by way of bool
+    share = gradient / sum(tied)
+    spread = torch.zeros_like(padded, dtype=gradient.dtype)
+    targets = [view for row in _shifted(spread, 1, height) for view in _shifted(row, 2, width)]
+    for one, target in zip(tied, targets, strict=True):
+        target.addcmul_(share, one)
+    for dim, size, by in ((1, a.shape[1], height // 2), (2, a.shape[2], width // 2)):
+        if by:
+            shape = [size if d == dim else n for d, n in enumerate(spread.shape)]
+            spread = spread.new_zeros(shape).index_add_(dim, reflected(size, by, a.device), spread)
+    return spread
 
 
 def _window(a: Tensor, k: int) -> tuple[int, int]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sanact.sanitizers.base import Sanitizer, in_slices, local_mean, odd, pad_by_reflection, variance
+from sanact.sanitizers.base import Sanitizer, eager, in_slices, local_mean, odd, pad_by_reflection, slices, variance
 
 Unit = Literal["std", "absolute"]
 
@@ -28,12 +28,14 @@ class NonLocalMeans(Sanitizer):
         map as it is, large h is a mean over the window.
     patch_size, window_size: P and S, odd.
     Cost: S²/2 passes over the map, since w(i,j) = w(j,i); a pass adds up its squared differences by doubling, so that
-    P = 11 costs one addition a dimension more than P = 3 or two.  Memory does not grow with S and P, in training either,
-    where the backward pass computes the weights again.  The gradient is exact, through the weights and through h.
+    P = 11 costs one addition a dimension more than P = 3 or two.  Memory does not grow with S and P: the backward pass
+    computes the weights again, from the input, the output and Σ w.  The gradient is exact, through the weights and through h.
     Raises ValueError for an even size, h ≤ 0 or an unknown unit.
     Paper: Buades et al. 2005, doi:10.1109/CVPR.2005.38; after it Mu et al. 2021, doi:10.3233/JIFS-210371.
     Deviation: all elements of a patch weigh the same, where Buades has a Gaussian; the paper's sizes and h are lost.
     """
+
+    faithful = frozenset({"constant weights"})
 
     def __init__(self, h: float = 0.5, patch_size: int = 3, window_size: int = 7, unit: Unit = "std") -> None:
         super().__init__()
@@ -45,7 +47,7 @@ class NonLocalMeans(Sanitizer):
         self.patch_size = odd("patch_size", patch_size, "nl-means", least=1)
         self.window_size = odd("window_size", window_size, "nl-means")
 
-    @torch.compiler.disable  # fusing it takes minutes and runs slower; it stays eager inside a compiled network
+    @eager  # fusing it takes minutes and runs slower; it stays eager inside a compiled network
     def sanitize(self, maps: Tensor) -> Tensor:
         return self._averages(maps)
 
@@ -58,63 +60,89 @@ class NonLocalMeans(Sanitizer):
         }
 
     def _averages(self, maps: Tensor, constant: bool = False) -> Tensor:
-        rows = maps.permute(0, 2, 3, 1)
-        return in_slices(partial(self._average, constant=constant), rows).permute(0, 3, 1, 2).to(maps.dtype)
+        """constant: the weights pass no gradient."""
+        rows = maps.permute(0, 2, 3, 1)  # (N, H, W, C), so that the inner loops run along whole rows
+        average: Tensor = _NonLocalMeans.apply(rows, self._prepared, self.window_size // 2, constant)
+        return average.permute(0, 3, 1, 2).to(maps.dtype)
 
-    def _average(self, a: Tensor, constant: bool) -> Tensor:
-        """a: (N, H, W, C), so that the inner loops run along whole rows.  constant: weights pass no gradient."""
+    def _prepared(self, a: Tensor) -> Prepared:
         if a.dtype in (torch.float16, torch.bfloat16):
             a = a.float()
         patch = (self.patch_size if a.shape[1] > 1 else 1), (self.patch_size if a.shape[2] > 1 else 1)
         unit = variance(a, (1, 2)) if self.unit == "std" else torch.ones_like(a[:, :1, :1])
         scale = 1 / (patch[0] * patch[1] * self.h**2 * unit).clamp_min(torch.finfo(a.dtype).tiny)
-        padded = pad_by_reflection(a, (patch[0] // 2, patch[1] // 2), dims=(1, 2))
-        average: Tensor = _NonLocalMeans.apply(padded, scale, patch, self.window_size // 2, constant)
-        return average
+        return Prepared(pad_by_reflection(a, (patch[0] // 2, patch[1] // 2), dims=(1, 2)), scale, patch)
+
+
+class Prepared(NamedTuple):
+    """padded: (N, H + P - 1, W + P - 1, C).  scale: (N, 1, 1, C), so that w = exp(-scale · sum of squares).  patch: P, P."""
+
+    padded: Tensor
+    scale: Tensor
+    patch: tuple[int, int]
 
 
 class _NonLocalMeans(torch.autograd.Function):
-    """The weighted average, and its derivatives, a pair of shifted maps at a time.
-
-    padded: (N, H + P - 1, W + P - 1, C).  scale: (N, 1, 1, C), so that w = exp(-scale · sum of squares).
-    """
+    """The weighted average of (N, H, W, C), and its derivatives, a pair of shifted maps at a time."""
 
     @staticmethod
-    def forward(ctx: Any, padded: Tensor, scale: Tensor, patch: tuple[int, int], reach: int, constant: bool) -> Tensor:
-        a = _inner(padded, patch)  # (N, H, W, C)
-        total, norm = a.clone(), torch.ones_like(a)  # w(i,i) = 1
-        for i, j in _pairs(a, reach):
-            _, _, weight = _weights(padded, scale, patch, i, j)
-            total = _add(_add(total, i, weight * a[j]), j, weight * a[i])
-            norm = _add(_add(norm, i, weight), j, weight)
-        average = total / norm
-        ctx.save_for_backward(padded, scale, average, norm)
-        ctx.patch, ctx.reach, ctx.constant = patch, reach, constant
+    def forward(ctx: Any, a: Tensor, prepare: Callable[[Tensor], Prepared], reach: int, constant: bool) -> Tensor:
+        averages, norms = zip(*(_average(prepare(part), reach) for part in slices(a)), strict=True)
+        average, norm = torch.cat(averages), torch.cat(norms)
+        ctx.save_for_backward(a, average, norm)
+        ctx.prepare, ctx.reach, ctx.constant = prepare, reach, constant
         return average
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        padded, scale, average, norm = ctx.saved_tensors
-        a = _inner(padded, ctx.patch)
-        share = gradient / norm  # ∂/∂total
-        loss = share * average  # -∂/∂norm
-        to_padded, to_scale = torch.zeros_like(padded), torch.zeros_like(scale)
-        to_a = _inner(to_padded, ctx.patch)
-        to_a += share
-        for i, j in _pairs(a, ctx.reach):
-            difference, squares, weight = _weights(padded, scale, ctx.patch, i, j)
-            to_a[j] += weight * share[i]
-            to_a[i] += weight * share[j]
-            if ctx.constant:
-                continue
-            to_exponent = -weight * (share[i] * a[j] - loss[i] + share[j] * a[i] - loss[j])
-            to_scale += (to_exponent * squares).sum((1, 2), keepdim=True)
-            rows, columns = ctx.patch
-            around = F.pad(to_exponent * scale, (0, 0, columns - 1, columns - 1, rows - 1, rows - 1))
-            to_difference = 2 * difference * _patch_sums(around, ctx.patch)
-            to_padded[_wider(i, ctx.patch)] += to_difference
-            to_padded[_wider(j, ctx.patch)] -= to_difference
-        return to_padded, to_scale, None, None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        def slope(a: Tensor, *known: Tensor) -> Tensor:
+            with torch.enable_grad():
+                a = a.detach().requires_grad_()
+                padded, scale, patch = ctx.prepare(a)
+            slopes = _slopes(Prepared(padded.detach(), scale.detach(), patch), ctx.reach, ctx.constant, *known)
+            count = 2 if scale.requires_grad and not ctx.constant else 1
+            return torch.autograd.grad((padded, scale)[:count], a, slopes[:count])[0]
+
+        return in_slices(slope, *ctx.saved_tensors, gradient), None, None, None
+
+
+def _average(prepared: Prepared, reach: int) -> tuple[Tensor, Tensor]:
+    """The average, and the sum of the weights."""
+    a = _inner(prepared.padded, prepared.patch)  # (N, H, W, C)
+    total, norm = a.clone(), torch.ones_like(a)  # w(i,i) = 1
+    for i, j in _pairs(a, reach):
+        _, _, weight = _weights(prepared, i, j)
+        total = _add(_add(total, i, weight, a[j]), j, weight, a[i])
+        norm = _add(_add(norm, i, weight), j, weight)
+    return total / norm, norm
+
+
+def _slopes(
+    prepared: Prepared, reach: int, constant: bool, average: Tensor, norm: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What ``gradient`` of the average becomes at the padded maps and at the scale."""
+    padded, scale, patch = prepared
+    a = _inner(padded, patch)
+    share = gradient / norm  # ∂/∂total
+    loss = share * average  # -∂/∂norm
+    to_padded, to_scale = torch.zeros_like(padded), torch.zeros_like(scale)
+    to_a = _inner(to_padded, patch)
+    to_a += share
+    for i, j in _pairs(a, reach):
+        difference, squares, weight = _weights(prepared, i, j)
+        to_a[j].addcmul_(weight, share[i])
+        to_a[i].addcmul_(weight, share[j])
+        if constant:
+            continue
+        to_weight = (loss[i] + loss[j]).addcmul_(share[i], a[j], value=-1).addcmul_(share[j], a[i], value=-1)  # negative
+        to_exponent = to_weight.mul_(weight)
+        to_scale += (to_exponent * squares).sum((1, 2), keepdim=True)
+        rows, columns = patch
+        around = F.pad(to_exponent * (2 * scale), (0, 0, columns - 1, columns - 1, rows - 1, rows - 1))
+        to_difference = difference.mul_(_patch_sums(around, patch))
+        to_padded[_wider(i, patch)] += to_difference
+        to_padded[_wider(j, patch)] -= to_difference
+    return to_padded, to_scale
 
 
 Region = tuple[slice, slice, slice]  # of (N, H, W, C)
@@ -133,18 +161,21 @@ def _pairs(a: Tensor, reach: int) -> Iterator[tuple[Region, Region]]:
             )
 
 
-def _add(total: Tensor, region: Region, values: Tensor) -> Tensor:
-    """``total`` with ``values`` added in a region: in place, but in a graph to be exported, which knows no such thing."""
+def _add(total: Tensor, region: Region, weight: Tensor, values: Tensor | None = None) -> Tensor:
+    """``total`` with the weights, or weighted values, added in a region: in place, but in a graph to be exported."""
     _, rows, columns = region
     if torch.compiler.is_exporting():
         right, bottom = total.shape[2] - columns.stop, total.shape[1] - rows.stop
-        return total + F.pad(values, (0, 0, columns.start, right, rows.start, bottom))
-    total[region] += values
+        added = weight if values is None else weight * values
+        return total + F.pad(added, (0, 0, columns.start, right, rows.start, bottom))
+    there = total[region]
+    _ = there.add_(weight) if values is None else there.addcmul_(weight, values)
     return total
 
 
-def _weights(padded: Tensor, scale: Tensor, patch: tuple[int, int], i: Region, j: Region) -> tuple[Tensor, Tensor, Tensor]:
+def _weights(prepared: Prepared, i: Region, j: Region) -> tuple[Tensor, Tensor, Tensor]:
     """Differences of the padded maps, their squares summed over each patch, and w(i, j)."""
+    padded, scale, patch = prepared
     difference = padded[_wider(i, patch)] - padded[_wider(j, patch)]
     squares = _patch_sums(difference.square(), patch)
     return difference, squares, (squares * -scale).exp_()

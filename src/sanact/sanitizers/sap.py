@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sanact.sanitizers.base import Sanitizer, in_slices
+from sanact.sanitizers.base import Sanitizer, eager, in_slices
 from sanact.sanitizers.gates import ALL
 
 
@@ -45,7 +45,7 @@ class SAP(Sanitizer):
     def rewind(self) -> None:
         self._generators: dict[str, torch.Generator] = {}  # by layer, for copies of one sanitizer
 
-    @torch.compiler.disable  # generators are not traced
+    @eager  # generators are not traced
     def sanitize(self, maps: Tensor) -> Tensor:
         with torch.no_grad():
             scale = in_slices(self._scale, maps)
