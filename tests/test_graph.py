@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sanact import Mask, sanitize
-from sanact.graph import find_layers, trace
+from sanact.graph import find_layers, fold_batch_norms, trace
 from sanact.models import MNISTCNN
 
 X = torch.randn(2, 1, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -417,3 +417,94 @@ def test_sanitizers_receive_the_output_of_every_nonlinearity_of_a_known_architec
     seen = received(net, Mask(0.0, "fixed"), x)
     assert len(seen) == len(nonlinearities.outputs) == places
     assert all(torch.equal(a, b) for a, b in zip(seen, nonlinearities.outputs, strict=True))
+
+
+def norm(**changes: Any) -> nn.BatchNorm2d:
+    """A batch norm that has seen something, so that leaving it out is noticed."""
+    batch_norm = nn.BatchNorm2d(4, **changes)
+    for part in (batch_norm.weight, batch_norm.running_mean, batch_norm.running_var):
+        if part is not None:
+            nn.init.uniform_(part, 0.5, 2.0, generator=torch.Generator().manual_seed(1))
+    return batch_norm
+
+
+class OwnNorm(nn.BatchNorm2d):
+    """Twice what a batch norm gives."""
+
+    def forward(self, a: Tensor) -> Tensor:
+        return 2 * super().forward(a)
+
+
+def hooked(part: nn.Module) -> nn.Module:
+    part.register_forward_hook(lambda module, inputs, output: 2 * output)
+    return part
+
+
+def behind(n: Any, x: Tensor) -> Tensor:
+    return F.relu(n.norm(n.conv1(x)))
+
+
+@pytest.mark.parametrize(
+    ("body", "parts", "left"),
+    [
+        (behind, {"norm": norm()}, 0),
+        (behind, {"norm": norm(affine=False)}, 0),
+        (lambda n, x: n.last(n.conv2(behind(n, x))), {"norm": norm(), "last": norm()}, 0),
+        (lambda n, x: F.relu(n.norm(n.conv1(x)) + n.last(n.conv3(x))), {"norm": norm(), "last": norm()}, 0),
+        (lambda n, x: n.norm(F.relu(n.conv1(x))), {"norm": norm()}, 1),
+        (lambda n, x: (lambda a: F.relu(n.norm(a)) + a)(n.conv1(x)), {"norm": norm()}, 1),
+        (lambda n, x: n.norm(n.conv2(behind(n, x))), {"norm": norm()}, 1),
+        (lambda n, x: n.last(n.conv2(F.relu(n.norm(n.conv2(n.conv1(x)))))), {"norm": norm(), "last": norm()}, 2),
+        (lambda n, x: behind(n, x) * n.norm.weight[0], {"norm": norm()}, 1),
+        (behind, {"norm": norm(track_running_stats=False)}, 1),
+        (behind, {"norm": OwnNorm(4)}, 1),
+        (behind, {"norm": hooked(norm())}, 1),
+        (behind, {"norm": norm(), "conv1": nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 4, 1))}, 1),
+    ],
+    ids=[
+        "behind a convolution",
+        "without parameters",
+        "two in a row",
+        "side by side",
+        "behind a nonlinearity",
+        "the convolution feeds another",
+        "a norm used twice",
+        "a convolution used twice",
+        "its weight is read elsewhere",
+        "statistics of the batch",
+        "a class of the user's own",
+        "a hook",
+        "a parametrized convolution",
+    ],
+)
+def test_batch_norms_are_folded_where_that_changes_nothing(body, parts, left):
+    net = Net(body, **parts)
+    with torch.no_grad():
+        expected = net(X)
+        fold_batch_norms(net)
+        torch.testing.assert_close(net(X), expected, rtol=1e-5, atol=1e-6)
+    assert sum(isinstance(part, nn.BatchNorm2d) for part in net.modules()) == left
+
+
+@pytest.mark.parametrize("change", [nn.Module.train, nn.Module.half], ids=["training", "16 bits"])
+def test_batch_norms_stay_in_training_mode_and_in_16_bits(change):
+    net = change(Net(behind, norm=norm()))
+    fold_batch_norms(net, X)
+    assert isinstance(net.norm, nn.BatchNorm2d)
+
+
+def test_batch_norms_stay_in_a_network_that_cannot_be_traced():
+    net = Net(lambda n, x: behind(n, x) if x.sum() > 0 else x, norm=norm())
+    fold_batch_norms(net)
+    assert isinstance(net.norm, nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+def test_no_batch_norm_is_left_of_networks_that_people_use(name):
+    net = torchvision.models.get_model(name).eval()
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = net(x)
+        fold_batch_norms(net, x)
+        torch.testing.assert_close(net(x), expected, rtol=1e-4, atol=1e-4)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in net.modules())

@@ -57,6 +57,19 @@ class Returns(Attack):
         return (x + self.shift)[..., : self.cut]
 
 
+def test_what_is_attacked_has_no_batch_norm_and_the_model_keeps_its_own():
+    model, met = nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), *tiny()[1:]).eval(), []
+
+    class Looks(Returns):
+        def craft(self, model, x, y, eps, generator):
+            met.extend(type(part) for part in model.modules())
+            return x + self.shift
+
+    judge(cell(model=model, defense={"0": Mask(0.3)}, attack=Looks(shift=0.01)))
+    assert nn.Conv2d in met and nn.BatchNorm2d not in met
+    assert isinstance(model[1], nn.BatchNorm2d)
+
+
 def test_rows_say_what_a_look_by_hand_says():
     model, data, defended = tiny(), images(), sanitize(tiny(), PLAN)
     rows = judge(cell(attack=FGSM(eps=0.05)))

@@ -30,6 +30,7 @@ from sanact.evaluation.adaptive import Adaptive, Effort
 from sanact.evaluation.diagnostics import EXAMPLES, diagnose, verdict
 from sanact.evaluation.rows import SCHEMA, Parts
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge
+from sanact.graph import fold_batch_norms
 from sanact.models import fingerprint
 from sanact.plan import Plan, SanitizedModel, as_plan, calibrate, changed, plan_to_dict, sanitize
 from sanact.progress import Advance
@@ -281,12 +282,13 @@ def _with_guides(cell: Cell, device: torch.device) -> Cell:
 
 
 def _models(cell: Cell, device: torch.device) -> tuple[nn.Module, nn.Module]:
-    """The undefended model and the one to be judged, on the device; the cell's own stays where it is."""
+    """The undefended model and the one to be judged, on the device and without batch norms; the cell's own stays as it is."""
     check_mode(cell.model, str(cell))
-    base = copy.deepcopy(cell.model).to(device)
+    base, example = copy.deepcopy(cell.model).to(device), next(cell.data[:1].batches(1)).x.to(device)
+    fold_batch_norms(base, example)
     if cell.defense is None:
         return base, base
-    defended = sanitize(base, cell.defense, example=next(cell.data[:1].batches(1)).x.to(device))
+    defended = sanitize(base, cell.defense, example=example)
     if cell.calibration is not None:
         calibrate(defended, next(cell.calibration.batches(len(cell.calibration))).x.to(device))
     return base, defended
