@@ -442,6 +442,8 @@ def test_bad_input_is_one_line(trained, tmp_path, arguments, message):
         ),
         ("train mnist-cnn --epochs 0", "epochs must be positive, got 0"),
         ("compare {file} {foreign}", "mine.py' holds no rows"),
+        ("compare {file} {foreign} --l2 -1", "l2 must be 'usual' or a number from 0 on, got '-1'"),
+        ("report {file} --l2 wide", "l2 must be 'usual' or a number from 0 on, got 'wide'"),
         ("train mnist-cnn --out weights.pt", "out must be a file that ends in .safetensors, got 'weights.pt'"),
     ],
 )

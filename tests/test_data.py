@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from sanact.data import Data, load_data, usual_eps
+from sanact.data import Data, load_data
 from tests.conftest import load_or_skip
 
 RNG = np.random.default_rng(0)
@@ -398,10 +398,6 @@ def test_a_broken_file_is_named(tmp_path):
     (tmp_path / "test.parquet").write_bytes(b"no parquet")
     with pytest.raises(ValueError, match=f"no data set '{tmp_path}'"):
         load_data(str(tmp_path))
-
-
-def test_usual_budgets():
-    assert (usual_eps("digits"), usual_eps("mnist"), usual_eps("cifar10")) == (0.3, 0.3, 8 / 255)
 
 
 def test_mnist_is_what_the_files_hold():

@@ -24,8 +24,6 @@ FOLDER = "SANACT_DATA"  # environment variable: where `mnist/`, `cifar10/`, … 
 
 GRAY = {"1", "L", "LA"}  # Pillow's modes of grayscale
 
-EPS = {"digits": 0.3, "mnist": 0.3}  # the usual Linf budgets in the literature; 8/255 elsewhere
-
 Integers = npt.NDArray[np.int64]
 
 
@@ -223,11 +221,6 @@ def load_data(name: str, split: str = "test", *, shape: tuple[int, int, int] | N
     images = _Column(rows.select_columns([image]), image, mode, shape[1:] if shape else None)
     again = Path(name).name in LOSSLESS and any(picture.format == "JPEG" for picture in looked_at)
     return Data(name, split, index, labels[index], classes, images, note="re-encoded as JPEG" if again else "")
-
-
-def usual_eps(name: str) -> float:
-    """The Linf budget that a data set is usually attacked with."""
-    return EPS.get(name, 8 / 255)
 
 
 def _load(name: str, split: str) -> datasets.Dataset:

@@ -115,6 +115,12 @@ def test_the_adaptive_attacker_and_nobody_else_runs_it(attack, knowledge):
         cell(attack=attack, knowledge=knowledge)
 
 
+@pytest.mark.parametrize(("name", "radius"), [("mnist", 2.0), ("tensors", 0.5)])
+def test_where_an_attack_has_no_budget_goes_for_the_usual_ball(name, radius):
+    made = cells(replace(images(), name=name), tiny(), "tiny", [None], [CW()], ["adaptive"], l2="usual")
+    assert [c.attack.budget for c in made] == [("L2", radius)]
+
+
 def test_goes_for_each_ball_once():
     made = cells(
         images(),

@@ -133,6 +133,15 @@ def test_without_a_budget_of_its_own_an_attack_is_held_to_one(tmp_path):
     assert compare(a, b, l2=2.0)[0].attack == "C&W, L2 ≤ 2"
 
 
+def test_the_usual_budget_is_that_of_the_data(tmp_path):
+    far = np.where(first(5), 0.4, 1.0)
+    for data, won, title in (("mnist", 40, "C&W, L2 ≤ 2"), ("cifar10", 5, "C&W, L2 ≤ 0.5")):
+        a = write(tmp_path, f"{data}-a", first(0), attack=CW, l2=far, data=DATA | {"name": data})
+        b = write(tmp_path, f"{data}-b", first(40), attack=CW, l2=far, data=DATA | {"name": data}, defense=MASK)
+        (found,) = compare(a, b, l2="usual")
+        assert (found.paired.only_b, found.attack) == (won, title)
+
+
 def test_two_models_and_two_strengths_have_names_that_tell_them_apart(tmp_path, none):
     stronger = {"conv1": MASK["conv1"] | {"strength": 0.4}}
     (plans,) = compare(*(write(tmp_path, str(i), first(10), defense=plan) for i, plan in enumerate((MASK, stronger))))

@@ -61,6 +61,11 @@ def drawn(table) -> str:
     return console.export_text()
 
 
+def test_the_usual_budget_is_that_of_the_data(paths):
+    assert {r.attack for r in results(paths[3:4], l2="usual")} == {"clean", "C&W, no bound", "C&W, L2 ≤ 2"}
+    assert {r.attack for r in results(paths[3:4])} == {"clean", "C&W, no bound"}
+
+
 def test_every_figure_once_with_its_knowledge(paths):
     found = {(r.defense, r.attack, r.knowledge): r.accuracy.hits for r in results(paths, l2=2.0)}
     assert found == {

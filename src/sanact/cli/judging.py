@@ -29,6 +29,7 @@ from sanact.cli.options import (
     is_calibrated,
     read_model,
     read_plan,
+    read_radius,
     show,
 )
 
@@ -83,7 +84,7 @@ def evaluate(
     ] = None,
     classes: Classes = None,
     effort: EffortOption = "standard",
-    l2: L2 = 2.0,
+    l2: L2 = "usual",
     out: Out = Path("runs"),
     seed: Seed = 0,
     device: Device = "auto",
@@ -96,15 +97,15 @@ def evaluate(
     Example: sanact evaluate mnist-cnn --data mnist --plan 'conv[12]=mask:0.3' --attack pgd:eps=0.1 --examples 100
     """
     from sanact.attacks import ATTACKS
-    from sanact.data import load_data, usual_eps
+    from sanact.data import load_data
     from sanact.engine import run
     from sanact.evaluation.judge import cells
-    from sanact.evaluation.threat import KNOWLEDGE
+    from sanact.evaluation.threat import KNOWLEDGE, usual_eps
     from sanact.graph import input_shape
     from sanact.report.tables import grid, results
     from sanact.spec import parse
 
-    eps = usual_eps(data)
+    eps, radius = usual_eps(data), read_radius(l2)
     attacks = [parse("attack", ATTACKS, text) for text in attack or [f"fgsm:eps={eps}", f"pgd:eps={eps}"]]
     defenses = [None, read_plan(plan)] if plan else [None]
     network, whole = read_model(model, data, split, weights)
@@ -121,9 +122,9 @@ def evaluate(
         seed=seed,
         calibration=calibration and calibration.sample(min(1000, len(calibration)), seed=seed),
         effort=effort,  # type: ignore[arg-type]  # the attack checks it
-        l2=l2,
+        l2=radius,
     )
-    found = results(run(judged, out=out, batch_size=batch_size, device=device, progress=not quiet), l2=l2)
+    found = results(run(judged, out=out, batch_size=batch_size, device=device, progress=not quiet), l2=radius)
     known = {cell.knowledge for cell in judged}
     show([grid(found, one) for one in reversed(KNOWLEDGE) if one in known], as_json)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import sys
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sanact.data import Data
+    from sanact.evaluation.threat import Radius
     from sanact.report.tables import Grid, Listing
 
 MODEL = "mnist-cnn, cifar-cnn, resnet18[:width=24], resnet18-64[:width=32], timm:NAME, or path/to/file.py:factory."
@@ -54,7 +56,25 @@ Classes = Annotated[
     typer.Option("--classes", "--class", help="Only images of this class; repeat for more.", show_default="all"),
 ]
 Split = Annotated[str, typer.Option(help="Of the data: test, validation, train[:5000], …")]
-L2 = Annotated[float, typer.Option(min=0, help="Budget at which attacks without one (cw) are reported again.")]
+
+
+L2 = Annotated[
+    str,
+    typer.Option(
+        help="Budget in L2 at which attacks without one (cw) are reported; usual are 2 for MNIST and digits, else 0.5."
+    ),
+]
+
+
+def read_radius(text: str) -> Radius:
+    """What L2 was given, as a number where it is one."""
+    try:
+        radius: Radius = "usual" if text == "usual" else float(text)
+    except ValueError:
+        radius = math.nan
+    if radius != "usual" and not 0 <= radius < math.inf:
+        raise ValueError(f"l2 must be 'usual' or a number from 0 on, got '{text}'")
+    return radius
 
 
 def read_plan(texts: list[str]) -> Any:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sanact.cli.options import DATA, L2, MODEL, PLAN, Json, Split, Weights, console, read_model, read_plan
+from sanact.cli.options import DATA, L2, MODEL, PLAN, Json, Split, Weights, console, read_model, read_plan, read_radius
 
 
 def layers(
@@ -61,7 +61,7 @@ def explore(
         from sanact.app import build, launch
     except ImportError as error:
         raise ValueError(f"the explorer needs Gradio: pip install 'sanact[app]' ({error})") from error
-    from sanact.data import usual_eps
+    from sanact.evaluation.threat import usual_eps
 
     page = build(*read_model(model, data, split, weights), eps=usual_eps(data) / 2)
     address = launch(page, port=port, browser=browser)
@@ -72,7 +72,7 @@ def explore(
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of rows, or files of rows.", show_default=False)],
     out: Annotated[Path, typer.Option(help="HTML file.")] = Path("report.html"),
-    l2: L2 = 2.0,
+    l2: L2 = "usual",
 ) -> None:
     """Write one page of a run, or of several: verdict and headline first, then tables, curves, examples and parameters.
 
@@ -81,7 +81,7 @@ def report(
     from sanact.files import replacing
     from sanact.report.page import write_page
 
-    page = write_page(runs, l2=l2)
+    page = write_page(runs, l2=read_radius(l2))
     with replacing(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     typer.echo(f"{out}, {len(page.encode()) / 2**20:.1f} MiB: open it in a browser")
@@ -90,7 +90,7 @@ def report(
 def compare(
     a: Annotated[Path, typer.Argument(help="A file of rows, or a folder of them.", show_default=False)],
     b: Annotated[Path, typer.Argument(help="Another, or the same folder again.", show_default=False)],
-    l2: Annotated[float, typer.Option(min=0, help="Budget at which attacks without one (cw) are compared.")] = 2.0,
+    l2: L2 = "usual",
     as_json: Json = False,
 ) -> None:
     """Compare two defenses on the same examples: which is better, by how much, and is it chance?
@@ -103,7 +103,7 @@ def compare(
     from sanact.report.compare import compare as compare_rows
     from sanact.report.compare import rich_table
 
-    found = compare_rows(a, b, l2=l2)
+    found = compare_rows(a, b, l2=read_radius(l2))
     if as_json:
         typer.echo(json.dumps(to_json(found), indent=2))
         return

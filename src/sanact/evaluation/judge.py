@@ -29,7 +29,7 @@ from sanact.device import pick_device
 from sanact.evaluation.adaptive import Adaptive, Effort
 from sanact.evaluation.diagnostics import EXAMPLES, diagnose, verdict
 from sanact.evaluation.rows import SCHEMA, Parts
-from sanact.evaluation.threat import KNOWLEDGE, Knowledge
+from sanact.evaluation.threat import KNOWLEDGE, Knowledge, Radius, l2_budget
 from sanact.graph import fold_batch_norms
 from sanact.models import fingerprint
 from sanact.plan import Plan, SanitizedModel, as_plan, calibrate, changed, plan_to_dict, sanitize
@@ -132,18 +132,19 @@ def cells(
     seed: int = 0,
     calibration: Data | None = None,
     effort: Effort = "standard",
-    l2: float | None = None,
+    l2: Radius | None = None,
 ) -> list[Cell]:
     """Every combination, defense by defense; of the undefended model, replayed and white-box examples are the same.
 
     calibration: for the defenses that need data.
     effort, l2: of the adaptive attacker, who goes for each norm and budget of the attacks once, the smallest first, and for L2
-        balls of radius ``l2`` where an attack has no budget.
+        balls of radius ``l2`` where an attack has no budget; "usual" is that of the data.
     """
     attacks, knowledge = list(attacks), list(knowledge)
     attackers: list[tuple[Attack, Knowledge]] = [(a, k) for a, k in itertools.product(attacks, knowledge) if k != "adaptive"]
     if "adaptive" in knowledge:
-        balls = {attack.budget if attack.budget[1] else ("L2", l2) for attack in attacks}
+        nearest = l2_budget(l2, data.name)
+        balls = {attack.budget if attack.budget[1] else ("L2", nearest) for attack in attacks}
         ordered = sorted(((norm, eps) for norm, eps in balls if eps), key=lambda ball: (get_args(Norm).index(ball[0]), ball[1]))
         attackers += [(Adaptive(norm=norm, eps=eps, effort=effort), "adaptive") for norm, eps in ordered]
     return [

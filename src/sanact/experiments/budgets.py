@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import get_args
 
 from sanact.attacks import FGSM, PGD
-from sanact.data import usual_eps
 from sanact.evaluation.judge import Cell, judge
 from sanact.evaluation.rows import accuracy, clean_accuracy
+from sanact.evaluation.threat import usual_eps
 from sanact.experiments.setting import Part, Setting
 from sanact.progress import progress_bar
 from sanact.report.tables import Grid, grid, results

@@ -48,7 +48,7 @@ def plans(setting: Setting) -> list[Grid]:
     The table shows what was chosen, and the file `plans.txt` has it as the command line takes it.  Beside it, every plan that
     was tried, with its score: a search that was interrupted goes on from there.
     """
-    data, attacks, source = setting.images("validation"), setting.attacks("validation"), setting.source
+    data, attacks = setting.images("validation"), setting.attacks("validation")
     undefended = setting.cells(data, [None], attacks)
     setting.run(undefended)
     images = [next(data.batches(len(data))).x, *(crafted_examples(cell, setting.out) for cell in undefended)]
@@ -61,7 +61,7 @@ def plans(setting: Setting) -> list[Grid]:
     paths = setting.run(setting.cells(data, [None, *chosen.values()], attacks))
     with replacing(setting.out / "plans.txt") as temporary:
         temporary.write_text("".join(f"{plan_text(plan_to_dict(plan))}\n" for plan in chosen.values()), encoding="utf-8")
-    return [grid(results(paths, l2=source.l2), "oblivious")]
+    return [grid(results(paths, l2="usual"), "oblivious")]
 
 
 def _activations(model: nn.Module) -> list[str]:

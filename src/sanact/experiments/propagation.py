@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from sanact.activations import DISTANCES, Recording, distances, record
 from sanact.attacks import PGD
-from sanact.data import Data, usual_eps
+from sanact.data import Data
 from sanact.evaluation.judge import Cell, crafted_examples
-from sanact.evaluation.threat import Knowledge
+from sanact.evaluation.threat import Knowledge, usual_eps
 from sanact.experiments.setting import Setting
 from sanact.experiments.table2 import PLANS
 from sanact.plan import Plan, plan_from_dict, plan_to_dict, sanitize

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from sanact.attacks import PGD
-from sanact.data import usual_eps
-from sanact.evaluation.threat import KNOWLEDGE
+from sanact.evaluation.threat import KNOWLEDGE, usual_eps
 from sanact.experiments.setting import Setting
 from sanact.experiments.table2 import defenses
 from sanact.models import PRETRAINED

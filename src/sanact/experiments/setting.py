@@ -38,8 +38,7 @@ class Source:
     budgets: of FGSM and of PGD, at which the undefended model lands nearest to `undefended` on the images of each part;
         `sanact reproduce budgets` finds them, in steps of ``grain``.
     sweep: budgets at which both are run as well.
-    cw: in fewer steps than its 9,000; docs/results/README.md has how much longer its distances are.  l2: the budget at which
-        it is reported a second time.
+    cw: in fewer steps than its 9,000; docs/results/README.md has how much longer its distances are.
     paper: the figures that its text gives; those of its tables and diagrams are lost.
     """
 
@@ -48,7 +47,6 @@ class Source:
     grain: float
     sweep: tuple[float, ...]
     cw: CW
-    l2: float
     paper: Figures
 
     def undefended(self, clean: float) -> tuple[float, float]:
@@ -82,7 +80,6 @@ SOURCES: dict[str, Source] = {
         grain=0.001,
         sweep=(0.1, 0.2, 0.3),
         cw=CW(search_steps=5, steps=100, step_size=0.1, initial_c=1.0),
-        l2=2.0,
         paper=MNIST,
     ),
     "cifar10": Source(
@@ -91,7 +88,6 @@ SOURCES: dict[str, Source] = {
         grain=0.0001,
         sweep=(8 / 255,),
         cw=CW(search_steps=5, steps=50, step_size=0.01, initial_c=0.1),
-        l2=0.5,
         paper={"none": {"clean": 90.67}, "mask": {"clean": 89.26, "fgsm": 76.18, "cw": 80.21, "pgd": 78.34}},
     ),
     "tiny-imagenet": Source(
@@ -100,7 +96,6 @@ SOURCES: dict[str, Source] = {
         grain=0.0001,
         sweep=(4 / 255, 8 / 255),
         cw=CW(search_steps=5, steps=50, step_size=0.01, initial_c=0.1),
-        l2=0.5,
         paper={"none": {"clean": 83.29}, "mask": {"clean": 82.20, "fgsm": 67.37, "cw": 73.84, "pgd": 69.25}},
     ),
 }
@@ -164,7 +159,7 @@ class Setting:
             seed=self.seed,
             calibration=calibration,
             effort=self.effort,
-            l2=self.source.l2,
+            l2="usual",
         )
 
     def run(self, cells: Iterable[Cell], *, keep: int | None = None) -> list[Path]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from sanact.attacks import FGSM, PGD
-from sanact.evaluation.threat import KNOWLEDGE
+from sanact.evaluation.threat import KNOWLEDGE, usual_eps
 from sanact.experiments.setting import Figures, Setting
 from sanact.plan import Plan, plan_from_dict
 from sanact.report.tables import CLEAN, Grid, Result, attack_title, grid, results
@@ -100,8 +100,8 @@ def table2(setting: Setting) -> list[Grid]:
     paths = setting.run(
         setting.cells(data, defenses(setting.data), [*calibrated, *sweep], setting.knowledge, calibration=clean)
     )
-    found = results(paths, l2=source.l2)
-    columns = [CLEAN, *(title for attack in calibrated for title in _titles(attack.config, source.l2))]
+    found, l2 = results(paths, l2="usual"), usual_eps(setting.data, "L2")
+    columns = [CLEAN, *(title for attack in calibrated for title in _titles(attack.config, l2))]
     beside = beside_paper(found, source.paper, columns)
     swept = [attack_title(attack.config) for attack in sweep]
     crafted = [known for known in reversed(KNOWLEDGE) if known in setting.knowledge and known != "adaptive"]

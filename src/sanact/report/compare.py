@@ -15,6 +15,7 @@ from rich.table import Table
 
 from sanact.evaluation.rows import accuracy, header, hits, part, read_rows
 from sanact.evaluation.statistics import Accuracy, Paired, holm, paired
+from sanact.evaluation.threat import Radius, l2_budget
 from sanact.report.tables import attack_title, defense_name, plan_text
 
 LEVEL = 0.05
@@ -71,13 +72,13 @@ class Comparison:
         return f"{self.attack}: {told}{doubts}"
 
 
-def compare(a: Path, b: Path, *, l2: float | None = None) -> list[Comparison]:
+def compare(a: Path, b: Path, *, l2: Radius | None = None) -> list[Comparison]:
     """Compare what lies at two paths, files of rows or folders of them.
 
     Two files: whatever they are of, if examples, attack and knowledge are the same.  A folder stands for all its files:
     every two that agree in examples, model, attack, knowledge and seed, and differ in the defense, are compared.
     On an undefended model there is nothing to know, so its rows go with an oblivious attacker's too.
-    l2: a budget for attacks that have none.
+    l2: a budget for attacks that have none; "usual" is that of the data.
     Raises ValueError for two files that say what differs, and where nothing can be compared.
     """
     if a.is_dir() or b.is_dir():
@@ -133,12 +134,12 @@ def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _compare(a: Path, b: Path, *, l2: float | None) -> Comparison:
+def _compare(a: Path, b: Path, *, l2: Radius | None) -> Comparison:
     tables = [_by_index(read_rows(path)) for path in (a, b)]
     if any(tables[0][column] != tables[1][column] for column in ("index", "label")):
         raise ValueError(f"'{a}' and '{b}' cannot be compared: their headers name the same examples, their rows do not")
     cells = [header(table)["cell"] for table in tables]
-    budget = None if "eps" in cells[0]["attack"] else l2
+    budget = None if "eps" in cells[0]["attack"] else l2_budget(l2, cells[0]["data"]["name"])
     found = paired(*(np.asarray(hits(table, l2=budget)) for table in tables))
     sides = [
         Side(

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from sanact.evaluation.rows import Parts, header, part, read_rows
-from sanact.evaluation.threat import KNOWLEDGE
+from sanact.evaluation.threat import KNOWLEDGE, Radius
 from sanact.report.figures import accuracy_by_budget
 from sanact.report.inside import draw
 from sanact.report.tables import (
@@ -88,10 +88,10 @@ class Section:
     plans: dict[str, str]
 
 
-def write_page(sources: Sequence[Path], *, l2: float | None = 2.0) -> str:
+def write_page(sources: Sequence[Path], *, l2: Radius | None = "usual") -> str:
     """The page, as HTML that asks nothing of the network.
 
-    sources: folders of rows, or files of rows.  l2: a budget at which attacks without one are reported a second time.
+    sources: folders of rows, or files of rows.  l2: as in `results`.
     Raises ValueError where there are no rows, or where a file holds something else.
     """
     paths = [path for source in sources for path in (sorted(source.glob("*.parquet")) if source.is_dir() else [source])]
@@ -153,7 +153,7 @@ class Room:
         return pictures
 
 
-def _section(title: str, tables: Mapping[Path, pa.Table], l2: float | None, room: Room) -> Section:
+def _section(title: str, tables: Mapping[Path, pa.Table], l2: Radius | None, room: Room) -> Section:
     found = results_of({path.name: rows for path, rows in tables.items()}, l2=l2)
     with rc_context(THEME):
         curve = accuracy_by_budget(found)

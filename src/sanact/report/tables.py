@@ -14,7 +14,7 @@ from rich.table import Table
 
 from sanact.evaluation.rows import accuracy, clean_accuracy, header, part, read_rows, won_by
 from sanact.evaluation.statistics import Accuracy
-from sanact.evaluation.threat import KNOWLEDGE, Knowledge
+from sanact.evaluation.threat import KNOWLEDGE, Knowledge, Radius, l2_budget
 from sanact.notebook import html_table
 
 TITLES = {
@@ -80,15 +80,15 @@ class Result:
         return self.verdict.partition(":")[0]
 
 
-def results(paths: Iterable[Path], *, l2: float | None = None) -> list[Result]:
+def results(paths: Iterable[Path], *, l2: Radius | None = None) -> list[Result]:
     """The accuracies in files of rows; of each defense the one on clean images first.
 
-    l2: a budget at which attacks without one are reported a second time.
+    l2: a budget at which attacks without one are reported a second time; "usual" is that of the data.
     """
     return results_of({path.name: read_rows(path) for path in paths}, l2=l2)
 
 
-def results_of(tables: Mapping[str, pa.Table], *, l2: float | None = None) -> list[Result]:
+def results_of(tables: Mapping[str, pa.Table], *, l2: Radius | None = None) -> list[Result]:
     """The same of rows by the names of their files."""
     found: list[Result] = []
     for file, rows in tables.items():
@@ -105,7 +105,8 @@ def results_of(tables: Mapping[str, pa.Table], *, l2: float | None = None) -> li
         }
         if not any(r.attack == CLEAN and r.plan == plan and r.model == common["model"] for r in found):
             found.append(Result(**common, attack=CLEAN, family=CLEAN, eps=0, knowledge="", accuracy=clean_accuracy(rows)))
-        for budget in (None,) if l2 is None or "eps" in attack else (None, l2):
+        nearest = None if "eps" in attack else l2_budget(l2, cell["data"]["name"])
+        for budget in (None,) if nearest is None else (None, nearest):
             found.append(
                 Result(
                     **common,
