@@ -38,6 +38,13 @@ def test_legend_names_defenses_and_knowledge(found):
     assert [text.get_text() for text in legend.get_texts()] == ["none", "mask", "oblivious", "white-box"]
 
 
+def test_legend_names_nothing_that_is_not_drawn(tmp_path, found):
+    elsewhere = write(tmp_path, "fgsm", right=4, attack={"name": "fgsm", "eps": 0.1, "norm": "Linf"}, verdict="suspect: why")
+    replayed = [r for r in found if r.knowledge != "white-box" and not r.suspect]
+    (legend,) = accuracy_by_budget([*replayed, *results([elsewhere])]).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["none", "mask", "oblivious"]
+
+
 def test_the_legend_of_one_panel_is_not_cut_off(tmp_path):
     attacks, defenses = [PGD | {"eps": eps} for eps in (0.1, 0.2, 0.3)], ("none", "nl-means", "median", "mask", "mean-sparse")
     plans = [None, *({"*": {"name": name}} for name in defenses[1:])]

@@ -51,9 +51,10 @@ def accuracy_by_budget(found: Sequence[Result]) -> Figure | None:
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("accuracy in %")
     handles = [Line2D([], [], color=colour, label=defense) for defense, colour in zip(defenses, COLOURS, strict=False)]
-    known = [knowledge for knowledge in LINES if any(r.knowledge == knowledge for r in found)]
+    drawn = [r for r in found if r.family in families]
+    known = [knowledge for knowledge in LINES if any(r.knowledge == knowledge for r in drawn)]
     handles += [Line2D([], [], color="#777777", linestyle=LINES[knowledge], label=knowledge) for knowledge in known]
-    if any(r.suspect for r in found):
+    if any(r.suspect for r in drawn):
         handles.append(Line2D([], [], color="#777777", label="suspect", **HOLLOW))
     figure.legend(
         handles=handles,
