@@ -56,8 +56,6 @@ Classes = Annotated[
     typer.Option("--classes", "--class", help="Only images of this class; repeat for more.", show_default="all"),
 ]
 Split = Annotated[str, typer.Option(help="Of the data: test, validation, train[:5000], …")]
-
-
 L2 = Annotated[
     str,
     typer.Option(
@@ -68,11 +66,13 @@ L2 = Annotated[
 
 def read_radius(text: str) -> Radius:
     """What L2 was given, as a number where it is one."""
+    if text == "usual":
+        return "usual"
     try:
-        radius: Radius = "usual" if text == "usual" else float(text)
+        radius = float(text)
     except ValueError:
         radius = math.nan
-    if radius != "usual" and not 0 <= radius < math.inf:
+    if not 0 <= radius < math.inf:
         raise ValueError(f"l2 must be 'usual' or a number from 0 on, got '{text}'")
     return radius
 

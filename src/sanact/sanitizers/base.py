@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -203,8 +203,12 @@ def slices(maps: Tensor) -> tuple[Tensor, ...]:
 
 def in_slices(function: Callable[..., Tensor], *maps: Tensor) -> Tensor:
     """``function`` of the `slices` of maps of one shape, put together again."""
-    parts = [function(*part) for part in zip(*map(slices, maps), strict=True)]
-    return torch.cat(parts) if len(parts) > 1 else parts[0]
+    return joined([function(*part) for part in zip(*map(slices, maps), strict=True)])
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """The inverse of `slices`, without a copy where there is but one."""
+    return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
 
 
 def local_mean(maps: Tensor, size: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sanact.sanitizers.base import Sanitizer, eager, in_slices, local_mean, odd, pad_by_reflection, slices, variance
+from sanact.sanitizers.base import Sanitizer, eager, in_slices, joined, local_mean, odd, pad_by_reflection, slices, variance
 
 Unit = Literal["std", "absolute"]
 
@@ -88,7 +88,7 @@ class _NonLocalMeans(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, prepare: Callable[[Tensor], Prepared], reach: int, constant: bool) -> Tensor:
         averages, norms = zip(*(_average(prepare(part), reach) for part in slices(a)), strict=True)
-        average, norm = torch.cat(averages), torch.cat(norms)
+        average, norm = joined(averages), joined(norms)
         ctx.save_for_backward(a, average, norm)
         ctx.prepare, ctx.reach, ctx.constant = prepare, reach, constant
         return average
