@@ -34,6 +34,7 @@ PRETRAINED: dict[tuple[str, str], str] = {  # (model, name of the weights) → f
     ("mnist-cnn", "mnist"): "mnist_cnn.safetensors",
     ("mnist-cnn", "mnist-pgd"): "mnist_cnn_pgd.safetensors",
     ("resnet18:width=24", "cifar10"): "resnet18_cifar10.safetensors",
+    ("resnet18:width=48", "cifar10"): "resnet18_w48_cifar10.safetensors",
     ("resnet18-64:width=32", "tiny-imagenet"): "resnet18_tiny_imagenet.safetensors",
 }
 
