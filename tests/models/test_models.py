@@ -205,7 +205,8 @@ def test_corrupt_weights_are_refused(tmp_path, name, content):
 
 
 def test_weights_of_ours_for_another_network_name_theirs():
-    with pytest.raises(ValueError, match="our weights 'cifar10' are of resnet18:width=24, resnet18:width=48, not of 'resnet18'"):
+    owners = "resnet18:width=24, resnet18:width=48"
+    with pytest.raises(ValueError, match=f"our weights 'cifar10' are of {owners}, not of 'resnet18'"):
         load_model("resnet18", weights="cifar10")
 
 
