@@ -55,8 +55,8 @@ ATTACKS: dict[str, type[BudgetedAttack]] = {"fgsm": FGSM, "bim": BIM, "mim": MIM
 class Glance(Adaptive):
     """The adaptive attacker's first attempts: replayed examples, and a few steps through each gradient."""
 
-    def stages(self, model: Model) -> Iterator[tuple[str, Stage]]:
-        return itertools.takewhile(lambda s: s[0].startswith("transfer") or s[0].endswith(", short"), super().stages(model))
+    def stages(self, model: Model, x: Tensor) -> Iterator[tuple[str, Stage]]:
+        return itertools.takewhile(lambda s: s[0].startswith("transfer") or s[0].endswith(", short"), super().stages(model, x))
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Explorer:
         by = ""
         if knowledge == "adaptive":
             suite = Adaptive if hard else Glance
-            adversarial, (by,) = suite(eps=attack.eps, norm=attack.norm, effort="quick").credited(defended, x, y)
+            adversarial, (by,), _ = suite(eps=attack.eps, norm=attack.norm, effort="quick").credited(defended, x, y)
         else:
             adversarial = attack.for_replay()(self.model, x, y) if knowledge == "oblivious" else attack(defended, x, y)
         networks: dict[Network, nn.Module] = {"undefended": self.model, "defended": defended}

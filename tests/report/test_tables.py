@@ -17,7 +17,7 @@ PGD = {"name": "pgd", "eps": 0.1, "norm": "Linf", "steps": 40}
 CW = {"name": "cw", "steps": 1000}
 
 
-def write(folder, number, *, right, defense=None, attack=PGD, knowledge="white-box", l2=1.0, verdict="reliable"):
+def write(folder, number, *, right, defense=None, attack=PGD, knowledge="white-box", l2=1.0, verdict="reliable", failed=""):
     """A file of 10 rows, 9 right on the clean images and ``right`` on the attacked."""
     rows = pa.table(
         {
@@ -28,6 +28,7 @@ def write(folder, number, *, right, defense=None, attack=PGD, knowledge="white-b
             "linf": [0.1] * 10,
             "l2": [l2] * 10,
             "by": [""] * right + ["pgd"] * (10 - right),
+            "failed": [failed] * 10,
         },
         schema=SCHEMA,
     )

@@ -62,7 +62,7 @@ class AutoAttack(Suite):
     def for_replay(self) -> Self:
         return replace(self, early_stop=False)
 
-    def stages(self, model: Model) -> Iterator[tuple[str, Stage]]:
+    def stages(self, model: Model, x: Tensor) -> Iterator[tuple[str, Stage]]:
         for name in STAGES[self.version]:
             yield name, partial(_run, self.attack(name), model)
 

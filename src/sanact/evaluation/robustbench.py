@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sanact.evaluation.rows import clean_accuracy, header, hits, part, read_rows
+from sanact.evaluation.rows import clean_accuracy, header, hits, part, read_rows, verdict_of
 from sanact.evaluation.statistics import wilson
 from sanact.files import replacing
 
@@ -116,7 +116,7 @@ def write_record(
         reported=lowest if reported is None else reported,
         autoattack_acc=figures.get("autoattack"),
         external=lowest if "adaptive" in standing else None,
-        unreliable=any(header(table).get("verdict") != "reliable" for table in tables),
+        unreliable=any(verdict_of(header(table)) != "reliable" for table in tables),
         architecture=architecture or cell["model"]["name"],
         additional_data=additional_data,
         number_forward_passes=number_forward_passes,
@@ -162,9 +162,7 @@ def _footnote(tables: Sequence[pa.Table], kinds: Sequence[str], worst: np.ndarra
     facts = header(tables[0])
     cell, n = facts["cell"], len(worst)
     found = wilson(int(worst.sum()), n)
-    verdicts = "; ".join(
-        f"{kind}: {header(table).get('verdict', 'not checked')}" for kind, table in zip(kinds, tables, strict=True)
-    )
+    verdicts = "; ".join(f"{kind}: {verdict_of(header(table))}" for kind, table in zip(kinds, tables, strict=True))
     return " ".join(
         [
             f"{cell['attack']['norm']}, on {n:,} images of {cell['data']['name']} ({part(cell['data'])}).",
