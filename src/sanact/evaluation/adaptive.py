@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from sanact.checks import Model
 from sanact.evaluation.latent import LatentMatching
 from sanact.gradients import annealed, gradient, gradient_choices
 from sanact.sanitizers import Sanitizer, bypass, sanitizers_of
+from sanact.values import OneOf, Rules
 
 Effort = Literal["quick", "standard", "thorough"]
 
@@ -58,9 +59,10 @@ class Adaptive(Suite):
     effort: Effort = "standard"
     guides: Tensor | None = field(default=None, repr=False, compare=False)
 
+    rules: ClassVar[Rules] = {**Suite.rules, "effort": OneOf(get_args(Effort))}
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.effort in WORK, "effort", f"one of {', '.join(get_args(Effort))}")
         self.require(not self.targeted, "targeted", "False")
 
     @property
