@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from sanact.evaluation.judge import KEPT, Cell, check_plans, circumstances, examine, judge
+from sanact.evaluation.judge import KEEP, KEPT, Cell, check_plans, circumstances, examine, judge
 from sanact.evaluation.rows import Parts, read_rows, write_rows
 from sanact.progress import progress_bar
+from sanact.values import BATCH_SIZE, Maybe, OneOf
 
 Engine = Literal["local"]
 
@@ -31,8 +32,11 @@ def run(
         a few.
     Raises ValueError for a file of rows that cannot be read.
     """
-    if engine != "local":
-        raise ValueError(f"engine must be one of local, got {engine!r}")
+    OneOf(get_args(Engine))(engine, "engine", "run")
+    BATCH_SIZE(batch_size, "batch_size", "run")
+    Maybe(KEEP)(keep, "keep", "run")
+    if not str(out):
+        raise ValueError("out must be a folder, got '' (run)")
     cells, out = list(cells), Path(out)
     paths = [out / f"{cell.slug}.parquet" for cell in cells]
     there = [path.exists() and not _lost(cell, out, keep or 0) for cell, path in zip(cells, paths, strict=True)]

@@ -17,11 +17,12 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, fx, nn
 
 from sanact.files import replacing
-from sanact.graph import LAYERS, Layer, find_layers, input_shape, trace
+from sanact.graph import LAYERS, Layer, find_layers, likely_shape, trace
 from sanact.notebook import html_table
 from sanact.preserve import preserved
 from sanact.sanitizers import SANITIZERS, Sanitizer, bypass, sanitizers_of
 from sanact.spec import make, parse
+from sanact.values import shown
 
 Plan = Mapping[str, Sanitizer]
 
@@ -138,6 +139,8 @@ def plan_to_dict(plan: Sanitizer | Plan) -> dict[str, dict[str, Any]]:
 
 def plan_from_dict(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Sanitizer]:
     """The inverse of `plan_to_dict`; ValueError for an unknown sanitizer or argument."""
+    if not isinstance(configs, Mapping) or not all(isinstance(config, Mapping) for config in configs.values()):
+        raise ValueError(f"a plan must map patterns to {{name: …, argument: …}}, got {shown(configs)}")
     return {pattern: make("sanitizer", SANITIZERS, **config) for pattern, config in configs.items()}
 
 
@@ -193,7 +196,7 @@ def list_layers(model: nn.Module, plan: Sanitizer | Plan | None = None, *, examp
 
 def _output_shapes(model: nn.Module, example: Tensor | None) -> dict[str, tuple[int, ...]]:
     if example is None:
-        if (shape := input_shape(model)) is None:
+        if (shape := likely_shape(model)) is None:
             return {}
         parameter = next(model.parameters())
         example = torch.zeros(1, *shape, device=parameter.device, dtype=parameter.dtype)

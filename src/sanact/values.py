@@ -120,6 +120,7 @@ class Maybe:
 
 SEED = Whole(0, 2**63 - 1)
 BATCH_SIZE = Whole(1, 100_000)
+CLASSES = Whole(1, 100_000)
 
 
 def refusal(name: str, allowed: str, value: Any, where: str, hint: str = "") -> ValueError:

@@ -219,7 +219,7 @@ def test_missing_weights_are_refused(weights):
 
 @pytest.mark.parametrize(
     "state",
-    [nn.Linear(2, 2).state_dict(), MNISTCNN(classes=3).state_dict(), {"state_dict": MNISTCNN().state_dict()}, [torch.ones(1)]],
+    [nn.Linear(2, 2).state_dict(), MNISTCNN(classes=3).state_dict(), {"weights": MNISTCNN().state_dict()}, [torch.ones(1)]],
     ids=["layers", "classes", "checkpoint", "list"],
 )
 def test_weights_of_another_network_are_refused(tmp_path, state):
