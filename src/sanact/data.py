@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sanact.values import BATCH_SIZE, SEED, Whole, meant, shown
+from sanact.values import BATCH_SIZE, SEED, image_shape, meant, shown
 
 if TYPE_CHECKING:
     import datasets
@@ -27,7 +27,6 @@ LOSSLESS = {"mnist", "cifar10"}  # published so; a copy of them in JPEG is not t
 FOLDER = "SANACT_DATA"  # environment variable: where `mnist/`, `cifar10/`, … may lie on disk
 
 ON_HUB = re.compile(r"\w[\w.-]{,95}(/\w[\w.-]{,95})?", re.ASCII)
-SIDE = Whole(1, 10_000)  # of an image, in pixels
 
 GRAY = {"1", "L", "LA"}  # Pillow's modes of grayscale
 
@@ -107,7 +106,8 @@ class Data:
         """The images of these classes, whose indices stay what they are; ValueError for a class that does not exist."""
         if unknown := [name for name in names if name not in self.classes]:
             known = ", ".join(self.classes[:20]) + ", …" * (len(self.classes) > 20)
-            raise ValueError(f"no class '{unknown[0]}' in data set '{self.name}'; it has: {known}")
+            hint = meant(unknown[0], self.classes)
+            raise ValueError(f"no class {shown(unknown[0])} in data set '{self.name}'; it has: {known}{hint}")
         if not names:
             raise ValueError(f"at least one class must be chosen (data '{self.name}')")
         wanted = [self.classes.index(name) for name in names]
@@ -223,7 +223,7 @@ def load_data(
         if not isinstance(text, str) or not text:
             raise ValueError(f"{what} must be a name, got {shown(text)} (load_data)")
     if shape is not None:
-        shape = _checked_shape(shape, name)
+        shape = image_shape(shape, "shape", f"data '{name}'")
     base, bracket, part = split.partition("[")
     if base == "test":
         base = TEST.get(name, base)
@@ -352,13 +352,6 @@ def _class_names(given: Sequence[str], needed: int, data: str) -> tuple[str, ...
     return names
 
 
-def _checked_shape(shape: Sequence[int], name: str) -> tuple[int, int, int]:
-    if isinstance(shape, str) or len(shape) != 3:
-        raise ValueError(f"shape must be (channels, height, width), got {shown(shape)} (data '{name}')")
-    channels, height, width = (SIDE(side, "shape", f"data '{name}'") for side in shape)
-    return channels, height, width
-
-
 def _decoded(rows: datasets.Dataset, places: Integers, column: str) -> list[Any]:
     """Pillow's images at these places; ValueError that names the first that cannot be read."""
     try:
@@ -390,7 +383,7 @@ def _digits(split: str) -> datasets.Dataset:
     from sklearn.datasets import load_digits
 
     if split not in ("train", "test"):
-        raise ValueError(f"no split '{split}' in data set 'digits'; it has: train, test")
+        raise ValueError(f"no split '{split}' in data set 'digits'; it has: train, test{meant(split, ('train', 'test'))}")
     digits = load_digits()
     test = np.arange(len(digits.target)) % 4 == 3
     chosen = test if split == "test" else ~test

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, get_args
@@ -35,8 +36,8 @@ def run(
     OneOf(get_args(Engine))(engine, "engine", "run")
     BATCH_SIZE(batch_size, "batch_size", "run")
     Maybe(KEEP)(keep, "keep", "run")
-    if not str(out):
-        raise ValueError("out must be a folder, got '' (run)")
+    if not str(out) or os.path.isfile(out):
+        raise ValueError(f"out must be a folder, got {'the file ' * bool(str(out))}'{out}' (run)")
     cells, out = list(cells), Path(out)
     paths = [out / f"{cell.slug}.parquet" for cell in cells]
     there = [path.exists() and not _lost(cell, out, keep or 0) for cell, path in zip(cells, paths, strict=True)]

@@ -22,7 +22,7 @@ from sanact.notebook import html_table
 from sanact.preserve import preserved
 from sanact.sanitizers import SANITIZERS, Sanitizer, bypass, sanitizers_of
 from sanact.spec import make, parse
-from sanact.values import shown
+from sanact.values import BATCH_SIZE, shown
 
 Plan = Mapping[str, Sanitizer]
 
@@ -222,6 +222,9 @@ def calibrate(defended: SanitizedModel, images: Tensor, *, batch_size: int = 500
     """
     if len(images) == 0:
         raise ValueError("calibration needs at least one image, got none")
+    if not images.isfinite().all():
+        raise ValueError("calibration needs finite images, got NaN or infinity")
+    batch_size = BATCH_SIZE(batch_size, "batch_size", "calibrate")
     parts = list(defended.sanitizers.values())
     with preserved(defended), torch.no_grad():
         defended.eval()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -362,6 +363,9 @@ def train_and_save(
     validation: int | None = None,
     examples: int | None = None,
     classes: Sequence[str] = (),
+    image: str | None = None,
+    label: str | None = None,
+    names: Sequence[str] = (),
     half: bool = False,
     attack: Attack | None = None,
     device: str = "auto",
@@ -377,23 +381,28 @@ def train_and_save(
     validation: training images held out, with the class shares of the whole; None is a twelfth of them.  attack: see `train`.
     examples: of the training images that are left, so many with the class shares of the whole; None takes all.
     classes: by name, images of these only, in training and test; the network has logits for all.  Nothing takes all.
+    image, label, names: the columns, and the classes in the order of the logits; see `load_data`.
     half: save the weights in 16 bits; the accuracies on the card are those of the rounded weights.
     A training that was interrupted goes on from ``<out>.partial``, which is gone when it is done.
     Raises ValueError before any work if ``out`` does not end in ``.safetensors``, by which `load_weights` knows the format.
     """
-    if Path(out).suffix != ".safetensors":
-        raise ValueError(f"out must be a file that ends in .safetensors, got '{out}'")
+    if Path(out).suffix != ".safetensors" or os.path.isdir(out):
+        raise ValueError(f"out must be a file that ends in .safetensors, got '{out}'" + " (a folder)" * os.path.isdir(out))
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    if start is not None and not os.path.isfile(start):
+        raise ValueError(f"no weights at '{start}' to start from")
     if attack is not None and not isinstance(attack, BudgetedAttack):
         raise ValueError(f"training needs an attack with a budget, got {attack!r}")
     chosen = pick_device(device)
-    everything = load_data(data, "train")
+    columns: dict[str, Any] = {"image": image, "label": label, "classes": names}
+    everything = load_data(data, "train", **columns)
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         model = build_model(name, classes=len(everything.classes))
     if start is not None:
         load_weights(model, start)
     model.to(chosen)
-    everything, test = (load_data(data, split, shape=input_shape(model)) for split in ("train", "test"))
+    everything, test = (load_data(data, split, shape=input_shape(model), **columns) for split in ("train", "test"))
     if classes:
         everything, test = everything.only(classes), test.only(classes)
     held_out, rest = everything.split_off(validation or max(len(everything) // 12, 1), seed=recipe.seed)

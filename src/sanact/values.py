@@ -119,8 +119,21 @@ class Maybe:
 
 
 SEED = Whole(0, 2**63 - 1)
+SIDE = Whole(1, 2**16)
+PIXELS = 2**24
 BATCH_SIZE = Whole(1, 100_000)
 CLASSES = Whole(1, 100_000)
+
+
+def image_shape(value: Any, name: str, where: str) -> tuple[int, int, int]:
+    """(C, H, W) of an image, of no more than `PIXELS` numbers."""
+    try:
+        channels, height, width = (SIDE(side, name, where) for side in value)
+    except (TypeError, ValueError):
+        raise refusal(name, "be (channels, height, width)", value, where) from None
+    if channels * height * width > PIXELS:
+        raise refusal(name, f"be of at most {PIXELS:,} numbers", value, where)
+    return channels, height, width
 
 
 def refusal(name: str, allowed: str, value: Any, where: str, hint: str = "") -> ValueError:
@@ -130,9 +143,9 @@ def refusal(name: str, allowed: str, value: Any, where: str, hint: str = "") -> 
 
 def meant(value: Any, known: Iterable[str]) -> str:
     """ "; did you mean 'median'?" for a name that is nearly one of several that are known, else nothing."""
-    known = list(known)
-    near = difflib.get_close_matches(value.lower(), known, n=1) if isinstance(value, str) and len(known) > 1 else []
-    return f"; did you mean '{near[0]}'?" if near else ""
+    named = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(value.lower(), named, n=1) if isinstance(value, str) and len(named) > 1 else []
+    return f"; did you mean '{named[near[0]]}'?" if near else ""
 
 
 def shown(value: Any) -> str:

@@ -85,8 +85,13 @@ class Cell:
         """The plan, or the sanitizers that the model has inside it, by their modules' names."""
         if self.defense is not None:
             return plan_to_dict(self.defense)
-        inside = {name: part for name, part in self.model.named_modules() if isinstance(part, Sanitizer) and not part.bypassed}
-        return {f"inside {name}": part.config for name, part in inside.items()} or None
+        return self._inside.get("inside")
+
+    @property
+    def _inside(self) -> dict[str, Any]:
+        named = self.model.named_modules()
+        inside = {part.where or name: part.config for name, part in named if isinstance(part, Sanitizer) and not part.bypassed}
+        return {"inside": inside} if inside else {}
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -108,7 +113,7 @@ class Cell:
                 "fingerprint": self.data.fingerprint,
                 **self.data.marks,
             },
-            "model": {"name": self.model_name, "fingerprint": fingerprint(self.model)},
+            "model": {"name": self.model_name, "fingerprint": fingerprint(self.model)} | self._inside,
             "attack": self.attack.for_replay().config,
             "seed": self.seed,
         }

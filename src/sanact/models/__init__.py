@@ -142,7 +142,7 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
         model.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
         told = f"; by its card the file holds {card['model']}" if (card := read_card(path)) else ""
-        if any(name.endswith(REWRITTEN) or ".parametrizations." in name for name in state):
+        if any(str(name).endswith(REWRITTEN) or ".parametrizations." in str(name) for name in state):
             told += "; the file is of a pruned or weight-normed network: make its weights plain before they are saved"
         misfits = _misfits(model, state) if isinstance(state, dict) else []
         what = f"{misfits[0]}, and {len(misfits) - 1} more such" if len(misfits) > 1 else "".join(misfits) or error
@@ -151,7 +151,7 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
 
 def _read(path: Path) -> Any:
     if not os.path.isfile(path):
-        raise ValueError(f"no weights at '{path}'")
+        raise ValueError(f"no weights at {shown(str(path))}")
     try:
         return load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
