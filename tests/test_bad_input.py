@@ -12,9 +12,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from sanact import (
@@ -38,6 +40,7 @@ from sanact.engine import run
 from sanact.evaluation.adaptive import Adaptive
 from sanact.evaluation.judge import Cell, cells, judge
 from sanact.evaluation.robustbench import write_record
+from sanact.evaluation.rows import header, read_rows
 from sanact.experiments import Setting
 from sanact.explorer import Explorer
 from sanact.models import build_model, load_model, load_weights
@@ -73,6 +76,8 @@ def arguments() -> Iterator[tuple[str, str, Any]]:
             if default is None:  # images
                 continue
             yield from ((name, argument, value) for value in NOT_A[type(default)] if value is not None or parameter.default)
+            if type(default) is float and argument not in ("lr", "weight_decay"):
+                yield name, argument, 1e300
             if type(default) is int and argument != "seed":
                 yield name, argument, EXPENSIVE
 
@@ -239,6 +244,11 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "a run in batches of none": (lambda: run([], out="x", batch_size=0), "got 0"),
     "a run in too large batches": (lambda: run([], out="x", batch_size=10**9), "got 1000000000"),
     "a run that keeps -1": (lambda: run([], out="x", keep=-1), "got -1"),
+    "a run of names": (lambda: run(["fgsm"], out="x"), "got 'fgsm'"),
+    "training into too long a name": (
+        lambda: train_and_save("mnist-cnn", "digits", "w" * 240 + ".safetensors", Recipe()),
+        "at most 200 bytes",
+    ),
     "a device of another kind": (lambda: pick_device("meta"), "got 'meta'"),
     "a device that is no name": (lambda: pick_device(1.5), "got '1.5'"),
     "a device that is misspelt": (lambda: pick_device("cdua"), "did you mean 'cuda'?"),
@@ -255,7 +265,7 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "calibrating in batches of none": (lambda: calibrate(sanitize(net(), MeanSparse()), X, batch_size=0), "got 0"),
     "a plan that is a list": (lambda: plan_from_dict([{"name": "mask"}]), "got [{'name': 'mask'}]"),
     "a plan of texts": (lambda: plan_from_dict({"*": "mask"}), "got {'*': 'mask'}"),
-    "a plan without a name": (lambda: plan_from_dict({"*": {"strength": 0.3}}), "got ''"),
+    "a plan without a name": (lambda: plan_from_dict({"*": {"strength": 0.3}}), "none for the pattern '*'"),
     "a plan with a number for a name": (lambda: plan_from_dict({"*": {"name": 3}}), "got 3"),
     "a plan with a list for a name": (lambda: plan_from_dict({"*": {"name": ["mask"]}}), "got ['mask']"),
     "a sanitizer that is misspelt": (lambda: parse_plan(["medain"]), "did you mean 'median'?"),
@@ -514,3 +524,115 @@ def test_no_command_takes_what_cannot_be_meant(line, place, monkeypatch):
     assert ended.code in (1, 2) and not ended.out and "Traceback" not in ended.err
     assert ended.code == 2 or ended.err.count("\n") == 1
     assert LINES[line] in shown
+
+
+def test_what_nobody_foresaw_leaves_its_traceback_in_a_file(place, monkeypatch, tmp_path):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    ended = sanact(*shlex.split(EVALUATE.replace("Net", "Fails")))
+    (file,) = tmp_path.glob("sanact-*.txt")
+    assert ended.err == f"error: KeyError: 'missing' (unforeseen; the traceback is in {file})\n" and ended.code == 1
+    written = file.read_text(encoding="utf-8")
+    assert written.startswith("Traceback") and 'return {}["missing"]' in written and written.endswith("KeyError: 'missing'\n")
+    sanact("layers", "nothing")
+    assert list(tmp_path.glob("sanact-*.txt")) == [file]
+
+
+@pytest.fixture
+def judged(place, monkeypatch, tmp_path) -> Callable[..., dict[str, Path]]:
+    """Run an evaluation in the folder of the user's file; the files of rows by the name of the defense."""
+    monkeypatch.chdir(place)
+
+    def run(model: str, *more: object) -> dict[str, Path]:
+        given = ("--data", "digits", "--examples", 20, "-a", "fgsm:eps=0.05", "-k", "white-box", "--out", tmp_path / "runs")
+        ended = sanact("evaluate", model, *given, *more)
+        assert ended.code == 0, ended.err
+        results = json.loads(ended.out)
+        assert len({result["rows"] for result in results}) == len({result["defense"] for result in results})
+        return {result["defense"]: tmp_path / "runs" / result["rows"] for result in results}
+
+    return run
+
+
+def test_a_factory_that_returns_a_sanitized_model_is_named_by_what_is_inside_and_judged_beside_the_bare_one(judged, place):
+    files = judged("mine.py:sanitized", "--json", "-q")
+    assert set(files) == {"none", "mask"}
+    bare, batch = build_model(f"{place}/mine.py:Net").eval(), next(load_data("digits").sample(20).batches(20))
+    defended = sanitize(bare, {"0": Mask(0.02)})
+    for name, network in (("none", bare), ("mask", defended)):
+        rows = read_rows(files[name])
+        assert rows["clean_prediction"].to_pylist() == network(batch.x).argmax(1).tolist()
+        adversarial = FGSM(eps=0.05).for_replay()(network, batch.x, batch.y)
+        assert rows["prediction"].to_pylist() == network(adversarial).argmax(1).tolist()
+    cells_there = {name: header(read_rows(path))["cell"] for name, path in files.items()}
+    assert cells_there["none"]["defense"] is None
+    assert cells_there["mask"]["defense"] == {"0": {"name": "mask", "strength": 0.02, "reading": "fixed"}}
+
+
+@pytest.mark.parametrize("plan", [{"0": Mask(0.05)}, {"0": MeanSparse(0.3)}], ids=["mask", "mean-sparse"])
+def test_weights_that_a_sanitized_model_saved_bring_their_plan(judged, place, tmp_path, plan):
+    bare, batch = build_model(f"{place}/mine.py:Net").eval(), next(load_data("digits").sample(20).batches(20))
+    with torch.no_grad():
+        bare[3].bias += torch.randn(10)
+    defended = sanitize(bare, plan)
+    calibrate(defended, batch.x[:3])
+    defended.save(tmp_path / "w.safetensors")
+    files = judged("mine.py:Net", "--weights", tmp_path / "w.safetensors", "--json", "-q")
+    (name,) = (part.name for part in plan.values())
+    assert set(files) == {"none", name}
+    for own, network in (("none", bare), (name, defended)):
+        assert read_rows(files[own])["clean_prediction"].to_pylist() == network(batch.x).argmax(1).tolist()
+
+
+def test_an_evaluation_says_what_it_found_inside(place, monkeypatch, tmp_path):
+    monkeypatch.chdir(place)
+    ended = sanact(
+        *shlex.split(EVALUATE.replace("Net", "sanitized").replace("-q", "")), "-a", "fgsm:eps=0.1", "--out", tmp_path
+    )
+    assert (
+        "the model has sanitizers inside (sanitizer 'mask' on '0'): it is judged as it is, and beside it without" in ended.err
+    )
+
+
+def test_fewer_classes_than_outputs_are_said_beside_every_figure(judged):
+    (path,) = judged("mine.py:Twelve", "--json", "-q").values()
+    assert header(read_rows(path))["cell"]["data"]["note"] == "10 classes where the model has 12"
+
+
+def test_class_names_put_a_folder_that_lacks_a_class_into_the_order_of_the_network(place, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for name in ("b", "d"):
+        (tmp_path / "set/test" / name).mkdir(parents=True)
+        Image.fromarray(np.full((28, 28), 99, dtype=np.uint8)).save(tmp_path / "set/test" / name / "0.png")
+    (tmp_path / "names.txt").write_text("a\nb\nc\nd\ne\nf\ng\n")
+    given = ["evaluate", f"{place}/mine.py:Seven", "--data", "./set", "-a", "fgsm:eps=0.1", "-k", "white-box", "-q", "--json"]
+    labels = {}
+    for names in ("", "a,b,c,d,e,f,g", "names.txt"):
+        ended = sanact(*given, *(["--class-names", names] if names else []), "--out", tmp_path / f"runs {names}")
+        assert ended.code == 0, ended.err
+        facts = read_rows(tmp_path / f"runs {names}" / json.loads(ended.out)[0]["rows"])
+        labels[names] = facts["label"].to_pylist()
+        note = header(facts)["cell"]["data"].get("note")
+        assert note == (None if names else "2 classes where the model has 7")
+    assert labels == {"": [0, 1], "a,b,c,d,e,f,g": [1, 3], "names.txt": [1, 3]}
+
+
+def test_training_and_judging_take_the_same_column(place, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    features = {"photo": datasets.Image(), "fine": datasets.ClassLabel(7), "coarse": datasets.ClassLabel(2)}
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        pictures = [Image.fromarray(rng.integers(0, 256, (28, 28), dtype=np.uint8)) for _ in range(14)]
+        rows = {"photo": pictures, "fine": [*range(7)] * 2, "coarse": [0, 1] * 7}
+        datasets.Dataset.from_dict(rows, features=datasets.Features(features)).to_parquet(tmp_path / "set" / f"{split}.parquet")
+    common = [f"{place}/mine.py:Seven", "--data", "./set", "--label-column", "fine", "--image-column", "photo", "-q"]
+    ended = sanact("train", *common, "--epochs", 1, "--out", "w.safetensors")
+    assert ended.code == 0, ended.err
+    ended = sanact("evaluate", *common, "--weights", "w.safetensors", "-a", "fgsm:eps=0.1", "-k", "white-box", "--json")
+    assert ended.code == 0, ended.err
+    assert read_rows(tmp_path / "runs" / json.loads(ended.out)[0]["rows"])["label"].to_pylist() == [*range(7)] * 2
+    ended = sanact("evaluate", *[part for part in common if part not in ("--label-column", "fine")])
+    assert "--label-column on the command line" in ended.err

@@ -167,7 +167,8 @@ class _Column:
         if shapes := {array.shape for array in arrays} - {arrays[0].shape} if arrays else set():
             raise ValueError(
                 f"images must be of one size, got {sorted({arrays[0].shape[:2], *(s[:2] for s in shapes)})}; "
-                f"pass shape=(channels, height, width) to resize (column '{self.column}')"
+                "pass shape=(channels, height, width) to resize, or give the model an attribute input_shape "
+                f"(column '{self.column}')"
             )
         stacked = torch.from_numpy(np.stack(arrays)) if arrays else torch.empty(0, 1, 1, len(self.mode))
         return stacked.permute(0, 3, 1, 2).float().div(255).contiguous()

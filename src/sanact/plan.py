@@ -138,9 +138,11 @@ def plan_to_dict(plan: Sanitizer | Plan) -> dict[str, dict[str, Any]]:
 
 
 def plan_from_dict(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Sanitizer]:
-    """The inverse of `plan_to_dict`; ValueError for an unknown sanitizer or argument."""
+    """The inverse of `plan_to_dict`; ValueError for an unknown sanitizer or argument, TypeError for what is no such dict."""
     if not isinstance(configs, Mapping) or not all(isinstance(config, Mapping) for config in configs.values()):
-        raise ValueError(f"a plan must map patterns to {{name: …, argument: …}}, got {shown(configs)}")
+        raise TypeError(f"a plan must map patterns to {{name: …, argument: …}}, got {shown(configs)}")
+    if nameless := [pattern for pattern, config in configs.items() if "name" not in config]:
+        raise ValueError(f"a sanitizer must have a name, got none for the pattern '{nameless[0]}'")
     return {pattern: make("sanitizer", SANITIZERS, **config) for pattern, config in configs.items()}
 
 

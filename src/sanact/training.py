@@ -29,9 +29,10 @@ from sanact.graph import input_shape
 from sanact.models import build_model, fingerprint, load_weights, read_card
 from sanact.preserve import preserved
 from sanact.progress import progress_bar
-from sanact.values import BATCH_SIZE, SEED, SHARE, Number, OneOf, Rules, Whole, flag
+from sanact.values import BATCH_SIZE, SEED, SHARE, Number, OneOf, Rules, Whole, flag, shown
 
 Schedule = Literal["constant", "cosine", "one-cycle"]
+LONGEST = 200  # bytes of a name: most systems allow 255, and what is not finished has a longer one
 PIXELS = Whole(0, 4096, words="not be negative")
 
 
@@ -388,6 +389,8 @@ def train_and_save(
     """
     if Path(out).suffix != ".safetensors" or os.path.isdir(out):
         raise ValueError(f"out must be a file that ends in .safetensors, got '{out}'" + " (a folder)" * os.path.isdir(out))
+    if len(os.fsencode(Path(out).name)) > LONGEST:
+        raise ValueError(f"out must have a name of at most {LONGEST} bytes, got {shown(Path(out).name)}")
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     if start is not None and not os.path.isfile(start):
         raise ValueError(f"no weights at '{start}' to start from")

@@ -67,6 +67,8 @@ class Number:
             number = float(value) + 0.0  # -0.0 becomes 0.0
         except OverflowError:
             number = math.inf
+        if self.words and self.most < number < math.inf:
+            raise refusal(name, f"be at most {self.most:g}", value, where)
         above = number > self.least if self.open_least else number >= self.least
         below = number < self.most if self.open_most else number <= self.most
         if not (above and below and math.isfinite(number)):
@@ -81,8 +83,9 @@ class Number:
         return f"be in {low}{self.least:g}, {self.most:g}{high}"
 
 
-POSITIVE = Number(0, open_least=True, words="be a positive number")
-NOT_NEGATIVE = Number(0, words="be a number ≥ 0")
+LARGE = 1e9  # what float32 can still square; no pixel, logit or weight is near it
+POSITIVE = Number(0, LARGE, open_least=True, words="be a positive number")
+NOT_NEGATIVE = Number(0, LARGE, words="be a number ≥ 0")
 SHARE = Number(0, 1, open_most=True)
 
 

@@ -12,7 +12,7 @@ from sanact.attacks.base import RESTARTS, STEPS, TARGETS, BudgetedAttack
 from sanact.attacks.losses import likeliest_others, margin
 from sanact.attacks.projections import Generators, Norm, length, per_example, project, random_start, to_hyperplane
 from sanact.checks import Model, check_logits, gradient_of
-from sanact.values import SHARE, Maybe, Number, Rules, flag
+from sanact.values import LARGE, SHARE, Maybe, Number, Rules, flag
 
 DUAL: dict[Norm, Norm] = {"Linf": "L1", "L2": "L2", "L1": "Linf"}
 LAST = 3  # points tried on the line from x to the closest that was found
@@ -52,7 +52,7 @@ class FAB(BudgetedAttack):
         "steps": STEPS,
         "restarts": RESTARTS,
         "alpha_max": Number(0, 1),
-        "eta": Number(1, words="be a number ≥ 1"),
+        "eta": Number(1, LARGE, words="be a number ≥ 1"),
         "beta": SHARE,
         "early_stop": flag,
     }

@@ -14,16 +14,16 @@ from torch.nn.functional import hardshrink
 from sanact.sanitizers.base import variance
 from sanact.sanitizers.calibrated import Calibrated
 from sanact.sanitizers.gates import ALL, SPATIAL, leaky_gate, sigmoid_gate
-from sanact.values import Number, OneOf
+from sanact.values import LARGE, Number, OneOf
 
 Reading = Literal["fixed", "max", "max_all", "quantile", "mean_std", "calibrated"]
 STRENGTH = {
-    "fixed": Number(0, words="be a number ≥ 0 for reading 'fixed'"),
+    "fixed": Number(0, LARGE, words="be a number ≥ 0 for reading 'fixed'"),
     "max": Number(0, 1, words="be in [0, 1] for reading 'max'"),
     "max_all": Number(0, 1, words="be in [0, 1] for reading 'max_all'"),
     "quantile": Number(0, 1, open_most=True, words="be in [0, 1) for reading 'quantile'"),
-    "mean_std": Number(words="be a number for reading 'mean_std'"),
-    "calibrated": Number(words="be a number for reading 'calibrated'"),
+    "mean_std": Number(-LARGE, LARGE, words="be a number for reading 'mean_std'"),
+    "calibrated": Number(-LARGE, LARGE, words="be a number for reading 'calibrated'"),
 }
 
 
