@@ -262,6 +262,7 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "a distance of no kind": (lambda: distances(record(net(), X), record(net(), X), "l2"), "got 'l2'"),
     "a distance of tensors": (lambda: distances(X, X), "got Tensor"),
     "calibrating on NaN": (lambda: calibrate(sanitize(net(), MeanSparse()), with_nan(X)), "got NaN or infinity"),
+    "a sanitizer that learns from NaN": (lambda: MeanSparse().calibrate([with_nan(X)]), "got NaN or infinity"),
     "calibrating in batches of none": (lambda: calibrate(sanitize(net(), MeanSparse()), X, batch_size=0), "got 0"),
     "a plan that is a list": (lambda: plan_from_dict([{"name": "mask"}]), "got [{'name': 'mask'}]"),
     "a plan of texts": (lambda: plan_from_dict({"*": "mask"}), "got {'*': 'mask'}"),
@@ -524,6 +525,13 @@ def test_no_command_takes_what_cannot_be_meant(line, place, monkeypatch):
     assert ended.code in (1, 2) and not ended.out and "Traceback" not in ended.err
     assert ended.code == 2 or ended.err.count("\n") == 1
     assert LINES[line] in shown
+
+
+def test_an_error_is_one_line_even_where_its_traceback_cannot_be_written(place, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("tempfile.tempdir", str(place / "nowhere"))
+    ended = sanact(*shlex.split(EVALUATE.replace("Net", "Fails")))
+    assert ended.code == 1 and ended.err.count("\n") == 1 and "error: KeyError: 'missing' (unforeseen; no file" in ended.err
 
 
 def test_what_nobody_foresaw_leaves_its_traceback_in_a_file(place, monkeypatch, tmp_path):

@@ -121,7 +121,7 @@ class Data:
         """Two parts: ``examples`` drawn at random with the class shares of the whole, and the others."""
         SEED(seed, "seed", f"data '{self.name}'")
         if isinstance(examples, bool) or not isinstance(examples, (int, np.integer)) or not 0 < examples <= len(self):
-            raise ValueError(f"examples must be in 1..{len(self)}, got {examples} (data '{self.name}', {self.split})")
+            raise ValueError(f"examples must be in 1..{len(self)}, got {shown(examples)} (data '{self.name}', {self.split})")
         order = np.random.default_rng(seed).permutation(len(self))
         order = order[np.argsort(self.labels[order], kind="stable")]  # class by class, shuffled within each
         spaced = (2 * np.arange(examples) + 1) * len(self) // (2 * examples)  # evenly, so each class has its share

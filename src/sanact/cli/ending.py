@@ -29,10 +29,14 @@ def told(error: Exception) -> str:
     message = " ".join(str(error).split()) or "no message"
     if _foreseen(error):
         return message
-    handle, path = tempfile.mkstemp(prefix="sanact-", suffix=".txt")
-    with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-        traceback.print_exception(error, file=file)
-    return f"{type(error).__name__}: {message} (unforeseen; the traceback is in {path})"
+    try:
+        handle, path = tempfile.mkstemp(prefix="sanact-", suffix=".txt")
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            traceback.print_exception(error, file=file)
+        where = f"the traceback is in {path}"
+    except OSError as failed:
+        where = f"no file could be written for the traceback: {failed}"
+    return f"{type(error).__name__}: {message} (unforeseen; {where})"
 
 
 def _foreseen(error: Exception) -> bool:
