@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sanact import Mask, sanitize
-from sanact.graph import find_layers, fold_batch_norms, trace
+from sanact.graph import find_layers, fold_batch_norms, input_shape, likely_shape, trace
 from sanact.models import MNISTCNN
 
 X = torch.randn(2, 1, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -508,3 +508,18 @@ def test_no_batch_norm_is_left_of_networks_that_people_use(name):
         fold_batch_norms(net, x)
         torch.testing.assert_close(net(x), expected, rtol=1e-4, atol=1e-4)
     assert not any(isinstance(part, nn.BatchNorm2d) for part in net.modules())
+
+
+def test_images_are_resized_only_for_a_network_that_says_so_itself():
+    trained_on_small_images = timm.create_model("test_resnet", num_classes=10)
+    assert input_shape(trained_on_small_images) is None
+    assert likely_shape(trained_on_small_images) == (3, 160, 160)
+    trained_on_small_images.input_shape = (3, 32, 32)
+    assert input_shape(trained_on_small_images) == likely_shape(trained_on_small_images) == (3, 32, 32)
+
+
+@pytest.mark.parametrize("said", [224, (224, 224), "3,32,32", (3, -1, 32), lambda: (3, 32, 32)], ids=str)
+def test_an_input_shape_that_is_none_says_nothing(said):
+    net = nn.Flatten()
+    net.input_shape = said
+    assert input_shape(net) is None

@@ -465,7 +465,7 @@ FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "pickle": (lambda path: torch.save(MNISTCNN().state_dict(), path), "SafetensorError"),
     "without plan": (lambda path: save_file(MNISTCNN().state_dict(), path), "KeyError: 'plan'"),
     "plan is no JSON": (lambda path: save_file({}, path, {"plan": "mask"}), "JSONDecodeError"),
-    "plan is a list": (lambda path: save_file({}, path, {"plan": "[1]"}), "AttributeError"),
+    "plan is a list": (lambda path: save_file({}, path, {"plan": "[1]"}), "a plan must map patterns"),
     "plan of names": (lambda path: save_file({}, path, {"plan": '{"conv1": "mask"}'}), "TypeError"),
     "nameless sanitizer": (lambda path: save_file({}, path, {"plan": '{"conv1": {"strength": 1}}'}), "name"),
     "unknown sanitizer": (

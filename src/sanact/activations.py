@@ -20,6 +20,7 @@ from sanact.notebook import html_table
 from sanact.plan import SanitizedModel, activation_name, matching
 from sanact.preserve import preserved
 from sanact.sanitizers import Sanitizer
+from sanact.values import BATCH_SIZE, OneOf, Whole
 
 Array = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
@@ -87,10 +88,19 @@ def record(
     folder: where the arrays go, one file each, to be mapped into memory instead of held there; None holds them.
     limit: bytes that may be held; raises ValueError where more would be, and for a pattern that matches nothing.
     """
+    if not isinstance(model, nn.Module) or not isinstance(x, Tensor):
+        raise TypeError(f"record takes an nn.Module and a tensor, got {type(model).__name__} and {type(x).__name__}")
     if x.ndim != 4 or not len(x):
         raise ValueError(f"x must be (N, C, H, W) with at least one example, got {tuple(x.shape)}")
+    if not x.isfinite().all():
+        raise ValueError("x must be finite, got NaN or infinity (record)")
+    batch_size = BATCH_SIZE(batch_size, "batch_size", "record")
+    Whole(1, 2**63 - 1)(limit, "limit", "record")
+    layers = [layers] if isinstance(layers, str) else list(layers)
+    if not layers:
+        raise ValueError("layers must be at least one pattern, got none (record)")
     traced = model.network if isinstance(model, SanitizedModel) else trace(model, x[:1])
-    taps = _taps(traced, [layers] if isinstance(layers, str) else list(layers))
+    taps = _taps(traced, layers)
     with preserved(model), torch.no_grad():
         model.eval()
         shapes = {key: value.shape[1:] for key, value in _run(traced, taps, x[:1])}
@@ -118,8 +128,9 @@ def distances(a: Recording, b: Recording, kind: Distance = "relative") -> dict[s
     Raises ValueError for recordings of other layers, shapes or numbers of examples, or another kind.
     The paper does not define its normalized distance; direction is EvadeML-Zoo's `view_adv_propagation`.
     """
-    if kind not in DISTANCES:
-        raise ValueError(f"kind must be one of {', '.join(DISTANCES)}, got {kind!r}")
+    OneOf(tuple(DISTANCES))(kind, "kind", "distances")
+    if not (isinstance(a, Recording) and isinstance(b, Recording)):
+        raise TypeError(f"distances are of two recordings, got {type(a).__name__} and {type(b).__name__}")
     shapes = [{layer: maps.shape for layer, maps in recording.after.items()} for recording in (a, b)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"the recordings must be of the same layers and as many examples, got {shapes[0]} and {shapes[1]}")

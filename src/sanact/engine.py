@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from sanact.evaluation.judge import KEPT, Cell, check_plans, circumstances, examine, judge
+from sanact.evaluation.judge import KEEP, KEPT, Cell, check_plans, circumstances, examine, judge
 from sanact.evaluation.rows import Parts, read_rows, write_rows
 from sanact.progress import progress_bar
+from sanact.values import BATCH_SIZE, Maybe, OneOf, shown
 
 Engine = Literal["local"]
 
@@ -31,9 +33,14 @@ def run(
         a few.
     Raises ValueError for a file of rows that cannot be read.
     """
-    if engine != "local":
-        raise ValueError(f"engine must be one of local, got {engine!r}")
+    OneOf(get_args(Engine))(engine, "engine", "run")
+    BATCH_SIZE(batch_size, "batch_size", "run")
+    Maybe(KEEP)(keep, "keep", "run")
+    if not str(out) or os.path.isfile(out):
+        raise ValueError(f"out must be a folder, got {'the file ' * bool(str(out))}'{out}' (run)")
     cells, out = list(cells), Path(out)
+    if strangers := [cell for cell in cells if not isinstance(cell, Cell)]:
+        raise TypeError(f"cells must be of type Cell, got {shown(strangers[0])} (run)")
     paths = [out / f"{cell.slug}.parquet" for cell in cells]
     there = [path.exists() and not _lost(cell, out, keep or 0) for cell, path in zip(cells, paths, strict=True)]
     check_plans(cell for cell, done in zip(cells, there, strict=True) if not done)

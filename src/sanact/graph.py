@@ -92,7 +92,7 @@ def trace(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
         used.  None asks the model for its ``input_shape`` or timm's ``pretrained_cfg``.
     Raises ValueError for a network that cannot be traced.
     """
-    shape = input_shape(model) if example is None else tuple(example.shape[1:])
+    shape = likely_shape(model) if example is None else tuple(example.shape[1:])
     with preserved(model):
         traced = fx.GraphModule(model, _graph(model.eval(), shape), type(model).__name__)
     modes = {name: part.training for name, part in model.named_modules()}
@@ -126,9 +126,21 @@ def _graph(model: nn.Module, shape: tuple[int, ...] | None) -> fx.Graph:
 
 
 def input_shape(model: nn.Module) -> tuple[int, int, int] | None:
-    """The (C, H, W) that a model says it was made for, if it says so."""
-    shape: tuple[int, int, int] | None = getattr(model, "input_shape", None)
-    return shape or getattr(model, "pretrained_cfg", {}).get("input_size")
+    """The (C, H, W) that a model says it was made for, if it says so in an attribute of this name.
+
+    timm's ``pretrained_cfg`` says what the weights on the Hub were trained for; a network's own may be of another size.
+    """
+    shape = getattr(model, "input_shape", None)
+    if not isinstance(shape, (tuple, list)) or len(shape) != 3 or not all(isinstance(side, int) and side > 0 for side in shape):
+        return None
+    channels, height, width = shape
+    return channels, height, width
+
+
+def likely_shape(model: nn.Module) -> tuple[int, int, int] | None:
+    """The same, or else a shape that timm's network can be traced with."""
+    cfg = getattr(model, "pretrained_cfg", None)
+    return input_shape(model) or (cfg.get("input_size") if isinstance(cfg, dict) else None)
 
 
 class _Tracer(fx.Tracer):

@@ -17,11 +17,12 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, fx, nn
 
 from sanact.files import replacing
-from sanact.graph import LAYERS, Layer, find_layers, input_shape, trace
+from sanact.graph import LAYERS, Layer, find_layers, likely_shape, trace
 from sanact.notebook import html_table
 from sanact.preserve import preserved
 from sanact.sanitizers import SANITIZERS, Sanitizer, bypass, sanitizers_of
 from sanact.spec import make, parse
+from sanact.values import BATCH_SIZE, shown
 
 Plan = Mapping[str, Sanitizer]
 
@@ -137,7 +138,11 @@ def plan_to_dict(plan: Sanitizer | Plan) -> dict[str, dict[str, Any]]:
 
 
 def plan_from_dict(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Sanitizer]:
-    """The inverse of `plan_to_dict`; ValueError for an unknown sanitizer or argument."""
+    """The inverse of `plan_to_dict`; ValueError for an unknown sanitizer or argument, TypeError for what is no such dict."""
+    if not isinstance(configs, Mapping) or not all(isinstance(config, Mapping) for config in configs.values()):
+        raise TypeError(f"a plan must map patterns to {{name: …, argument: …}}, got {shown(configs)}")
+    if nameless := [pattern for pattern, config in configs.items() if "name" not in config]:
+        raise ValueError(f"a sanitizer must have a name, got none for the pattern '{nameless[0]}'")
     return {pattern: make("sanitizer", SANITIZERS, **config) for pattern, config in configs.items()}
 
 
@@ -193,7 +198,7 @@ def list_layers(model: nn.Module, plan: Sanitizer | Plan | None = None, *, examp
 
 def _output_shapes(model: nn.Module, example: Tensor | None) -> dict[str, tuple[int, ...]]:
     if example is None:
-        if (shape := input_shape(model)) is None:
+        if (shape := likely_shape(model)) is None:
             return {}
         parameter = next(model.parameters())
         example = torch.zeros(1, *shape, device=parameter.device, dtype=parameter.dtype)
@@ -219,6 +224,9 @@ def calibrate(defended: SanitizedModel, images: Tensor, *, batch_size: int = 500
     """
     if len(images) == 0:
         raise ValueError("calibration needs at least one image, got none")
+    if not images.isfinite().all():
+        raise ValueError("calibration needs finite images, got NaN or infinity")
+    batch_size = BATCH_SIZE(batch_size, "batch_size", "calibrate")
     parts = list(defended.sanitizers.values())
     with preserved(defended), torch.no_grad():
         defended.eval()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -15,6 +14,12 @@ from torch import Tensor, nn
 from sanact.attacks.projections import Generators, Norm
 from sanact.checks import Model, check_inputs, check_mode
 from sanact.preserve import preserved
+from sanact.values import POSITIVE, OneOf, Rules, Whole, flag, shown
+
+STEPS = Whole(1, 100_000)
+RESTARTS = Whole(1, 1_000)
+QUERIES = Whole(1, 1_000_000)
+TARGETS = Whole(1, 100_000)
 
 
 @contextmanager
@@ -37,6 +42,12 @@ class Attack(ABC):
     """
 
     targeted: bool = False
+
+    rules: ClassVar[Rules] = {"targeted": flag}  # by field, what its value may be
+
+    def __post_init__(self) -> None:
+        for field, rule in self.rules.items():
+            object.__setattr__(self, field, rule(getattr(self, field), field, str(self)))
 
     def __call__(self, model: Model, x: Tensor, y: Tensor, *, generator: Generators | None = None) -> Tensor:
         return self._on_guard(model, x, y, torch.empty(0), generator)
@@ -81,7 +92,7 @@ class Attack(ABC):
     def require(self, fulfilled: bool, field: str, allowed: str) -> None:
         """Raise ValueError for a field that is out of its range."""
         if not fulfilled:
-            raise ValueError(f"{field} must be {allowed}, got {getattr(self, field)!r} (attack '{self.name}')")
+            raise ValueError(f"{field} must be {allowed}, got {shown(getattr(self, field))} ({self})")
 
     def __str__(self) -> str:
         return f"attack '{self.name}'"
@@ -99,11 +110,11 @@ class BudgetedAttack(Attack):
     norm: Norm = "Linf"
 
     norms: ClassVar[tuple[Norm, ...]] = ("Linf", "L2")
+    rules: ClassVar[Rules] = {**Attack.rules, "eps": POSITIVE}
 
     def __post_init__(self) -> None:
-        number = isinstance(self.eps, (int, float)) and math.isfinite(self.eps)
-        self.require(number and self.eps > 0, "eps", "a positive number")
-        self.require(self.norm in self.norms, "norm", f"one of {', '.join(self.norms)}")
+        super().__post_init__()
+        object.__setattr__(self, "norm", OneOf(self.norms)(self.norm, "norm", str(self)))
 
     def __call__(
         self,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from sanact.attacks.base import Attack
+from sanact.attacks.base import STEPS, Attack
 from sanact.attacks.losses import margin
 from sanact.attacks.projections import Generators, Norm
 from sanact.checks import Model, check_logits, gradient_of
+from sanact.values import NOT_NEGATIVE, POSITIVE, Rules, Whole, flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +39,15 @@ class CW(Attack):
     initial_c: float = 1e-3
     abort_early: bool = True
 
-    def __post_init__(self) -> None:
-        for field in ("search_steps", "steps"):
-            value = getattr(self, field)
-            self.require(isinstance(value, int) and value >= 1, field, "a whole number ≥ 1")
-        for field in ("step_size", "initial_c"):
-            self.require(0 < getattr(self, field) < math.inf, field, "a positive number")
-        self.require(0 <= self.confidence < math.inf, "confidence", "a number ≥ 0")
+    rules: ClassVar[Rules] = {
+        **Attack.rules,
+        "search_steps": Whole(1, 100),
+        "steps": STEPS,
+        "step_size": POSITIVE,
+        "confidence": NOT_NEGATIVE,
+        "initial_c": POSITIVE,
+        "abort_early": flag,
+    }
 
     @property
     def budget(self) -> tuple[Norm, float | None]:

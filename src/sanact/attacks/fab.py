@@ -8,10 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sanact.attacks.base import BudgetedAttack
+from sanact.attacks.base import RESTARTS, STEPS, TARGETS, BudgetedAttack
 from sanact.attacks.losses import likeliest_others, margin
 from sanact.attacks.projections import Generators, Norm, length, per_example, project, random_start, to_hyperplane
 from sanact.checks import Model, check_logits, gradient_of
+from sanact.values import LARGE, SHARE, Maybe, Number, Rules, flag
 
 DUAL: dict[Norm, Norm] = {"Linf": "L1", "L2": "L2", "L1": "Linf"}
 LAST = 3  # points tried on the line from x to the closest that was found
@@ -45,17 +46,16 @@ class FAB(BudgetedAttack):
     early_stop: bool = False
 
     norms: ClassVar[tuple[Norm, ...]] = ("Linf", "L2", "L1")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for field in ("steps", "restarts"):
-            value = getattr(self, field)
-            self.require(isinstance(value, int) and value >= 1, field, "a whole number ≥ 1")
-        counted = self.targets is None or (isinstance(self.targets, int) and self.targets >= 1)
-        self.require(counted, "targets", "a whole number ≥ 1 or None")
-        self.require(0 <= self.alpha_max <= 1, "alpha_max", "in [0, 1]")
-        self.require(1 <= self.eta < torch.inf, "eta", "a number ≥ 1")
-        self.require(0 <= self.beta < 1, "beta", "in [0, 1)")
+    rules: ClassVar[Rules] = {
+        **BudgetedAttack.rules,
+        "targets": Maybe(TARGETS),
+        "steps": STEPS,
+        "restarts": RESTARTS,
+        "alpha_max": Number(0, 1),
+        "eta": Number(1, LARGE, words="be a number ≥ 1"),
+        "beta": SHARE,
+        "early_stop": flag,
+    }
 
     def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
         closest = Closest(self, model, x, y, eps)

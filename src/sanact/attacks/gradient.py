@@ -13,6 +13,7 @@ from sanact.attacks.base import BudgetedAttack
 from sanact.attacks.losses import LOSSES, LossName
 from sanact.attacks.projections import per_example, project, steepest
 from sanact.checks import Model, check_logits, gradient_of
+from sanact.values import OneOf, Rules, Whole, flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +34,11 @@ class GradientAttack(BudgetedAttack):
     draws: int = 1
 
     losses: ClassVar[tuple[LossName, ...]] = ("ce", "margin", "dlr")
+    rules: ClassVar[Rules] = {**BudgetedAttack.rules, "early_stop": flag, "draws": Whole(1, 10_000)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.loss in self.losses, "loss", f"one of {', '.join(self.losses)}")
-        self.require(isinstance(self.draws, int) and self.draws >= 1, "draws", "a whole number ≥ 1")
+        object.__setattr__(self, "loss", OneOf(self.losses)(self.loss, "loss", str(self)))
 
     def for_replay(self) -> Self:
         return replace(self, early_stop=False)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from sanact.attacks.base import RESTARTS
 from sanact.attacks.bim import BIM
 from sanact.attacks.gradient import Search
 from sanact.attacks.projections import Generators, random_start
 from sanact.checks import Model
+from sanact.values import Rules, flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +31,10 @@ class PGD(BIM):
     restarts: int = 1
     random_start: bool = True
 
+    rules: ClassVar[Rules] = {**BIM.rules, "restarts": RESTARTS, "random_start": flag}
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(isinstance(self.restarts, int) and self.restarts >= 1, "restarts", "a whole number ≥ 1")
         self.require(self.random_start or self.restarts == 1, "restarts", "1 without random_start: all would be alike")
 
     def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:

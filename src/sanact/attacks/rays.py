@@ -8,9 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sanact.attacks.base import BudgetedAttack
+from sanact.attacks.base import QUERIES, BudgetedAttack
 from sanact.attacks.projections import Generators, Norm, per_example
 from sanact.checks import Model, check_logits
+from sanact.values import Rules
 
 TOLERANCE = 1e-3  # of a radius, in input units
 
@@ -33,10 +34,10 @@ class RayS(BudgetedAttack):
     queries: int = 2000
 
     norms: ClassVar[tuple[Norm, ...]] = ("Linf",)
+    rules: ClassVar[Rules] = {**BudgetedAttack.rules, "queries": QUERIES}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(isinstance(self.queries, int) and self.queries >= 1, "queries", "a whole number ≥ 1")
         self.require(not self.targeted, "targeted", "False")
 
     def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from sanact.attacks.base import BudgetedAttack
+from sanact.attacks.base import QUERIES, BudgetedAttack
 from sanact.attacks.losses import margin
 from sanact.attacks.projections import Generators, draw, generators_of, l2_norm, per_example, project
 from sanact.checks import Model, check_logits
+from sanact.values import Number, Rules, flag
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # after so many queries the share of changed pixels halves
 BLOCK = 100  # queries whose random numbers are drawn together
@@ -38,10 +39,12 @@ class Square(BudgetedAttack):
     p_init: float = 0.8
     early_stop: bool = True
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require(isinstance(self.queries, int) and self.queries >= 1, "queries", "a whole number ≥ 1")
-        self.require(0 < self.p_init <= 1, "p_init", "in (0, 1]")
+    rules: ClassVar[Rules] = {
+        **BudgetedAttack.rules,
+        "queries": QUERIES,
+        "p_init": Number(0, 1, open_least=True),
+        "early_stop": flag,
+    }
 
     def for_replay(self) -> Self:
         return replace(self, early_stop=False)

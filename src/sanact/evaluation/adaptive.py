@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from sanact.evaluation.latent import LatentMatching
 from sanact.gradients import annealed, blocked, gradient, gradient_choices, through
 from sanact.parts import parts_of
 from sanact.sanitizers import Sanitizer, bypass, sanitizers_of
+from sanact.values import OneOf, Rules
 
 Effort = Literal["quick", "standard", "thorough"]
 Way = Callable[[], AbstractContextManager[None]]  # to differentiate a model for a while
@@ -66,9 +67,10 @@ class Adaptive(Suite):
     guides: Tensor | None = field(default=None, repr=False, compare=False)
     source: nn.Module | None = field(default=None, repr=False, compare=False)
 
+    rules: ClassVar[Rules] = {**Suite.rules, "effort": OneOf(get_args(Effort))}
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.effort in WORK, "effort", f"one of {', '.join(get_args(Effort))}")
         self.require(not self.targeted, "targeted", "False")
 
     @property

@@ -36,9 +36,11 @@ from sanact.models import fingerprint
 from sanact.plan import Plan, SanitizedModel, as_plan, calibrate, changed, plan_to_dict, sanitize
 from sanact.progress import Advance
 from sanact.sanitizers import Sanitizer, bypass, sanitizers_of
+from sanact.values import BATCH_SIZE, SEED, OneOf, Whole, shown
 
 GUIDES = 100
 KEPT = 16
+KEEP = Whole(0, 2**31)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +64,14 @@ class Cell:
     source: nn.Module | None = None
 
     def __post_init__(self) -> None:
-        if self.knowledge not in KNOWLEDGE:
-            raise ValueError(f"knowledge must be one of {', '.join(KNOWLEDGE)}, got {self.knowledge!r} ({self})")
+        kinds = {"data": Data, "model": nn.Module, "model_name": str, "attack": Attack, "calibration": Data | None}
+        for name, kind in kinds.items():
+            if not isinstance(value := getattr(self, name), kind):
+                raise TypeError(f"{name} must be of type {getattr(kind, '__name__', kind)}, got {shown(value)} (cell)")
+        if self.defense is not None:
+            as_plan(self.defense)
+        OneOf(tuple(KNOWLEDGE))(self.knowledge, "knowledge", str(self))
+        object.__setattr__(self, "seed", SEED(self.seed, "seed", str(self)))
         if isinstance(self.attack, Adaptive) != (self.knowledge == "adaptive"):
             raise ValueError(f"an adaptive attacker, and nobody else, runs the attack Adaptive, got {self.attack} ({self})")
         if self.defense is None and self.knowledge == "oblivious":  # there is nothing to be oblivious of
@@ -73,14 +81,26 @@ class Cell:
 
     @property
     def defense_name(self) -> str:
-        names = dict.fromkeys(config["name"] for config in plan_to_dict(self.defense).values()) if self.defense else {}
-        return "+".join(names) or "none"
+        return "+".join(dict.fromkeys(config["name"] for config in (self._parts or {}).values())) or "none"
+
+    @property
+    def _parts(self) -> dict[str, Any] | None:
+        """The plan, or the sanitizers that the model has inside it, by their modules' names."""
+        if self.defense is not None:
+            return plan_to_dict(self.defense)
+        return self._inside.get("inside")
+
+    @property
+    def _inside(self) -> dict[str, Any]:
+        named = self.model.named_modules()
+        inside = {part.where or name: part.config for name, part in named if isinstance(part, Sanitizer) and not part.bypassed}
+        return {"inside": inside} if inside else {}
 
     @property
     def identity(self) -> dict[str, Any]:
         """What the rows depend on; two cells with the same identity have the same rows."""
         return self._crafting() | {
-            "defense": plan_to_dict(self.defense) if self.defense is not None else None,
+            "defense": self._parts,
             "calibration": self.calibration.fingerprint if self.calibration else None,
             "attack": self.attack.config,
             "knowledge": self.knowledge,
@@ -97,7 +117,7 @@ class Cell:
                 "fingerprint": self.data.fingerprint,
                 **self.data.marks,
             },
-            "model": {"name": self.model_name, "fingerprint": fingerprint(self.model)},
+            "model": {"name": self.model_name, "fingerprint": fingerprint(self.model)} | self._inside,
             "attack": self.attack.for_replay().config,
             "seed": self.seed,
         }
@@ -191,6 +211,8 @@ def judge(
     without its sanitizers is another than the undefended, an attack that left its ball; and for a model or data as `Attack`
     does.
     """
+    BATCH_SIZE(batch_size, "batch_size", str(cell))
+    KEEP(keep, "keep", str(cell))
     device = pick_device(device)
     cell = _with_guides(cell, device)
     base, judged = _models(cell, device)
@@ -331,7 +353,7 @@ def _check_models(cell: Cell, base: nn.Module, judged: nn.Module, x: Tensor, y: 
                     f"without its sanitizers the defended model is another than the undefended: its forward method does "
                     f"something that tracing could not see ({cell})"
                 )
-        idle = [layer for layer, share in changed(judged, x).items() if share == 0]
+        idle = [layer for layer, share in changed(judged, x).items() if share == 0 and not judged.sanitizers[layer].bypassed]
         if idle:
             raise ValueError(f"{judged.sanitizers[idle[0]]} changed nothing in {len(x)} examples: it defends nothing ({cell})")
 

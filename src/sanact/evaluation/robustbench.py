@@ -15,6 +15,7 @@ import pyarrow as pa
 from sanact.evaluation.rows import clean_accuracy, header, hits, part, read_rows, verdict_of
 from sanact.evaluation.statistics import wilson
 from sanact.files import replacing
+from sanact.values import Maybe, Number, shown
 
 STANDARD = {"version": "standard", "steps": 100, "queries": 5000, "targets": 9}  # a smaller AutoAttack is another attack
 
@@ -96,6 +97,9 @@ def write_record(
     versions go into the footnote.
     Raises ValueError for rows of an oblivious attacker, or of any other attack: they are no robust accuracies.
     """
+    if not name.strip():
+        raise ValueError(f"name must be the title of the paper or of the model, got {shown(name)} (robustbench)")
+    Maybe(Number(0, 100))(reported, "reported", "robustbench, in percent")
     tables = [read_rows(path) for path in rows]
     kinds = [_kind(path, header(table)["cell"]) for path, table in zip(rows, tables, strict=True)]
     if not rows or len(set(kinds)) < len(kinds):

@@ -160,10 +160,3 @@ def local_mean(maps: Tensor, size: int) -> Tensor:
 def variance(a: Tensor, dims: tuple[int, int]) -> Tensor:
     """Of the elements of each map, kept broadcastable; unlike `torch.var`, silent on an empty batch."""
     return (a - a.mean(dims, keepdim=True)).square().mean(dims, keepdim=True)
-
-
-def odd(name: str, value: int, sanitizer: str, *, least: int = 3) -> int:
-    """``value`` if it is an odd whole number, large enough to do anything; else ValueError."""
-    if not isinstance(value, int) or value < least or value % 2 == 0:
-        raise ValueError(f"{name} must be an odd whole number ≥ {least}, got {value!r} (sanitizer '{sanitizer}')")
-    return value
