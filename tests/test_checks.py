@@ -92,7 +92,7 @@ def test_probabilities_get_a_warning():
         LOGITS.relu(),
         torch.cat([LOGITS[:3].softmax(1), LOGITS[3:].relu()]),
         torch.tensor([[1.2, -0.2, 0.0]] * 4),
-        torch.ones(4, 1),
+        torch.ones(4, 2),
     ],
 )
 def test_what_are_no_probabilities_gets_none(logits):

@@ -11,7 +11,7 @@ from torch import Tensor
 from sanact.attacks.base import BudgetedAttack
 from sanact.attacks.losses import likeliest_others, margin
 from sanact.attacks.projections import Generators, Norm, length, per_example, project, random_start, to_hyperplane
-from sanact.checks import Model, check_logits, gradient_of
+from sanact.checks import Model, gradient_of, logits_of
 
 DUAL: dict[Norm, Norm] = {"Linf": "L1", "L2": "L2", "L1": "Linf"}
 LAST = 3  # points tried on the line from x to the closest that was found
@@ -112,16 +112,19 @@ class Closest:
 
     def visit(self, index: Tensor, here: Tensor) -> Tensor:
         """The logits at ``here``, (n, K), for the examples ``index``."""
-        logits = self.model(here)
+        logits = logits_of(self.model, here, self.y[index], str(self.attack))
         self._note(index, here, logits)
         return logits
 
     def linearize(self, index: Tensor, here: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """z_t - z_y at ``here``, (n,), its gradient, and whether the goal is reached there, (n,), for ``index``."""
+        """z_t - z_y at ``here``, (n,), its gradient, and whether the goal is reached there, (n,), for ``index``.
+
+        The first two are over the largest entry of the gradient: it is the same boundary.
+        """
         y = self.y[index]
         with torch.enable_grad():
             point = here.detach().requires_grad_()
-            logits = self.model(point)
+            logits = logits_of(self.model, point, y, str(self.attack))
             won = self._note(index, here, logits.detach())
             if self.attack.targeted:
                 values = [-margin(logits, y)]
@@ -133,9 +136,12 @@ class Closest:
         chosen, slope = torch.zeros_like(nearest), torch.zeros_like(here)
         for place, value in enumerate(values):
             gradient = gradient_of(value, point, str(self.attack), retain_graph=place + 1 < len(values))
-            away = value.detach().abs() / length(gradient, DUAL[self.attack.norm]).clamp_min(torch.finfo(here.dtype).tiny)
+            value, gradient = over_slope(value.detach(), gradient)
+            if len(values) == 1:
+                return value, gradient, won
+            away = value.abs() / length(gradient, DUAL[self.attack.norm]).clamp_min(torch.finfo(here.dtype).tiny)
             nearer = away < nearest
-            nearest, chosen = torch.where(nearer, away, nearest), torch.where(nearer, value.detach(), chosen)
+            nearest, chosen = torch.where(nearer, away, nearest), torch.where(nearer, value, chosen)
             slope = torch.where(per_example(nearer, slope), gradient, slope)
         return chosen, slope, won
 
@@ -147,7 +153,7 @@ class Closest:
         x, y, sign = self.x[index], self.y[index], -1 if self.attack.targeted else 1
         way = self.best[index] - x
         inner, outer = torch.zeros_like(self.eps[index]), torch.ones_like(self.eps[index])  # shares of the way
-        below, above = (sign * margin(self.model(x + share * way), y) for share in (0, 1))
+        below, above = (sign * margin(logits_of(self.model, x + share * way, y, str(self.attack)), y) for share in (0, 1))
         for _ in range(LAST):
             crossing = inner + (outer - inner) * (-below / (above - below).clamp_min(torch.finfo(x.dtype).tiny)).clamp(0, 1)
             share = crossing + (outer - crossing) / 100  # on the boundary itself, rounding would decide
@@ -159,7 +165,6 @@ class Closest:
             outer, above = torch.where(won, share, outer), torch.where(won, lead, above)
 
     def _note(self, index: Tensor, here: Tensor, logits: Tensor) -> Tensor:
-        check_logits(logits, self.y[index], str(self.attack))
         won = (logits.argmax(1) == self.y[index]) == self.attack.targeted
         distance = length(here - self.x[index], self.attack.norm)
         none_yet = self.distance[index].isinf()
@@ -167,3 +172,9 @@ class Closest:
         self.best[index[closer | none_yet]] = here[closer | none_yet]
         self.distance[index[closer]] = distance[closer]
         return won
+
+
+def over_slope(value: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+    """Both over the largest entry of the slope, example by example, lest its squares and sums over- or underflow."""
+    scale = slope.flatten(1).abs().amax(1).clamp_min(torch.finfo(slope.dtype).tiny)
+    return value / scale, slope / per_example(scale, slope)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sanact.attacks.base import BudgetedAttack, untouched
+from sanact.attacks.base import BudgetedAttack, copied, untouched
 from sanact.attacks.projections import Generators, generators_of
-from sanact.checks import Model, check_logits
+from sanact.checks import Model, logits_of
 
 Stage = Callable[[Tensor, Tensor, Tensor, Generators], Tensor]  # x, y, eps, generator → adversarial examples
 
@@ -36,7 +36,7 @@ class Suite(BudgetedAttack):
         """The examples, and for each the stage that won it: "" where none did, "clean" where there was nothing to win."""
         self._check(model, x, y, generator)
         with untouched(model):
-            return self._run(model, x, y.long(), self._budgets(x, eps), generator or torch.Generator().manual_seed(0))
+            return self._run(model, *copied(x, y), self._budgets(x, eps), generator or torch.Generator().manual_seed(0))
 
     def _run(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> tuple[Tensor, list[str]]:
         best, by = x.clone(), ["clean"] * len(x)
@@ -57,6 +57,4 @@ class Suite(BudgetedAttack):
 
     def won(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         """Whether the goal is reached at x, (N,)."""
-        logits = model(x)
-        check_logits(logits, y, str(self))
-        return (logits.argmax(1) == y) == self.targeted
+        return (logits_of(model, x, y, str(self)).argmax(1) == y) == self.targeted
