@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sanact.attacks.base import Attack
 from sanact.attacks.losses import margin
-from sanact.attacks.projections import Generators, Norm
+from sanact.attacks.projections import Generators, Norm, per_example
 from sanact.checks import Model, gradient_of, logits_of
 
 LARGEST = 1e10  # c
@@ -72,21 +72,22 @@ class CW(Attack):
         steepest = torch.finfo(w.dtype).max ** 0.5 / 10  # that Adam can square
         every = max(self.steps // 10, 50)  # fewer tell nothing: black and white pixels hardly move in 50 steps
         for step in range(1, self.steps + 1):
+            bent = torch.tanh(w)
+            candidate = (bent + 1) / 2
             with torch.enable_grad():
-                w.requires_grad_()
-                candidate = (torch.tanh(w) + 1) / 2
-                logits = logits_of(model, candidate, y[index], str(self))
-                squared = (candidate - x[index]).square().flatten(1).sum(1)
+                point = candidate.detach().requires_grad_()
+                logits = logits_of(model, point, y[index], str(self))
                 short = margin(logits, y[index]) * (1 if self.targeted else -1)  # what is missing to success, without κ
-                objective = squared + c[index] * (short + self.confidence).clamp_min(0)
-                if step == 1:  # the distance has a gradient, too, which would hide that the logits have none
-                    gradient_of(short, w, str(self), retain_graph=True)
-                gradient = gradient_of(objective, w, str(self)).clamp(-steepest, steepest)
-            w, squared, objective = w.detach(), squared.detach(), objective.detach()
+                slope = gradient_of(short, point, str(self))
+            delta, short = candidate - x[index], short.detach()
+            squared, missing = delta.square().flatten(1).sum(1), short + self.confidence
+            objective = squared + c[index] * missing.clamp_min(0)
+            slope = 2 * delta + per_example(c[index] * (missing >= 0), slope) * slope
+            gradient = (slope * (1 - bent.square()) / 2).clamp(-steepest, steepest)
 
-            success = short.detach() <= -self.confidence if self.confidence else short.detach() < 0
+            success = short <= -self.confidence if self.confidence else short < 0
             closer = success & (squared < distance[index])
-            best[index[closer]], distance[index[closer]] = candidate.detach()[closer], squared[closer]
+            best[index[closer]], distance[index[closer]] = candidate[closer], squared[closer]
             found[index[success]] = True
 
             mean = 0.9 * mean + 0.1 * gradient
