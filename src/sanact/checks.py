@@ -62,8 +62,8 @@ def check_inputs(x: Tensor, y: Tensor, where: str) -> None:
         raise ValueError(f"x and y must be on one device, got {x.device} and {y.device} ({where})")
     if x.numel() and not (x.min() >= -ROUNDING and x.max() <= 1 + ROUNDING):  # also False for NaN
         raise ValueError(
-            f"x must lie in [0, 1], got [{float(x.min()):.9g}, {float(x.max()):.9g}]; normalization belongs into the model's first "
-            f"layer, and what resizing left outside is cut off by x.clamp(0, 1) ({where})"
+            f"x must lie in [0, 1], got [{float(x.min()):.9g}, {float(x.max()):.9g}]; normalization belongs into the model's "
+            f"first layer, and what resizing left outside is cut off by x.clamp(0, 1) ({where})"
         )
 
 
@@ -97,12 +97,14 @@ def _explained(error: RuntimeError, model: Model, point: Tensor, where: str) -> 
     """What a RuntimeError inside a model means, where the dtype of the images or inference_mode is its cause; else itself."""
     line = str(error).split("\n")[0].rstrip(".")
     weights = {w.dtype for w in model.parameters() if w.is_floating_point()} if isinstance(model, nn.Module) else set()
+    wide = not weights or any(dtype.itemsize >= 4 for dtype in weights)  # points are not kept in fewer bits
     if "nference tensor" in line:
         return ValueError(f"the model's weights were made in torch.inference_mode, where no gradient passes: {line} ({where})")
     if (weights and point.dtype not in weights) or any(word in line for word in ("same dtype", "scalar type", "Input type")):
         of_weights = f" whose weights are {', '.join(sorted(map(str, weights)))}" if weights else ""
         return TypeError(
-            f"x is {point.dtype}, which the model{of_weights} does not take: {line}; convert x, or let the model convert it ({where})"
+            f"x is {point.dtype}, which the model{of_weights} does not take: {line}; {'convert x, or ' if wide else ''}let the "
+            f"model convert its input ({where})"
         )
     return error
 
@@ -118,14 +120,14 @@ def check_logits(logits: Tensor, y: Tensor, where: str, *, point: Tensor | None 
         raise TypeError(f"the model must return a tensor of logits ({len(y)}, classes), got {_named(logits)} ({where})")
     if not logits.is_floating_point():
         raise TypeError(f"the model must return logits of a float dtype, got {logits.dtype} ({where})")
+    if tuple(logits.shape) in {(len(y),), (len(y), 1), (len(y), 0)} and len(y):
+        raise ValueError(
+            f"the model must return two logits or more for each image, got {tuple(logits.shape)}: with a single column nothing "
+            f"can be misclassified; a binary model of one logit z, (N, 1), returns torch.cat([torch.zeros_like(z), z], 1) ({where})"
+        )
     if logits.ndim != 2 or len(logits) != len(y):
         raise ValueError(f"the model must return logits ({len(y)}, classes), got {tuple(logits.shape)} ({where})")
     logits, classes = logits.detach(), logits.shape[1]
-    if classes < 2:
-        raise ValueError(
-            f"the model must return two logits or more, got {tuple(logits.shape)}: with a single column nothing can be "
-            f"misclassified; a binary model of one logit z returns torch.cat([torch.zeros_like(z), z], dim=1) ({where})"
-        )
     if logits.device != y.device:
         raise ValueError(f"the model must return logits on {y.device}, where x and y are, got {logits.device} ({where})")
     if not bool((highest := logits.amax(1)).isfinite().all()):

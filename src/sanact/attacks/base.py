@@ -40,7 +40,8 @@ def copied(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 class Attack(ABC):
     """Crafts adversarial examples against the model it is given; the dataclass is its configuration.
 
-    Call: model (x → logits), x (N, C, H, W) in [0, 1], float32 or float64, y (N,) class indices → the examples, like x, in [0, 1].
+    Call: model (x → logits), x (N, C, H, W) in [0, 1], y (N,) class indices → the examples, like x, in [0, 1].  x is float32 or
+        float64; a model that computes in half precision converts it.
     generator: source of randomness, on the CPU: one for the batch, or one per example, so that an example's outcome does not
         depend on its batch; None draws as from seed 0.
     targeted: drive the prediction to y instead of away from it.
@@ -52,21 +53,22 @@ class Attack(ABC):
     targeted: bool = False
 
     def __call__(self, model: Model, x: Tensor, y: Tensor, *, generator: Generators | None = None) -> Tensor:
-        return self._on_guard(model, x, y, torch.empty(0), generator)
+        return self._on_guard(model, x, y, None, generator)
 
-    def _on_guard(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators | None) -> Tensor:
+    def _on_guard(self, model: Model, x: Tensor, y: Tensor, eps: Tensor | None, generator: Generators | None) -> Tensor:
         self._check(model, x, y, generator)
+        budgets = self._budgets(x, eps)
         if not len(x):
             return x.clone()
         with untouched(model):
-            return self.craft(model, *copied(x, y), eps, generator or torch.Generator().manual_seed(0))
+            return self.craft(model, *copied(x, y), budgets, generator or torch.Generator().manual_seed(0))
 
     def _check(self, model: Model, x: Tensor, y: Tensor, generator: Generators | None) -> None:
         check_mode(model, str(self))
         if isinstance(x, Tensor) and x.is_floating_point() and x.element_size() < 4:
             raise TypeError(
-                f"x must be torch.float32 or torch.float64, got {x.dtype}: rounded to so few bits, a point lies outside its ball; "
-                f"attack x.float(), and let a model of half precision convert it ({self})"
+                f"x must be torch.float32 or torch.float64, got {x.dtype}, in which rounding takes points out of the ball; give "
+                f"x.float(), and let a model of half precision convert it ({self})"
             )
         check_inputs(x, y, str(self))
         each = generator if isinstance(generator, Sequence) else [generator]
@@ -74,6 +76,10 @@ class Attack(ABC):
             raise TypeError(f"generator must be a torch.Generator, or a list of them, got {generator!r} ({self})")
         if isinstance(generator, Sequence) and len(generator) != len(x):
             raise ValueError(f"generator must be one, or one per example: {len(x)}, got {len(generator)} ({self})")
+
+    def _budgets(self, x: Tensor, eps: Tensor | None) -> Tensor:
+        """The radius of each example's ball, (N,); empty where the attack has none."""
+        return torch.empty(0)
 
     @abstractmethod
     def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
@@ -135,7 +141,7 @@ class BudgetedAttack(Attack):
         eps: Tensor | None = None,
         generator: Generators | None = None,
     ) -> Tensor:
-        return self._on_guard(model, x, y, self._budgets(x, eps), generator)
+        return self._on_guard(model, x, y, eps, generator)
 
     def _budgets(self, x: Tensor, eps: Tensor | None) -> Tensor:
         if eps is None:

@@ -15,6 +15,7 @@ from sanact.checks import Model, gradient_of, logits_of
 
 LARGEST = 1e10  # c
 
+
 @dataclass(frozen=True, kw_only=True)
 class CW(Attack):
     """Carlini and Wagner's attack: the closest adversarial example in L2, with no budget.

@@ -91,6 +91,6 @@ def last_hidden(model: Any) -> Iterator[list[Tensor]]:
     with ExitStack() as hooks:  # on all: which of them runs, and which runs last, shows in the pass alone
         for part in sanitizers:
             hooks.callback(part.register_forward_hook(lambda module, given, output: keep(output)).remove)
-        for part in [] if sanitizers else layers:
-            hooks.callback(part.register_forward_pre_hook(lambda module, given: keep(*given[:1])).remove)
+        for layer in [] if sanitizers else layers:
+            hooks.callback(layer.register_forward_pre_hook(lambda module, given: keep(*given[:1])).remove)
         yield seen
