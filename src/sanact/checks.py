@@ -122,8 +122,8 @@ def check_logits(logits: Tensor, y: Tensor, where: str, *, point: Tensor | None 
         raise TypeError(f"the model must return logits of a float dtype, got {logits.dtype} ({where})")
     if tuple(logits.shape) in {(len(y),), (len(y), 1), (len(y), 0)} and len(y):
         raise ValueError(
-            f"the model must return two logits or more for each image, got {tuple(logits.shape)}: with a single column nothing "
-            f"can be misclassified; a binary model of one logit z, (N, 1), returns torch.cat([torch.zeros_like(z), z], 1) ({where})"
+            f"the model must return two logits or more for each image, got {tuple(logits.shape)}: with a single column "
+            f"nothing can be misclassified; a binary model of one logit z returns torch.cat([torch.zeros_like(z), z], 1) ({where})"
         )
     if logits.ndim != 2 or len(logits) != len(y):
         raise ValueError(f"the model must return logits ({len(y)}, classes), got {tuple(logits.shape)} ({where})")

@@ -67,8 +67,8 @@ class Attack(ABC):
         check_mode(model, str(self))
         if isinstance(x, Tensor) and x.is_floating_point() and x.element_size() < 4:
             raise TypeError(
-                f"x must be torch.float32 or torch.float64, got {x.dtype}, in which rounding takes points out of the ball; give "
-                f"x.float(), and let a model of half precision convert it ({self})"
+                f"x must be torch.float32 or torch.float64, got {x.dtype}, in which rounding takes points out of the ball; "
+                f"give x.float(), and let a model of half precision convert it ({self})"
             )
         check_inputs(x, y, str(self))
         each = generator if isinstance(generator, Sequence) else [generator]
