@@ -67,7 +67,7 @@ def check_inputs(x: Tensor, y: Tensor, where: str) -> None:
         )
 
 
-def logits_of(model: Model, point: Tensor, y: Tensor, where: str) -> Tensor:
+def logits_of(model: Model, point: Tensor, y: Tensor, where: object) -> Tensor:
     """The logits at ``point``, (N, …), as `check_logits` wants them, and all finite, (N, K).
 
     The model gets a copy: one that writes into its input changes no tensor of ours or of the caller.  Logits of half precision
@@ -93,7 +93,7 @@ def logits_of(model: Model, point: Tensor, y: Tensor, where: str) -> Tensor:
     return logits
 
 
-def _explained(error: RuntimeError, model: Model, point: Tensor, where: str) -> Exception:
+def _explained(error: RuntimeError, model: Model, point: Tensor, where: object) -> Exception:
     """What a RuntimeError inside a model means, where the dtype of the images or inference_mode is its cause; else itself."""
     line = str(error).split("\n")[0].rstrip(".")
     weights = {w.dtype for w in model.parameters() if w.is_floating_point()} if isinstance(model, nn.Module) else set()
@@ -109,7 +109,7 @@ def _explained(error: RuntimeError, model: Model, point: Tensor, where: str) -> 
     return error
 
 
-def check_logits(logits: Tensor, y: Tensor, where: str, *, point: Tensor | None = None) -> None:
+def check_logits(logits: Tensor, y: Tensor, where: object, *, point: Tensor | None = None) -> None:
     """logits: float (N, K), K ≥ 2; y in 0..K-1.  Warns, once, if the rows are probabilities.
 
     -inf is allowed, for a class that is left out, as long as each example has a finite logit.
@@ -123,7 +123,7 @@ def check_logits(logits: Tensor, y: Tensor, where: str, *, point: Tensor | None 
     if tuple(logits.shape) in {(len(y),), (len(y), 1), (len(y), 0)} and len(y):
         raise ValueError(
             f"the model must return two logits or more for each image, got {tuple(logits.shape)}: with a single column "
-            f"nothing can be misclassified; a binary model of one logit z returns torch.cat([torch.zeros_like(z), z], 1) ({where})"
+            f"nothing can be misclassified; a binary model of one logit z returns [0, z], torch.cat([0 * z, z], 1) ({where})"
         )
     if logits.ndim != 2 or len(logits) != len(y):
         raise ValueError(f"the model must return logits ({len(y)}, classes), got {tuple(logits.shape)} ({where})")
@@ -163,7 +163,7 @@ def _broken(highest: Tensor, point: Tensor | None) -> str:
     raise AssertionError("all are finite")
 
 
-def gradient_of(value: Tensor, point: Tensor, where: str, *, retain_graph: bool = False) -> Tensor:
+def gradient_of(value: Tensor, point: Tensor, where: object, *, retain_graph: bool = False) -> Tensor:
     """The gradient of the sum of ``value`` at ``point``, (N, …); an infinite entry counts as much as the largest finite one.
 
     Raises ValueError where there is none, and for NaN: its sign is 0, so an attack would stand still in silence.
@@ -180,7 +180,7 @@ def gradient_of(value: Tensor, point: Tensor, where: str, *, retain_graph: bool 
     return gradient if bool(gradient.sum().isfinite()) else _finite(gradient, value, where)
 
 
-def _finite(gradient: Tensor, value: Tensor, where: str) -> Tensor:
+def _finite(gradient: Tensor, value: Tensor, where: object) -> Tensor:
     if broken := int(gradient.flatten(1).isnan().any(1).sum()):
         maker = "the model's backward pass" if bool(value.isfinite().all()) else "the loss, which is not finite"
         raise ValueError(f"the gradient of the loss is NaN for {broken} of {len(gradient)} examples, from {maker} ({where})")

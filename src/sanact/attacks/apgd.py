@@ -58,7 +58,7 @@ class APGD(GradientAttack):
 
     def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
         if self.loss == "targeted-dlr":
-            rivals = list(likeliest_others(logits_of(model, x, y, str(self)), y, self.targets).T)
+            rivals = list(likeliest_others(logits_of(model, x, y, self), y, self.targets).T)
             search: Search = TowardsRival(self, model, x, y, eps, rivals[0], toward=False)
         else:
             rivals, search = [y], Search(self, model, x, y, eps, y, toward=self.targeted)

@@ -77,9 +77,9 @@ class CW(Attack):
             candidate = (bent + 1) / 2
             with torch.enable_grad():
                 point = candidate.detach().requires_grad_()
-                logits = logits_of(model, point, y[index], str(self))
+                logits = logits_of(model, point, y[index], self)
                 short = margin(logits, y[index]) * (1 if self.targeted else -1)  # what is missing to success, without κ
-                slope = gradient_of(short, point, str(self))
+                slope = gradient_of(short, point, self)
             delta, short = candidate - x[index], short.detach()
             squared, missing = delta.square().flatten(1).sum(1), short + self.confidence
             objective = squared + c[index] * missing.clamp_min(0)

@@ -99,12 +99,12 @@ class Search:
         for _ in range(self.attack.draws):
             with torch.set_grad_enabled(slope):
                 point = here.detach().requires_grad_(slope)
-                logits = logits_of(self.model, point, self.y[index], str(self.attack))
+                logits = logits_of(self.model, point, self.y[index], self.attack)
                 value = self.objective(logits, index)
             loss += value.detach() / self.attack.draws
             hits += (logits.detach().argmax(1) == self.y[index]) == self.attack.targeted
             if slope and not (self.attack.early_stop and self.attack.draws == 1 and bool(hits.all())):
-                gradient += gradient_of(value, point, str(self.attack)) / self.attack.draws
+                gradient += gradient_of(value, point, self.attack) / self.attack.draws
         won = 2 * hits > self.attack.draws
         better = (won & ~self.won[index]) | ((won == self.won[index]) & (loss >= self.loss[index]))
         chosen = index[better]

@@ -27,7 +27,7 @@ class ILCM(BIM):
         self.require(not self.targeted, "targeted", "False, for it chooses the target itself")
 
     def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
-        logits = logits_of(model, x, y, str(self))
+        logits = logits_of(model, x, y, self)
         search = Search(self, model, x, y, eps, logits.argmin(1), toward=True)
         self.climb(search, x, steps=self.steps, step_size=self.stride(eps))
         return search.best

@@ -63,7 +63,7 @@ class RayS(BudgetedAttack):
         return _along(x, torch.minimum(radius, eps), direction)
 
     def _fooled(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        return logits_of(model, x, y, str(self)).argmax(1) != y
+        return logits_of(model, x, y, self).argmax(1) != y
 
 
 def _along(x: Tensor, radius: Tensor, direction: Tensor) -> Tensor:

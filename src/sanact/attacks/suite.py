@@ -57,4 +57,4 @@ class Suite(BudgetedAttack):
 
     def won(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         """Whether the goal is reached at x, (N,)."""
-        return (logits_of(model, x, y, str(self)).argmax(1) == y) == self.targeted
+        return (logits_of(model, x, y, self).argmax(1) == y) == self.targeted

@@ -34,8 +34,8 @@ class LatentMatching(PGD):
 
     def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
         with last_hidden(model) as seen:
-            rivals, shapes = _look(model, self.guides, seen, str(self))
-            _, hidden = _look(model, x, seen, str(self))
+            rivals, shapes = _look(model, self.guides, seen, self)
+            _, hidden = _look(model, x, seen, self)
             far = torch.cdist(hidden, shapes)
             far[y[:, None] == rivals] = torch.inf
             search = Matching(self, model, x, y, eps, y, toward=False)
@@ -64,7 +64,7 @@ def has_hidden(model: Any, x: Tensor) -> bool:
     return True
 
 
-def _look(model: Model, x: Tensor, seen: list[Tensor], where: str) -> tuple[Tensor, Tensor]:
+def _look(model: Model, x: Tensor, seen: list[Tensor], where: object) -> tuple[Tensor, Tensor]:
     """The predicted classes, (N,), and the last hidden activations, (N, F)."""
     seen.clear()
     classes = logits_of(model, x, torch.zeros(len(x), dtype=torch.long, device=x.device), where).argmax(1)
