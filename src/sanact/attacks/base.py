@@ -33,7 +33,7 @@ def untouched(model: Model) -> Iterator[None]:
 
 def copied(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Images in [0, 1] and whole labels that are nobody else's, and can be differentiated even if made in inference_mode."""
-    return x.detach().clamp(0, 1), y.long().clone()
+    return x.detach().clone().clamp_(0, 1), y.long().clone()
 
 
 @dataclass(frozen=True, kw_only=True)
