@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sanact.attacks import CW
+from tests.conftest import Linear
 
 
 def by_hand(model: nn.Module, x: Tensor, y: int, attack: CW) -> Tensor:
@@ -152,5 +153,5 @@ def test_c_stays_finite_however_often_it_is_raised(linear: Linear, points: Tenso
 
 def test_logits_of_half_precision_do_not_overflow_on_the_way_back(linear: Linear, points: Tensor):
     x, y = points.float(), linear(points).argmax(1)
-    found = CW(initial_c=1e6, search_steps=3, steps=50)(lambda x: linear(x.double()).half(), x, y)
+    found = CW(initial_c=1e6, search_steps=3, steps=50, step_size=0.1)(lambda x: linear(x.double()).half(), x, y)
     assert found.isfinite().all() and (linear(found.double()).argmax(1) != y).double().mean() > 0.9

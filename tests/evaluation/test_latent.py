@@ -60,7 +60,7 @@ def test_the_layer_that_runs_last_is_looked_into():
     ("model", "message"),
     [
         (Functional().eval(), "needs a hidden activation of each image, got none: no layer of it ran"),
-        (Merged().eval(), r"got one of \(36, 6\) for 6 images"),
+        (Merged().eval(), r"needs a hidden activation of each image, got one of \(36, 6\) for 6 images"),
         (nn.Flatten().eval(), "needs a model with layers to look into, got Flatten"),
         (lambda x: x.flatten(1), "needs a model with layers to look into, got function"),
     ],
