@@ -13,7 +13,7 @@ from sanact.attacks.base import RESTARTS, STEPS, TARGETS
 from sanact.attacks.gradient import GradientAttack, Search
 from sanact.attacks.losses import LossName, likeliest_others, targeted_dlr
 from sanact.attacks.projections import Generators, Norm, per_example, project, random_start, sparse_sign, steepest
-from sanact.checks import Model, check_logits
+from sanact.checks import Model, logits_of
 from sanact.values import Number, Rules
 
 MOMENTUM = 0.75
@@ -63,8 +63,7 @@ class APGD(GradientAttack):
 
     def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
         if self.loss == "targeted-dlr":
-            check_logits(logits := model(x), y, str(self))
-            rivals = list(likeliest_others(logits, y, self.targets).T)
+            rivals = list(likeliest_others(logits_of(model, x, y, self), y, self.targets).T)
             search: Search = TowardsRival(self, model, x, y, eps, rivals[0], toward=False)
         else:
             rivals, search = [y], Search(self, model, x, y, eps, y, toward=self.targeted)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sanact.attacks.base import QUERIES, BudgetedAttack
 from sanact.attacks.projections import Generators, Norm, per_example
-from sanact.checks import Model, check_logits
+from sanact.checks import Model, logits_of
 from sanact.values import Rules
 
 TOLERANCE = 1e-3  # of a radius, in input units
@@ -64,9 +64,7 @@ class RayS(BudgetedAttack):
         return _along(x, torch.minimum(radius, eps), direction)
 
     def _fooled(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        logits = model(x)
-        check_logits(logits, y, str(self))
-        return logits.argmax(1) != y
+        return logits_of(model, x, y, self).argmax(1) != y
 
 
 def _along(x: Tensor, radius: Tensor, direction: Tensor) -> Tensor:

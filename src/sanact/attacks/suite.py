@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sanact.attacks.base import BudgetedAttack, untouched
+from sanact.attacks.base import BudgetedAttack, copied, untouched
 from sanact.attacks.projections import Generators, generators_of, length
-from sanact.checks import Model, check_inputs, check_logits
+from sanact.checks import Model, check_inputs, logits_of
 
 Stage = Callable[[Tensor, Tensor, Tensor, Generators], Tensor]  # x, y, eps, generator → adversarial examples
 
@@ -58,7 +58,7 @@ class Suite(BudgetedAttack):
         """The examples, and for each the stage that won it and those that failed."""
         self._check(model, x, y, generator)
         with untouched(model):
-            return self._run(model, x, y.long(), self._budgets(x, eps), generator or torch.Generator().manual_seed(0))
+            return self._run(model, *copied(x, y), self._budgets(x, eps), generator or torch.Generator().manual_seed(0))
 
     def _run(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Outcome:
         best, by = x.clone(), ["clean"] * len(x)
@@ -96,9 +96,7 @@ class Suite(BudgetedAttack):
 
     def won(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         """Whether the goal is reached at x, (N,)."""
-        logits = model(x)
-        check_logits(logits, y, str(self))
-        return (logits.argmax(1) == y) == self.targeted
+        return (logits_of(model, x, y, self).argmax(1) == y) == self.targeted
 
 
 def reason(error: Exception) -> str:
