@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sanact import Mask, sanitize
-from sanact.graph import find_layers, fold_batch_norms, trace
+from sanact.folding import fold_batch_norms
+from sanact.graph import find_layers, trace
 from sanact.models import MNISTCNN
 
 X = torch.randn(2, 1, 6, 6, generator=torch.Generator().manual_seed(0))

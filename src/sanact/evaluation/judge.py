@@ -30,7 +30,7 @@ from sanact.evaluation.adaptive import Adaptive, Effort
 from sanact.evaluation.diagnostics import EXAMPLES, diagnose, verdict
 from sanact.evaluation.rows import SCHEMA, Parts
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge, Radius, l2_budget
-from sanact.graph import fold_batch_norms
+from sanact.folding import fold_batch_norms
 from sanact.models import fingerprint
 from sanact.plan import Plan, SanitizedModel, as_plan, calibrate, changed, plan_to_dict, sanitize
 from sanact.progress import Advance

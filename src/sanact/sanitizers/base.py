@@ -108,8 +108,15 @@ class Sanitizer(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         """The arguments that make this sanitizer again, with the name it has in SANITIZERS."""
-        arguments = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
-        return {"name": self.name} | arguments
+        return {"name": self.name} | {name: self._argument(name) for name in _arguments(type(self))}
+
+    def _argument(self, name: str) -> Any:
+        try:
+            return getattr(self, name)
+        except AttributeError:
+            raise TypeError(
+                f"every argument of __init__ must be an attribute of the same name, '{name}' is none ({type(self).__name__})"
+            ) from None
 
     @property
     def name(self) -> str:
@@ -150,6 +157,16 @@ class _NoGradient(torch.autograd.Function):
             f"there is no gradient through {ctx.who}: its operations are not differentiable; attack it with the gradient "
             f"'identity' or a surrogate (sanact.gradients)"
         )
+
+
+def _arguments(kind: type[Sanitizer]) -> list[str]:
+    """The names of the arguments of ``__init__``; none where it is that of nn.Module."""
+    if kind.__init__ is nn.Module.__init__:
+        return []
+    parameters = inspect.signature(kind).parameters.values()
+    if unnamed := [parameter for parameter in parameters if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)]:
+        raise TypeError(f"__init__ must name its arguments, so that they can be saved, got {unnamed[0]} ({kind.__name__})")
+    return [parameter.name for parameter in parameters]
 
 
 def sanitizers_of(model: Any) -> list[Sanitizer]:
@@ -220,6 +237,13 @@ def local_mean(maps: Tensor, size: int) -> Tensor:
 def variance(a: Tensor, dims: tuple[int, int]) -> Tensor:
     """Of the elements of each map, kept broadcastable; unlike `torch.var`, silent on an empty batch."""
     return (a - a.mean(dims, keepdim=True)).square().mean(dims, keepdim=True)
+
+
+def deviation(a: Tensor, dims: tuple[int, int]) -> Tensor:
+    """The square root of `variance`; of a constant map it is 0, and so is its gradient."""
+    squared = variance(a, dims)
+    constant = squared == 0
+    return squared.masked_fill(constant, 1).sqrt().masked_fill(constant, 0)
 
 
 def odd(name: str, value: int, sanitizer: str, *, least: int = 3) -> int:
