@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
+from functools import partial
 
 from torch import Tensor, fx, nn
 
@@ -29,12 +31,13 @@ def channels_last(traced: fx.GraphModule, x: Tensor, places: Mapping[fx.Node, st
         if shape and len(shape) not in (2, 4):
             raise ValueError(f"an activation must be (N, C, H, W) or (N, F), got {shape} (behind the layer '{name}')")
         maps = len(shape) == 4 and shape[2:] != (1, 1)
-        if maps and axes.get(place) not in ({1}, {3}):
+        channels = axes.get(place, frozenset())
+        if maps and channels not in (frozenset({1}), frozenset({3})):
             raise ValueError(
                 f"an activation must be (N, C, H, W) or (N, H, W, C); which axis of {shape} has the channels cannot be told "
                 f"(behind the layer '{name}')"
             )
-        found[place] = maps and axes[place] == {3}
+        found[place] = maps and 3 in channels
     return found
 
 
@@ -87,6 +90,6 @@ def _inserted(traced: fx.GraphModule, parts: Mapping[fx.Node, Sanitizer]) -> fx.
         traced.add_submodule(name, part)
         with traced.graph.inserting_after(place):
             inserted = traced.graph.call_module(name, (place,))
-        place.replace_all_uses_with(inserted, delete_user_cb=lambda user, new=inserted: user is not new)
+        place.replace_all_uses_with(inserted, partial(operator.ne, inserted))
     traced.recompile()
     return traced

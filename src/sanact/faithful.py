@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from sanact.preserve import preserved, untouched
 BATCHES = (1, 3)  # images at once
 PROJECTIONS = 2  # of the logits, whose gradients are compared
 USUAL = (32, 28, 64, 224, 8, 16)  # sizes of images
+NARROW = range(4, 17)  # sides of images that are not square
 SIZES = (*USUAL, *(size for size in range(4, 64) if size not in USUAL), 96, 128, 160, 192, 256, 299, 384)
 
 
@@ -121,14 +123,14 @@ def _answer(model: nn.Module, x: Tensor, seed: int = 0) -> _Answer:
 def _gradient(outputs: Iterable[Tensor], x: Tensor, number: int) -> Tensor | None:
     generator = torch.Generator().manual_seed(number)
     total = [
-        (output * torch.randn(output.shape, generator=generator).to(output)).sum()
+        (output * torch.randn(output.shape, generator=generator).to(output)).sum().double()
         for output in outputs
         if output.requires_grad and output.is_floating_point()
     ]
     if not total:
         return None
     try:
-        gradient: Tensor | None = torch.autograd.grad(sum(total), x, retain_graph=True, allow_unused=True)[0]
+        gradient: Tensor | None = torch.autograd.grad(torch.stack(total).sum(), x, retain_graph=True, allow_unused=True)[0]
     except RuntimeError:  # an operation that is not differentiable
         return None
     return gradient
@@ -197,5 +199,5 @@ def _fitting(layer: Any) -> Iterator[tuple[int, ...]]:
     rank = len(layer.kernel_size)
     for channels, sizes in ((layer.in_channels, SIZES), (3, USUAL), (1, USUAL)):
         yield from ((channels, *[size] * rank) for size in sizes)
-
-
+    if rank == 2:
+        yield from ((layer.in_channels, *sides) for sides in itertools.permutations(NARROW, 2))

@@ -40,7 +40,8 @@ def fold_batch_norms(model: nn.Module, example: Tensor | None = None) -> None:
 def _fold(model: nn.Module, pairs: list[tuple[str, str]]) -> None:
     for name, behind in pairs:
         layer, norm = model.get_submodule(name), model.get_submodule(behind)
-        model.set_submodule(name, fuse_conv_bn_eval(layer, norm))  # type: ignore[type-var]
+        assert isinstance(norm, nn.modules.batchnorm._BatchNorm)  # as _foldable found it
+        model.set_submodule(name, fuse_conv_bn_eval(layer, norm))
         model.set_submodule(behind, nn.Identity().eval())
 
 
@@ -66,5 +67,3 @@ def _does_more(module: nn.Module) -> bool:
     hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     estimates = getattr(module, "running_mean", True) is None
     return module.training or estimates or bool(hooks) or any(part.itemsize < 4 for part in module.parameters())
-
-

@@ -98,8 +98,8 @@ def _graph(model: nn.Module, shape: tuple[int, ...] | None) -> fx.GraphModule:
             error = failed
         own = "; its forward method was replaced by one that belongs to another object" if "forward" in vars(model) else ""
         raise ValueError(
-            f"{type(model).__name__} cannot be traced by torch.fx, which finds the hidden activations: {error}{own}. Its forward "
-            "method may branch on shapes, if an example input is given, but not on values; mark a function that does with "
+            f"{type(model).__name__} cannot be traced by torch.fx, which finds the hidden activations: {error}{own}. Its "
+            "forward method may branch on shapes, if an example input is given, but not on values; mark a function that does with "
             "torch.fx.wrap, or pass the part of the network that can be traced"
         ) from error
 
@@ -226,9 +226,7 @@ def _is_in_place(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
         return bool(getattr(modules[str(node.target)], "inplace", False))
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     flagged = node.kwargs.get("inplace", node.args[-1:] == (True,))
-    return bool(flagged and operation(node) in NONLINEAR) or (
-        name.endswith("_") and operation(node) in NONLINEAR | ARITHMETIC
-    )
+    return bool(flagged and operation(node) in NONLINEAR) or (name.endswith("_") and operation(node) in NONLINEAR | ARITHMETIC)
 
 
 def find_layers(traced: fx.GraphModule) -> list[Layer]:

@@ -9,16 +9,19 @@ import torch
 from torch import Tensor, fx, nn
 
 from sanact.nonlinear import is_layer, operation
+from sanact.preserve import preserved, untouched
 
-PERMUTING = frozenset("H T getattr mH mT movedim moveaxis permute swapaxes swapdims t transpose rearrange".split())
-RESHAPING = frozenset("flatten ravel reshape reshape_as squeeze unflatten unsqueeze view view_as".split())
+PERMUTING = frozenset(
+    ["H", "T", "getattr", "mH", "mT", "movedim", "moveaxis", "permute", "swapaxes", "swapdims", "t", "transpose", "rearrange"]
+)
+RESHAPING = frozenset(["flatten", "ravel", "reshape", "reshape_as", "squeeze", "unflatten", "unsqueeze", "view", "view_as"])
 PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
 
 Shapes = Mapping[fx.Node, tuple[int, ...]]
 
 
 def shapes_of(traced: fx.GraphModule, x: Tensor) -> dict[fx.Node, tuple[int, ...]]:
-    """The shape of what each operation gives on x, of several tensors the first; as far as the graph can be run."""
+    """The shape of what each operation gives on x, of several tensors the first; in evaluation mode, as far as it runs."""
     shapes: dict[fx.Node, tuple[int, ...]] = {}
 
     class Shapes(fx.Interpreter):
@@ -30,7 +33,8 @@ def shapes_of(traced: fx.GraphModule, x: Tensor) -> dict[fx.Node, tuple[int, ...
             return value
 
     try:
-        with torch.no_grad():
+        with preserved(traced), untouched(traced), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            traced.eval()
             Shapes(traced, garbage_collect_values=True).run(x)
     except Exception:  # tracing lost something; who asks compares the network with the model
         return shapes
@@ -38,7 +42,7 @@ def shapes_of(traced: fx.GraphModule, x: Tensor) -> dict[fx.Node, tuple[int, ...
 
 
 def channel_axes(traced: fx.GraphModule, shapes: Shapes) -> dict[fx.Node, frozenset[int]]:
-    """The axes that the channels of the last layer lie on, for each operation behind one; none where they cannot be followed."""
+    """The axes that the channels of the last layer lie on, for each operation behind one; none if they cannot be followed."""
     modules = dict(traced.named_modules())
     found: dict[fx.Node, frozenset[int]] = {}
     for node in traced.graph.nodes:
@@ -83,7 +87,8 @@ def _order(node: fx.Node, module: nn.Module | None, rank: int) -> list[int] | No
             moved = module(dummy)
         else:
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda given: dummy)
-            moved = getattr(args[0], str(node.target))(*args[1:], **kwargs) if node.op == "call_method" else node.target(*args, **kwargs)
+            function: Any = getattr(dummy, str(node.target)) if node.op == "call_method" else node.target
+            moved = function(*args[node.op == "call_method" :], **kwargs)
         return [lengths.index(length) for length in moved.shape] if sorted(moved.shape) == sorted(lengths) else None
     except Exception:  # it takes no such tensor
         return None

@@ -7,36 +7,37 @@ from typing import Any
 
 from torch import fx, nn
 
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 NOT_ELEMENTWISE = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin)
 # Names of torch, torch.nn.functional, operator and torch.Tensor, without the underscores of the in-place and reflected ones.
-POWERS = frozenset("abs absolute exp float_power ipow log pow reciprocal rsqrt sqrt square".split())  # norms by hand have them
-NONLINEAR = POWERS | frozenset(
-    """
+POWERS = _names("abs absolute exp float_power ipow log pow reciprocal rsqrt sqrt square")  # norms by hand have them
+NONLINEAR = POWERS | _names("""
     acos acosh arccos arccosh arcsin arcsinh arctan arctan2 arctanh asin asinh atan atan2 atanh ceil celu clamp clamp_max
     clamp_min clip copysign cos cosh elu erf erfc exp2 expit expm1 fix floor fmax fmin fmod frac gelu glu hardshrink hardsigmoid
     hardswish hardtanh heaviside hypot leaky_relu log10 log1p log2 logaddexp logit logsigmoid masked_fill maximum minimum mish
     prelu relu relu6 remainder round rrelu selu sgn sigmoid sign silu sin sinc sinh softplus softshrink softsign tan tanh
     tanhshrink threshold trunc where xlogy
-    """.split()
-)
+    """)
 CONDITIONED = frozenset({"where", "masked_fill"})  # linear, unless the condition depends on the input
 EXTREMES = frozenset({"max", "min", "amax", "amin"})  # of two activations, or along a dimension
-COMPARISONS = frozenset("eq ge gt isfinite le lt ne greater greater_equal less less_equal logical_not signbit".split())
-CASTS = frozenset("bfloat16 double float half to type type_as".split())
-REDUCTIONS = EXTREMES | frozenset(
-    "adaptive_avg_pool2d adaptive_max_pool2d logsumexp mean nanmean norm std std_mean sum var var_mean vector_norm".split()
+COMPARISONS = _names("eq ge gt isfinite le lt ne greater greater_equal less less_equal logical_not signbit")
+CASTS = _names("bfloat16 double float half to type type_as")
+REDUCTIONS = EXTREMES | _names(
+    "adaptive_avg_pool2d adaptive_max_pool2d logsumexp mean nanmean norm std std_mean sum var var_mean vector_norm"
 )
 PRODUCTS = frozenset({"mul", "multiply", "imul"})
 QUOTIENTS = frozenset({"div", "divide", "truediv", "itruediv"})
 ARITHMETIC = PRODUCTS | QUOTIENTS | frozenset({"add", "iadd", "neg", "sub", "isub"})
 SHAPING = frozenset(["clone", "contiguous", "expand", "expand_as", "getitem", "reshape", "squeeze", "unsqueeze", "view"])
-SIZES = frozenset(
-    """
+SIZES = _names("""
     bernoulli dim empty_like full_like getattr new_empty new_full new_ones new_tensor new_zeros numel ones_like rand_like
     randint_like randn_like size zeros_like
-    """.split()
-)
+    """)
 OF_VALUES = frozenset({"H", "T", "imag", "mH", "mT", "real", "values"})  # attributes that are no sizes
 WIDEST = 64  # operations between a fork and where its branches meet again
 
@@ -80,8 +81,8 @@ def nonlinearities(nodes: Sequence[fx.Node], modules: Modules) -> dict[fx.Node, 
     for number, node in enumerate(nodes):
         if node in inside:
             continue
-        if name := _single(node, modules, changing, statistics):
-            found[node] = name
+        if single := _single(node, modules, changing, statistics):
+            found[node] = single
         closed = _closed(node, nodes[number + 1 :], changing, modules)
         if closed and (name := _name(*closed, modules, changing)) is not None:
             meeting, between = closed

@@ -88,7 +88,7 @@ def sanitize(model: nn.Module, plan: Sanitizer | Plan, *, example: Tensor | None
         layer names, each with its sanitizer: ``{"conv*": Mask(0.2), "fc7": MedianFilter(3)}``.  A pattern is a name, a glob,
         or a regular expression after ``re:`` that the whole name must match.  ``"*"`` means what a sanitizer alone means;
         any other pattern also hits linear layers (those without a nonlinearity) at their own output.
-    example: an input, (N, C, H, W), of which the shape counts; None takes that which the model says it was made for, or finds one.
+    example: an input, (N, C, H, W), of which the shape counts; None takes the shape that the model says, or finds one.
 
     Each place gets a copy of its sanitizer.  Pooling and output layers are never sanitized.  Without its sanitizers the copy
     has the model's logits and input gradients; this is checked, on one random image and on several.  Raises ValueError, and

@@ -164,7 +164,9 @@ def _arguments(kind: type[Sanitizer]) -> list[str]:
     if kind.__init__ is nn.Module.__init__:
         return []
     parameters = inspect.signature(kind).parameters.values()
-    if unnamed := [parameter for parameter in parameters if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)]:
+    if unnamed := [
+        parameter for parameter in parameters if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]:
         raise TypeError(f"__init__ must name its arguments, so that they can be saved, got {unnamed[0]} ({kind.__name__})")
     return [parameter.name for parameter in parameters]
 
