@@ -21,8 +21,8 @@ from sanact.preserve import preserved, untouched
 BATCHES = (1, 3)  # images at once
 PROJECTIONS = 2  # of the logits, whose gradients are compared
 USUAL = (32, 28, 64, 224, 8, 16)  # sizes of images
-NARROW = range(4, 17)  # sides of images that are not square
-SIZES = (*USUAL, *(size for size in range(4, 64) if size not in USUAL), 96, 128, 160, 192, 256, 299, 384)
+NARROW = range(1, 17)  # sides of images that are not square
+SIZES = (*USUAL, *(size for size in range(1, 64) if size not in USUAL), 96, 128, 160, 192, 256, 299, 384)
 
 
 def probe(model: nn.Module, example: Tensor | None = None) -> Tensor:

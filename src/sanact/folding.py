@@ -40,7 +40,7 @@ def fold_batch_norms(model: nn.Module, example: Tensor | None = None) -> None:
 def _fold(model: nn.Module, pairs: list[tuple[str, str]]) -> None:
     for name, behind in pairs:
         layer, norm = model.get_submodule(name), model.get_submodule(behind)
-        assert isinstance(norm, nn.modules.batchnorm._BatchNorm)  # as _foldable found it
+        assert isinstance(layer, nn.modules.conv._ConvNd) and isinstance(norm, nn.modules.batchnorm._BatchNorm)
         model.set_submodule(name, fuse_conv_bn_eval(layer, norm))
         model.set_submodule(behind, nn.Identity().eval())
 

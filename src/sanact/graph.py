@@ -99,8 +99,8 @@ def _graph(model: nn.Module, shape: tuple[int, ...] | None) -> fx.GraphModule:
         own = "; its forward method was replaced by one that belongs to another object" if "forward" in vars(model) else ""
         raise ValueError(
             f"{type(model).__name__} cannot be traced by torch.fx, which finds the hidden activations: {error}{own}. Its "
-            "forward method may branch on shapes, if an example input is given, but not on values; mark a function that does with "
-            "torch.fx.wrap, or pass the part of the network that can be traced"
+            "forward method may branch on shapes, if an example input is given, but not on values; mark a function that does "
+            "with torch.fx.wrap, or pass the part of the network that can be traced"
         ) from error
 
 
