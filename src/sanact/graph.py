@@ -17,6 +17,7 @@ from sanact.nonlinear import (
     SHAPING,
     is_layer,
     is_product,
+    is_reduction,
     masks,
     nonlinearities,
     operation,
@@ -243,11 +244,16 @@ def find_layers(traced: fx.GraphModule) -> list[Layer]:
     reaching: dict[fx.Node, frozenset[fx.Node]] = {}  # layers whose output arrives here unchanged by a nonlinearity
     first: dict[fx.Node, tuple[fx.Node, str]] = {}  # layer → the first nonlinearity it reaches
     gates: dict[fx.Node, tuple[fx.Node, frozenset[fx.Node]]] = {}  # what carries a gate on to a product → the gate, its layers
+    before: dict[fx.Node, frozenset[fx.Node]] = {}  # layers and reductions that an operation depends on
     for node in nodes:
         arriving = frozenset().union(*(reaching[parent] for parent in node.all_input_nodes))
+        before[node] = frozenset().union(*(before[parent] for parent in node.all_input_nodes))
         if is_layer(node, modules):
             reaching[node] = frozenset({node})
+            before[node] |= {node}
             continue
+        if is_reduction(node, modules):
+            before[node] |= {node}
         after = named.get(node, "")
         held = [gates[parent] for parent in node.all_input_nodes if parent in gates]
         if after and _only_scales(node, changing):
@@ -258,11 +264,13 @@ def find_layers(traced: fx.GraphModule) -> list[Layer]:
             for gate, layers in held:
                 if scaled and not layers <= arriving:
                     first |= {layer: (gate, "gate") for layer in layers - first.keys()}
+                    if not any(is_reduction(part, modules) or part in arriving for part in before[gate]):
+                        after = "gated product"  # of two branches; squeeze and excitation is one branch that scales itself
                 elif layers:  # x · sigmoid(x), or tanh(x) · sigmoid(y)
                     arriving, after = arriving | layers, "gated product"
         elif held:
             gates[node] = held[0]
-        elif not after and is_product(node, changing - conditions):
+        elif node not in named and is_product(node, changing - conditions):
             after = "product"
         if after:
             first |= {layer: (node, after) for layer in arriving - first.keys()}

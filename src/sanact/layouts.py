@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from sanact.nonlinear import is_layer, operation
+from sanact.nonlinear import REDUCTIONS, is_layer, operation, reduced
 from sanact.preserve import preserved, untouched
 
 PERMUTING = frozenset(
@@ -75,7 +75,11 @@ def _followed(
         return axes
     if name == "getitem":
         return _indexed(node.args[1], axes, len(before))
-    return frozenset({1}) if len(after) == 2 else frozenset()
+    gone = {dim % len(before) for dim in reduced(node)} if name in REDUCTIONS else set()
+    if len(before) - len(gone) == len(after):
+        left = [axis for axis in range(len(before)) if axis not in gone]
+        return frozenset(place for place, axis in enumerate(left) if axis in axes)
+    return frozenset()
 
 
 def _order(node: fx.Node, module: nn.Module | None, rank: int) -> list[int] | None:

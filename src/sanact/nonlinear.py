@@ -30,6 +30,7 @@ CASTS = _names("bfloat16 double float half to type type_as")
 REDUCTIONS = EXTREMES | _names(
     "adaptive_avg_pool2d adaptive_max_pool2d logsumexp mean nanmean norm std std_mean sum var var_mean vector_norm"
 )
+REDUCING = (nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
 PRODUCTS = frozenset({"mul", "multiply", "imul"})
 QUOTIENTS = frozenset({"div", "divide", "truediv", "itruediv"})
 ARITHMETIC = PRODUCTS | QUOTIENTS | frozenset({"add", "iadd", "neg", "sub", "isub"})
@@ -64,11 +65,18 @@ def varying(nodes: Iterable[fx.Node]) -> set[fx.Node]:
 
 
 def is_product(node: fx.Node, changing: set[fx.Node]) -> bool:
-    return operation(node) in PRODUCTS | QUOTIENTS and len(changing.intersection(node.all_input_nodes)) > 1
+    return operation(node) in PRODUCTS | QUOTIENTS and sum(isinstance(a, fx.Node) and a in changing for a in node.args) > 1
+
+
+def is_reduction(node: fx.Node, modules: Modules) -> bool:
+    """Whether an operation takes a mean, a maximum or the like of whole maps or of channels."""
+    if node.op == "call_module":
+        return isinstance(modules[str(node.target)], REDUCING)
+    return operation(node) in REDUCTIONS
 
 
 def nonlinearities(nodes: Sequence[fx.Node], modules: Modules) -> dict[fx.Node, str]:
-    """The operations that are nonlinearities, each with its name.
+    """The operations that are nonlinearities, each with its name; "" are those that look so, but are part of another or a norm.
 
     Where an activation forks, and its branches meet again before the next layer with a nonlinearity among them, the operation
     where they meet is the nonlinearity, and none of those between: x · sigmoid(x), where(x > 0, x, 0.1 x).  A norm written by
@@ -87,8 +95,9 @@ def nonlinearities(nodes: Sequence[fx.Node], modules: Modules) -> dict[fx.Node, 
         if closed and (name := _name(*closed, modules, changing)) is not None:
             meeting, between = closed
             inside |= {*between, meeting}
-            if name:
-                found[meeting] = name
+            found |= dict.fromkeys(between, "") | {meeting: name}
+        elif is_product(node, changing) and len(statistics.intersection(node.all_input_nodes)) == 1:
+            found.setdefault(node, "")  # divided by a norm
     return found
 
 
@@ -124,8 +133,7 @@ def _single(node: fx.Node, modules: Modules, changing: set[fx.Node], statistics:
         condition = node.kwargs.get("condition" if name == "where" else "mask", [*node.args, None, None][place])
         return name if condition in changing else ""
     if name in POWERS:
-        forks = any(len(changing.intersection(value.users)) > 1 for value in inputs)
-        measured = forks and all(operation(user) in REDUCTIONS for user in node.users)
+        measured = all(user in statistics and _comes_back(user, statistics, changing) for user in node.users)
         return "" if measured or inputs <= statistics else name
     return name if name in NONLINEAR else ""
 
@@ -134,12 +142,14 @@ def _is_maxout(node: fx.Node, changing: set[fx.Node]) -> bool:
     """Whether a maximum along a dimension is what becomes of all of an activation; that over a whole map is pooling."""
     if operation(node) not in EXTREMES:
         return False
-    along = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
-    if along is None or isinstance(along, fx.Node):
-        return False
-    dims = {along} if isinstance(along, int) else {*along} if isinstance(along, (tuple, list)) else set()
     alone = all(len(changing.intersection(value.users)) == 1 for value in node.all_input_nodes)
-    return alone and dims not in ({2, 3}, {-1, -2})
+    return alone and reduced(node) not in (set(), {2, 3}, {-1, -2})
+
+
+def reduced(node: fx.Node) -> set[int]:
+    """The dimensions along which a reduction goes; none where it says none."""
+    along = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
+    return {along} if isinstance(along, int) else {*along} if isinstance(along, (tuple, list)) else set()
 
 
 def _statistics(nodes: Iterable[fx.Node], changing: set[fx.Node], modules: Modules) -> set[fx.Node]:
@@ -150,6 +160,16 @@ def _statistics(nodes: Iterable[fx.Node], changing: set[fx.Node], modules: Modul
         if inputs and not is_layer(node, modules) and (operation(node) in REDUCTIONS or inputs <= found):
             found.add(node)
     return found
+
+
+def _comes_back(node: fx.Node, statistics: set[fx.Node], changing: set[fx.Node]) -> bool:
+    """Whether a statistic shifts or scales other activations, as in a norm."""
+    return any(
+        _comes_back(user, statistics, changing)
+        if user in statistics
+        else operation(user) in ARITHMETIC and len(changing.intersection(user.all_input_nodes)) > 1
+        for user in node.users
+    )
 
 
 def _closed(
@@ -209,4 +229,5 @@ def nonlinear_module(module: nn.Module) -> str:
         inside = fx.Tracer().trace(module)
     except Exception:  # it may do anything
         return ""
-    return type(module).__name__ if nonlinearities([*inside.nodes], dict(module.named_modules())) else ""
+    found = nonlinearities([*inside.nodes], dict(module.named_modules()))
+    return type(module).__name__ if any(found.values()) else ""
