@@ -66,6 +66,8 @@ def _followed(
 ) -> frozenset[int]:
     """Where the channels are after one operation."""
     name = operation(node)
+    if name in ("einsum", "tensordot"):
+        return frozenset()
     own = module is not None and not type(module).__module__.startswith("torch.nn")
     if (name in PERMUTING or own) and (order := _order(node, module, len(before))) is not None:
         return frozenset(place for place, axis in enumerate(order) if axis in axes)
