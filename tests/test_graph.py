@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from sanact import Mask, sanitize
 from sanact.folding import fold_batch_norms
-from sanact.graph import find_layers, trace
+from sanact.graph import find_layers, input_shape, likely_shape, trace
 from sanact.models import MNISTCNN
 
 X = torch.randn(2, 1, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -203,6 +203,11 @@ BODIES: dict[str, Net] = {
     "gated linear unit of two convolutions": Net(lambda n, x: here(torch.sigmoid(n.conv1(x)) * n.conv3(x))),
     "a function in an own module": Net(lambda n, x: here(n.act(n.conv1(x))), act=Sine()),
     "behind an own module that is a norm by hand": Net(lambda n, x: here(F.relu(n.norm(n.conv1(x)))), norm=NormByHand()),
+    "selective kernels": Net(
+        lambda n, x: (
+            lambda a: (torch.stack([a, -a], 1) * F.softmax(n.conv2(a).mean((2, 3)), 1)[:, None, :, None, None]).sum(1)
+        )(here(F.relu(n.conv1(x))))
+    ),
     "spatial attention": Net(spatial_attention, look=nn.Conv2d(2, 1, 3, padding=1)),
     "behind a norm by hand, with a shortcut": Net(
         lambda n, x: (lambda a: here(F.relu(n.conv2(here(F.relu(layer_norm_by_hand(a)))) + a)))(n.conv1(x))
@@ -384,6 +389,20 @@ def test_branches_on_shape_in_any_dtype_and_on_any_device(to):
     net = ByShape().to(to)
     net.body = lambda n, x: x
     assert len(roles(net, torch.zeros(1, 1, 6, 6))) == 3
+
+
+@pytest.mark.parametrize(("threshold", "by_batch"), [(0, False), (1, True), (2, True), (50, True)])
+def test_a_branch_on_the_number_of_images_is_noticed(threshold, by_batch):
+    net = Net(lambda n, x: F.relu(n.conv1(x)) if x.shape[0] > threshold else torch.tanh(n.conv1(x)))
+    assert trace(net, X).meta["by batch"] == by_batch
+
+
+def test_the_shape_of_images_is_what_the_model_says_not_what_its_architecture_was_pretrained_on():
+    net = timm.create_model("test_resnet")
+    assert net.pretrained_cfg["input_size"] == (3, 160, 160)
+    assert input_shape(net) is None and likely_shape(net) == (3, 160, 160)
+    net.input_shape = (3, 32, 32)
+    assert input_shape(net) == likely_shape(net) == (3, 32, 32)
 
 
 def test_a_branch_on_shape_without_an_example_says_so():

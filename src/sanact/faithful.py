@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from sanact.graph import likely_shape
 from sanact.nonlinear import LAYERS
-from sanact.preserve import preserved, untouched
+from sanact.preserve import preserved, seeded, untouched
 
 BATCHES = (1, 3)  # images at once
 PROJECTIONS = 2  # of the logits, whose gradients are compared
@@ -81,22 +78,6 @@ def is_random(model: nn.Module, x: Tensor) -> bool:
     """Whether the model's answers depend on the random state."""
     with untouched(model):
         return bool(_tell_apart(_answer(model, x), _answer(model, x, seed=1), 100))
-
-
-@contextmanager
-def seeded(model: nn.Module, seed: int = 0) -> Iterator[None]:
-    """All global random states set for the block, and as found afterwards."""
-    devices = {part.device.index or 0 for part in model.parameters() if part.device.type == "cuda"}
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        with torch.random.fork_rng(devices=sorted(devices)):
-            torch.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed)  # noqa: NPY002
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,16 @@ from sanact.nonlinear import (
     is_layer,
     is_product,
     is_reduction,
+    is_softmax,
     masks,
     nonlinearities,
     operation,
     varying,
 )
-from sanact.preserve import copied, preserved
+from sanact.preserve import copied, preserved, seeded
 
-OTHER_BATCHES = (1, 3, 64)  # images at once
+BATCHES = (2, 1, 3, 64)  # images at once; the first decides which branches are traced
+DRAWS = 7  # a seed that nothing is compared with
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -68,7 +70,7 @@ def trace(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
     _check_kind(model)
     shape = likely_shape(model) if example is None else tuple(example.shape[1:])
     twin = copied(model)
-    with preserved(twin):
+    with preserved(twin), seeded(twin, DRAWS):
         traced = _graph(twin.eval(), shape)
     modes = {name: part.training for name, part in model.named_modules()}
     for name, part in traced.named_modules():
@@ -80,6 +82,7 @@ def trace(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
 
 def _graph(model: nn.Module, shape: tuple[int, ...] | None) -> fx.GraphModule:
     branches: list[bool] = []
+    runs = [_Run(model, shape, count) for count in BATCHES] if shape is not None else []
     by_batch = False
     while True:
         try:
@@ -88,10 +91,10 @@ def _graph(model: nn.Module, shape: tuple[int, ...] | None) -> fx.GraphModule:
             return traced
         except _Branch as branch:
             error: Exception = branch
-            if shape is not None:
+            if runs:
                 try:
-                    branches.append(branch.taken(model, shape))
-                    by_batch = by_batch or branch.by_batch(model, shape)
+                    branches.append(runs[0].decides(branch))
+                    by_batch = by_batch or any(run.goes_another_way(branch, branches[-1]) for run in runs[1:])
                     continue
                 except Exception as failed:  # it asks for a value
                     error = failed
@@ -158,26 +161,40 @@ class _Branch(Exception):
         super().__init__(f"a branch depends on '{condition}'")
         self.so_far, self.condition = so_far, condition
 
-    def by_batch(self, model: nn.Module, shape: tuple[int, ...]) -> bool:
-        """Whether another number of images goes another way."""
-        usual = self.taken(model, shape)
-        for count in OTHER_BATCHES:
-            try:
-                if self.taken(model, shape, count) != usual:
-                    return True
-            except Exception:  # this many images never come here
-                continue
-        return False
 
-    def taken(self, model: nn.Module, shape: tuple[int, ...], count: int = 2) -> bool:
-        """Run what leads to the branch on an input that has a shape but no values."""
-        graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-        for node in self.so_far.nodes:
-            copies[node] = graph.node_copy(node, lambda original: copies[original])
-        graph.output(copies[self.condition])
-        like = next(model.parameters(), torch.empty(0))
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-            return bool(fx.GraphModule(model, graph)(torch.empty(count, *shape, device=like.device, dtype=like.dtype)))
+class _Run:
+    """What was traced, run as far as needed on an input that has a shape but no values."""
+
+    def __init__(self, model: nn.Module, shape: tuple[int, ...], count: int) -> None:
+        self.model, self.shape, self.count = model, shape, count
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.values: dict[str, Any] = {}  # by the name of the operation: tracing again gives the same ones
+
+    def decides(self, branch: _Branch) -> bool:
+        with self.mode, torch.no_grad():
+            for node in branch.so_far.nodes:
+                if node.name not in self.values:
+                    self.values[node.name] = self._value(node)
+            return bool(self.values[branch.condition.name])
+
+    def goes_another_way(self, branch: _Branch, way: bool) -> bool:
+        try:
+            return self.decides(branch) != way
+        except Exception:  # this many images never come here
+            return False
+
+    def _value(self, node: fx.Node) -> Any:
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda given: self.values[given.name])
+        target: Any = node.target
+        if node.op == "placeholder":
+            like = next(self.model.parameters(), torch.empty(0))
+            return torch.empty(self.count, *self.shape, device=like.device, dtype=like.dtype)
+        if node.op == "get_attr":
+            owner, _, name = target.rpartition(".")
+            return getattr(self.model.get_submodule(owner), name)
+        if node.op == "call_method":
+            return getattr(args[0], target)(*args[1:], **kwargs)
+        return (self.model.get_submodule(target) if node.op == "call_module" else target)(*args, **kwargs)
 
 
 def _dropout_to_modules(traced: fx.GraphModule) -> None:
@@ -256,7 +273,7 @@ def find_layers(traced: fx.GraphModule) -> list[Layer]:
             before[node] |= {node}
         after = named.get(node, "")
         held = [gates[parent] for parent in node.all_input_nodes if parent in gates]
-        if after and _only_scales(node, changing):
+        if (after or is_softmax(node, modules)) and _only_scales(node, changing):
             gates[node] = node, arriving
             arriving, after = frozenset(), ""
         elif held and is_product(node, changing):

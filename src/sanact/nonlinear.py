@@ -12,6 +12,7 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+SOFTMAXES = (nn.Softmax, nn.Softmax2d, nn.Softmin)
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 NOT_ELEMENTWISE = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin)
 # Names of torch, torch.nn.functional, operator and torch.Tensor, without the underscores of the in-place and reflected ones.
@@ -84,15 +85,16 @@ def nonlinearities(nodes: Sequence[fx.Node], modules: Modules) -> dict[fx.Node, 
     """
     changing = varying(nodes)
     statistics = _statistics(nodes, changing, modules)
+    single = {node: _single(node, modules, changing) for node in nodes}
     found: dict[fx.Node, str] = {}
     inside: set[fx.Node] = set()
     for number, node in enumerate(nodes):
         if node in inside:
             continue
-        if single := _single(node, modules, changing, statistics):
-            found[node] = single
+        if single[node] and not (single[node] in POWERS and _of_a_norm(node, statistics, changing)):
+            found[node] = single[node]
         closed = _closed(node, nodes[number + 1 :], changing, modules)
-        if closed and (name := _name(*closed, modules, changing)) is not None:
+        if closed and (name := _name(*closed, single, changing)) is not None:
             meeting, between = closed
             inside |= {*between, meeting}
             found |= dict.fromkeys(between, "") | {meeting: name}
@@ -113,7 +115,7 @@ def masks(nodes: Iterable[fx.Node]) -> set[fx.Node]:
     return found
 
 
-def _single(node: fx.Node, modules: Modules, changing: set[fx.Node], statistics: set[fx.Node]) -> str:
+def _single(node: fx.Node, modules: Modules, changing: set[fx.Node]) -> str:
     """The name of the nonlinearity that an operation is by itself, or ""."""
     if node.op == "call_module":
         return "" if is_layer(node, modules) else nonlinear_module(modules[str(node.target)])
@@ -132,9 +134,6 @@ def _single(node: fx.Node, modules: Modules, changing: set[fx.Node], statistics:
         place = 0 if name == "where" and node.op == "call_function" else 1
         condition = node.kwargs.get("condition" if name == "where" else "mask", [*node.args, None, None][place])
         return name if condition in changing else ""
-    if name in POWERS:
-        measured = all(user in statistics and _comes_back(user, statistics, changing) for user in node.users)
-        return "" if measured or inputs <= statistics else name
     return name if name in NONLINEAR else ""
 
 
@@ -160,6 +159,13 @@ def _statistics(nodes: Iterable[fx.Node], changing: set[fx.Node], modules: Modul
         if inputs and not is_layer(node, modules) and (operation(node) in REDUCTIONS or inputs <= found):
             found.add(node)
     return found
+
+
+def _of_a_norm(node: fx.Node, statistics: set[fx.Node], changing: set[fx.Node]) -> bool:
+    """Whether a power is taken of a statistic, or only for one that norms others."""
+    if changing.intersection(node.all_input_nodes) <= statistics:
+        return True
+    return all(user in statistics and _comes_back(user, statistics, changing) for user in node.users)
 
 
 def _comes_back(node: fx.Node, statistics: set[fx.Node], changing: set[fx.Node]) -> bool:
@@ -195,10 +201,10 @@ def _closed(
     return None
 
 
-def _name(meeting: fx.Node, between: Sequence[fx.Node], modules: Modules, changing: set[fx.Node]) -> str | None:
+def _name(meeting: fx.Node, between: Sequence[fx.Node], single: Mapping[fx.Node, str], changing: set[fx.Node]) -> str | None:
     """What to call the nonlinearity of a fork and its meeting: "" for a norm, None for nothing but linear operations."""
-    inner = [name for node in between if (name := _single(node, modules, changing, set()) or _compared(node))]
-    own = _single(meeting, modules, changing, set())
+    inner = [name for node in between if (name := single[node] or _compared(node))]
+    own = single[meeting]
     measured = any(operation(node) in REDUCTIONS or operation(node).endswith("norm") for node in between)
     if measured and all(name in POWERS for name in inner) and own in ("", *POWERS):
         return ""
@@ -216,6 +222,23 @@ def _compared(node: fx.Node) -> str:
 def _is_size(node: fx.Node) -> bool:
     name: Any = operation(node)
     return name in SIZES and not (name == "getattr" and node.args[1] in OF_VALUES)
+
+
+def is_softmax(node: fx.Node, modules: Modules) -> bool:
+    """Whether an operation is a softmax, which is a nonlinearity only where it scales another activation."""
+    if node.op == "call_module":
+        return isinstance(modules[str(node.target)], SOFTMAXES) or "softmax" in _inside(modules[str(node.target)])
+    return operation(node) in ("softmax", "softmin")
+
+
+def _inside(module: nn.Module) -> list[str]:
+    """The operations of a module of the user's own."""
+    if type(module).__module__.startswith("torch.nn"):
+        return []
+    try:
+        return [operation(node) for node in fx.Tracer().trace(module).nodes]
+    except Exception:  # it may do anything
+        return []
 
 
 def nonlinear_module(module: nn.Module) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import re
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor, fx, nn
 
 from sanact.attaching import attached, channels_last
@@ -22,7 +23,7 @@ from sanact.files import replacing
 from sanact.graph import Layer, find_layers, likely_shape, trace
 from sanact.nonlinear import LAYERS
 from sanact.notebook import html_table
-from sanact.preserve import preserved
+from sanact.preserve import copied, preserved
 from sanact.sanitizers import SANITIZERS, Sanitizer, bypass, sanitizers_of
 from sanact.spec import make, parse
 from sanact.untraced import Untraced
@@ -128,12 +129,21 @@ def load(path: Path | str, model: nn.Module, *, example: Tensor | None = None) -
         plan = plan_from_dict(json.loads(metadata["plan"]))
     except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"'{path}' is no sanitized model written by save(): {type(error).__name__}: {error}") from error
-    defended = sanitize(model, plan, example=example)
+    defended = sanitize(_with_weights(model, path), plan, example=example)
     try:
         load_model(defended.network, str(path))
     except (RuntimeError, SafetensorError) as error:
         raise ValueError(f"the weights in '{path}' do not fit {type(model).__name__}: {error}") from error
     return defended
+
+
+def _with_weights(model: nn.Module, path: Path) -> nn.Module:
+    """A copy of the model with the weights of a file that fit it: the model that was sanitized, to compare the copy with."""
+    twin = copied(model)
+    weights = {name.removeprefix("body."): value for name, value in load_file(path).items()}
+    with contextlib.suppress(RuntimeError):  # of another architecture, which is told afterwards
+        twin.load_state_dict(weights, strict=False)
+    return twin
 
 
 def as_plan(plan: Sanitizer | Plan) -> Plan:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -44,6 +47,22 @@ def untouched(model: nn.Module) -> Iterator[None]:
         for buffer, version, value in values:
             if buffer._version != version:
                 buffer.data.copy_(value)
+
+
+@contextmanager
+def seeded(model: nn.Module, seed: int = 0) -> Iterator[None]:
+    """All global random states set for the block, and as found afterwards."""
+    devices = {part.device.index or 0 for part in model.parameters() if part.device.type == "cuda"}
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=sorted(devices)):
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
 
 
 def copied(model: Model) -> Model:
