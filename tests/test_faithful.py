@@ -214,6 +214,17 @@ def test_modules_that_run_again_in_the_backward_pass_are_refused():
         sanitize(Recomputes().eval(), Mask(0.3), example=X)
 
 
+def test_a_module_whose_result_is_not_read_is_refused():
+    class InPlace(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            a = self.conv1(Reversed.apply(x))
+            self.act(a)
+            return self.fc(a.mean((2, 3)))
+
+    with pytest.raises(ValueError, match="it does not read what the module of 'conv1' returns"):
+        sanitize(InPlace(act=nn.ReLU(inplace=True)).eval(), Mask(0.3), example=X)
+
+
 def test_a_sanitizer_that_a_pass_leaves_out_is_an_error_in_that_pass():
     class Skips(Net):
         def forward(self, x: Tensor) -> Tensor:

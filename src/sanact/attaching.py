@@ -6,12 +6,13 @@ import operator
 from collections.abc import Mapping
 from functools import partial
 
+import torch
 from torch import Tensor, fx, nn
 
 from sanact.faithful import difference, is_random, repeats_itself
 from sanact.graph import free_name
 from sanact.layouts import channel_axes, shapes_of
-from sanact.sanitizers import Sanitizer, bypass
+from sanact.sanitizers import Sanitizer, bypass, sanitizers_of
 from sanact.untraced import Untraced, untraced
 
 BY_BATCH = "a branch depends on the number of images"
@@ -58,6 +59,8 @@ def attached(
             failed = difference(model, own, x)
             if not failed:
                 own.check_once()
+                failed = _unread(model, own, x[:1])
+            if not failed:
                 return own
         except ValueError as error:
             failed = str(error)
@@ -66,6 +69,18 @@ def attached(
         f"{_cause(model, lost, x)}; and its own forward method cannot be kept: {failed}. Make activations with modules "
         "(nn.ReLU for F.relu), put what tracing loses into a module without layers, or name other layers"
     )
+
+
+def _unread(model: nn.Module, own: Untraced, x: Tensor) -> str:
+    """Which sanitizer's result the network does not read, as behind an in-place module whose input is read again."""
+    for part in sanitizers_of(own):
+        handle = part.register_forward_hook(lambda module, given, output: torch.randn_like(output))
+        try:
+            if x.device.type != "meta" and not difference(model, own, x):
+                return f"it does not read what the module of '{part.where}' returns"
+        finally:
+            handle.remove()
+    return ""
 
 
 def _cause(model: nn.Module, lost: str, x: Tensor) -> str:

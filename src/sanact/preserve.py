@@ -19,7 +19,7 @@ Model = TypeVar("Model", bound=nn.Module)
 def preserved(model: nn.Module) -> Iterator[None]:
     """Stop gradients to the parameters for the block; afterwards they, and each module's training flag, are as found."""
     modes = {module: module.training for module in model.modules()}
-    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    wanted = {parameter: parameter.requires_grad for parameter in model.parameters() if parameter.is_leaf}
     try:
         for parameter in wanted:
             parameter.requires_grad_(False)
