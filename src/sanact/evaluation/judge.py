@@ -31,7 +31,8 @@ from sanact.evaluation.adaptive import Adaptive, Effort
 from sanact.evaluation.diagnostics import EXAMPLES, Check, diagnose, verdict
 from sanact.evaluation.rows import SCHEMA, Parts, clean_accuracy, failures
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge, Radius, l2_budget
-from sanact.graph import fold_batch_norms
+from sanact.faithful import difference
+from sanact.folding import fold_batch_norms
 from sanact.models import fingerprint
 from sanact.plan import Plan, SanitizedModel, as_plan, calibrate, changed, plan_to_dict, sanitize
 from sanact.progress import Advance
@@ -348,11 +349,8 @@ def _check_models(cell: Cell, base: nn.Module, judged: nn.Module, x: Tensor, y: 
         raise ValueError(f"eps must be at most {whole:g} in {norm}, where the ball holds every image, got {eps} ({cell})")
     if isinstance(judged, SanitizedModel):
         with bypass(judged.sanitizers.values()):
-            if not torch.allclose(judged(x), base(x), rtol=1e-3, atol=1e-3):
-                raise ValueError(
-                    f"without its sanitizers the defended model is another than the undefended: its forward method does "
-                    f"something that tracing could not see ({cell})"
-                )
+            if found := difference(base, judged, x):
+                raise ValueError(f"without its sanitizers the defended model is another than the undefended: {found} ({cell})")
         idle = [layer for layer, share in changed(judged, x).items() if share == 0 and not judged.sanitizers[layer].bypassed]
         if idle:
             raise ValueError(f"{judged.sanitizers[idle[0]]} changed nothing in {len(x)} examples: it defends nothing ({cell})")

@@ -76,8 +76,15 @@ class Sanitizer(Part):
     @property
     def config(self) -> dict[str, Any]:
         """The arguments that make this sanitizer again, with the name it has in SANITIZERS."""
-        arguments = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
-        return {"name": self.name} | arguments
+        return {"name": self.name} | {name: self._argument(name) for name in _arguments(type(self))}
+
+    def _argument(self, name: str) -> Any:
+        try:
+            return getattr(self, name)
+        except AttributeError:
+            raise TypeError(
+                f"every argument of __init__ must be an attribute of the same name, '{name}' is none ({type(self).__name__})"
+            ) from None
 
     @property
     def name(self) -> str:
@@ -90,6 +97,18 @@ class Sanitizer(Part):
 
     def __str__(self) -> str:
         return f"sanitizer '{self.name}'" + (f" on '{self.where}'" if self.where else "")
+
+
+def _arguments(kind: type[Sanitizer]) -> list[str]:
+    """The names of the arguments of ``__init__``; none where it is that of nn.Module."""
+    if kind.__init__ is nn.Module.__init__:
+        return []
+    parameters = inspect.signature(kind).parameters.values()
+    if unnamed := [
+        parameter for parameter in parameters if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]:
+        raise TypeError(f"__init__ must name its arguments, so that they can be saved, got {unnamed[0]} ({kind.__name__})")
+    return [parameter.name for parameter in parameters]
 
 
 def sanitizers_of(model: Any) -> list[Sanitizer]:
@@ -160,3 +179,17 @@ def local_mean(maps: Tensor, size: int) -> Tensor:
 def variance(a: Tensor, dims: tuple[int, int]) -> Tensor:
     """Of the elements of each map, kept broadcastable; unlike `torch.var`, silent on an empty batch."""
     return (a - a.mean(dims, keepdim=True)).square().mean(dims, keepdim=True)
+
+
+def deviation(a: Tensor, dims: tuple[int, int]) -> Tensor:
+    """The square root of `variance`; of a constant map it is 0, and so is its gradient."""
+    squared = variance(a, dims)
+    constant = squared == 0
+    return squared.masked_fill(constant, 1).sqrt().masked_fill(constant, 0)
+
+
+def odd(name: str, value: int, sanitizer: str, *, least: int = 3) -> int:
+    """``value`` if it is an odd whole number, large enough to do anything; else ValueError."""
+    if not isinstance(value, int) or value < least or value % 2 == 0:
+        raise ValueError(f"{name} must be an odd whole number ≥ {least}, got {value!r} (sanitizer '{sanitizer}')")
+    return value

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
-from sanact.sanitizers.base import variance
+from sanact.sanitizers.base import deviation
 from sanact.sanitizers.calibrated import Calibrated
 from sanact.sanitizers.gates import ALL, SPATIAL, leaky_gate, sigmoid_gate
 from sanact.values import LARGE, Number, OneOf
@@ -92,6 +92,6 @@ class Mask(Calibrated):
             return flat.kthvalue(rank, dim=2, keepdim=True).values[..., None]
         if self.reading == "mean_std":
             magnitude = maps.abs()
-            return magnitude.mean(SPATIAL, keepdim=True) + self.strength * variance(magnitude, SPATIAL).sqrt()
+            return magnitude.mean(SPATIAL, keepdim=True) + self.strength * deviation(magnitude, SPATIAL)
         mean, std = self.statistics(maps)
         return mean + self.strength * std
