@@ -347,6 +347,8 @@ def _check_models(cell: Cell, base: nn.Module, judged: nn.Module, x: Tensor, y: 
     norm, eps = cell.attack.budget
     if eps is not None and eps > (whole := diameter(x, norm)):
         raise ValueError(f"eps must be at most {whole:g} in {norm}, where the ball holds every image, got {eps} ({cell})")
+    if eps is not None and torch.equal(x + eps, x) and torch.equal(x - eps, x):
+        raise ValueError(f"with eps {eps:g} every pixel stays what it is in {x.dtype}: it attacked nothing ({cell})")
     if isinstance(judged, SanitizedModel):
         with bypass(judged.sanitizers.values()):
             if found := difference(base, judged, x):

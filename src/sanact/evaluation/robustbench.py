@@ -166,7 +166,10 @@ def _footnote(tables: Sequence[pa.Table], kinds: Sequence[str], worst: np.ndarra
     facts = header(tables[0])
     cell, n = facts["cell"], len(worst)
     found = wilson(int(worst.sum()), n)
-    verdicts = "; ".join(f"{kind}: {verdict_of(header(table))}" for kind, table in zip(kinds, tables, strict=True))
+    verdicts = "; ".join(
+        f"{kind}: {verdict_of(header(table)).replace('suspect: not checked', 'not checked')}"
+        for kind, table in zip(kinds, tables, strict=True)
+    )
     return " ".join(
         [
             f"{cell['attack']['norm']}, on {n:,} images of {cell['data']['name']} ({part(cell['data'])}).",
