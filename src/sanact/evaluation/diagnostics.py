@@ -96,7 +96,7 @@ def diagnose(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, *, by: Sequ
     if not differ.failed:
         own = sanitizers_of(model) if isinstance(attack, Adaptive) else []
         with bypass(own):
-            found = slopes(model, x, y, _noise_size(attack))
+            found = list(slopes(model, x, y, _noise_size(attack)))
         yield from (Check(f"gradient against finite differences, {way}", figure, 0.5) for way, figure in found)
     by = [by[i] for i in right] if by else _won_by(attack, model, x, y)
     standing = torch.tensor([not name for name in by], device=x.device)
