@@ -26,7 +26,9 @@ class Square(BudgetedAttack):
         ν = eps sign(U) in stripes;   ν'[square, channel] = ± eps;   keep ν' if margin(x + ν') > margin(x + ν)
 
     The square covers p of the image: p_init at first, half of it after 10 queries, half of that after 50, 200, 500, 1,000,
-    2,000, 4,000, 6,000 and 8,000.  In L2 a pair of opposite pyramids takes its place, and the budget of another window.
+    2,000, 4,000, 6,000 and 8,000.  In L2 a pair of opposite pyramids takes its place, and the budget of another window; windows
+    are 3 by 3 pixels or larger, and their sums stay near 0, so it needs several times the budget where single pixels or the
+    brightness decide: on a linear model of 3 by 3 pixels it reaches none of the points that lie 2 % inside the ball.
     queries: points tried beside x, ≥ 1; a square that changes nothing is one of them, and no pass.  p_init: in (0, 1].
     early_stop: an example that is won leaves the batch; False goes on to the largest margin.
     Raises ValueError for x that is not (N, C, H, W).
