@@ -84,7 +84,7 @@ class CW(Attack):
             squared, missing = delta.square().flatten(1).sum(1), short + self.confidence
             objective = squared + c[index] * missing.clamp_min(0)
             slope = 2 * delta + per_example(c[index] * (missing >= 0), slope) * slope
-            gradient = (slope * (1 - bent.square()) / 2).clamp(-steepest, steepest)
+            gradient = slope.clamp(-steepest, steepest) * (1 - bent.square()) / 2
 
             success = short <= -self.confidence if self.confidence else short < 0
             closer = success & (squared < distance[index])
