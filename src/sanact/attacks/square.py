@@ -68,7 +68,7 @@ class Square(BudgetedAttack):
                 lead, won = self._look(model, proposal[new], y[index[new]])
                 rose = lead > highest[new]
                 higher = new[rose]
-                here[higher], highest[higher], best[index[higher]] = proposal[higher], lead[rose], proposal[higher]
+                here[higher], highest[higher], best[index[higher]] = proposal[higher], lead[rose].to(highest), proposal[higher]
                 stays[new[won]] = not self.early_stop
             if query % BLOCK == 0:
                 numbers = draw(torch.rand, (len(index), BLOCK, 5 + x.shape[1]), generators_of(generator, index)).to(x.device)
