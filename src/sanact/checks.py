@@ -78,7 +78,9 @@ def logits_of(model: Model, point: Tensor, y: Tensor, where: object) -> Tensor:
     try:
         logits = model(point.clone())
     except RuntimeError as error:
-        raise _explained(error, model, point, where) from error
+        if reason := _explained(error, model, point, where):
+            raise reason from error
+        raise
     check_logits(logits, y, where, point=point)
     if torch.is_grad_enabled() and logits.is_inference():
         raise ValueError(
@@ -93,20 +95,24 @@ def logits_of(model: Model, point: Tensor, y: Tensor, where: object) -> Tensor:
     return logits
 
 
-def _explained(error: RuntimeError, model: Model, point: Tensor, where: object) -> Exception:
-    """What a RuntimeError inside a model means, where the dtype of the images or inference_mode is its cause; else itself."""
-    line = str(error).split("\n")[0].rstrip(".")
+def _explained(error: RuntimeError, model: Model, point: Tensor, where: object) -> Exception | None:
+    """What an error inside a model means, where inference_mode or the dtype of the images is its cause."""
+    for line in str(error).splitlines():
+        if "nference tensor" in line:
+            return ValueError(
+                f"the model's weights were made in torch.inference_mode, where no gradient passes: {line} ({where})"
+            )
+        if any(word in line for word in ("dtype", "scalar type", "Input type")):
+            return TypeError(_of_another_dtype(line, model, point) + f" ({where})")
+    return None
+
+
+def _of_another_dtype(line: str, model: Model, point: Tensor) -> str:
     weights = {w.dtype for w in model.parameters() if w.is_floating_point()} if isinstance(model, nn.Module) else set()
+    kind = f" whose weights are {', '.join(sorted(map(str, weights)))}" if weights else ""
     wide = not weights or any(dtype.itemsize >= 4 for dtype in weights)  # points are not kept in fewer bits
-    if "nference tensor" in line:
-        return ValueError(f"the model's weights were made in torch.inference_mode, where no gradient passes: {line} ({where})")
-    if (weights and point.dtype not in weights) or any(word in line for word in ("same dtype", "scalar type", "Input type")):
-        of_weights = f" whose weights are {', '.join(sorted(map(str, weights)))}" if weights else ""
-        return TypeError(
-            f"x is {point.dtype}, which the model{of_weights} does not take: {line}; {'convert x, or ' if wide else ''}let the "
-            f"model convert its input ({where})"
-        )
-    return error
+    advice = "convert x, or let the model convert its input" if wide else "let the model convert its input"
+    return f"x is {point.dtype}, which the model{kind} does not take: {line.rstrip('.')}; {advice}"
 
 
 def check_logits(logits: Tensor, y: Tensor, where: object, *, point: Tensor | None = None) -> None:

@@ -312,6 +312,16 @@ def test_the_scale_of_the_logits_is_no_defense(attack, linear: Linear, points: T
 
 
 @each(ALL)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
+def test_logits_may_have_another_dtype_than_images(attack, model, batch, dtype):
+    x, y = batch[0].float(), batch[1]
+    model = model.float()
+    adversarial = attack(lambda x: model(x).to(dtype), x, y)
+    won, truth = ((model(found).argmax(1) != y).sum() for found in (adversarial, attack(model, x, y)))
+    assert adversarial.dtype == torch.float32 and won >= truth - 2
+
+
+@each(ALL)
 def test_inference_mode_changes_nothing(attack, model, batch):
     x, y = batch
     expected = attack(model, x, y)

@@ -83,11 +83,11 @@ class CW(Attack):
                 logits = logits_of(model, point, y[index], self)
                 short = margin(logits, y[index]) * (1 if self.targeted else -1)  # what is missing to success, without κ
                 slope = gradient_of(short, point, self)
-            delta, short = candidate - x[index], short.detach()
+            delta, short = candidate - x[index], short.detach().to(x)
             squared, missing = delta.square().flatten(1).sum(1), short + self.confidence
             objective = squared + c[index] * missing.clamp_min(0)
             slope = 2 * delta + per_example(c[index] * (missing >= 0), slope) * slope
-            gradient = (slope * (1 - bent.square()) / 2).clamp(-steepest, steepest)
+            gradient = slope.clamp(-steepest, steepest) * (1 - bent.square()) / 2
 
             success = short <= -self.confidence if self.confidence else short < 0
             closer = success & (squared < distance[index])

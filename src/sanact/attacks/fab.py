@@ -161,7 +161,7 @@ class Closest:
         below, above = (sign * margin(logits_of(self.model, x + share * way, y, self.attack), y) for share in (0, 1))
         for _ in range(LAST):
             crossing = inner + (outer - inner) * (-below / (above - below).clamp_min(torch.finfo(x.dtype).tiny)).clamp(0, 1)
-            share = crossing + (outer - crossing) / 100  # on the boundary itself, rounding would decide
+            share = (crossing + (outer - crossing) / 100).to(x)  # on the boundary itself, rounding would decide
             here = x + per_example(share, x) * way
             logits, won = self.visit(index, here)
             lead = sign * margin(logits, y)
@@ -181,4 +181,4 @@ class Closest:
 def over_slope(value: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
     """Both over the largest entry of the slope, example by example, lest its squares and sums over- or underflow."""
     scale = slope.flatten(1).abs().amax(1).clamp_min(torch.finfo(slope.dtype).tiny)
-    return value / scale, slope / per_example(scale, slope)
+    return value.to(slope) / scale, slope / per_example(scale, slope)
