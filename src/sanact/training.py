@@ -24,7 +24,8 @@ from sanact.device import pick_device
 from sanact.evaluation.rows import part
 from sanact.files import replacing
 from sanact.graph import input_shape
-from sanact.models import build_model, fingerprint, load_weights, read_card
+from sanact.identity import fingerprint, own_code
+from sanact.models import build_model, load_weights, read_card
 from sanact.progress import progress_bar
 
 Schedule = Literal["constant", "cosine", "one-cycle"]
@@ -107,7 +108,9 @@ def train(
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)
     run = _Run(model, recipe, recipe.epochs * steps)
-    identity = json.dumps([asdict(recipe), data.fingerprint, attack and attack.config, fingerprint(model)], sort_keys=True)
+    shape = tuple(next(data[:1].batches(1)).x.shape[1:])
+    key = [asdict(recipe), data.fingerprint, attack and attack.config, attack and own_code(attack), fingerprint(model, shape)]
+    identity = json.dumps(key, sort_keys=True)
     rng = np.random.default_rng(recipe.seed)
     watch = watch or (lambda _: None)
     with (

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from sanact.attacks import Attack, Suite
 from sanact.attacks.projections import Norm, diameter, length
 from sanact.checks import check_inputs, check_logits, check_mode
+from sanact.content import content
 from sanact.data import Batch, Data, Integers
 from sanact.device import pick_device
 from sanact.evaluation.adaptive import Adaptive, Effort
@@ -31,13 +32,14 @@ from sanact.evaluation.diagnostics import EXAMPLES, diagnose, verdict
 from sanact.evaluation.rows import SCHEMA, Parts
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge, Radius, l2_budget
 from sanact.graph import fold_batch_norms
-from sanact.models import fingerprint
+from sanact.identity import fingerprint, own_code
 from sanact.plan import Plan, SanitizedModel, as_plan, calibrate, changed, plan_to_dict, sanitize
 from sanact.progress import Advance
 from sanact.sanitizers import Sanitizer, bypass, sanitizers_of
 
 GUIDES = 100
 KEPT = 16
+LONGEST = 150  # bytes of a cell's name before its hash: file systems take 255, of which endings need some
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +80,7 @@ class Cell:
         """What the rows depend on; two cells with the same identity have the same rows."""
         return self._crafting() | {
             "defense": plan_to_dict(self.defense) if self.defense is not None else None,
+            **({"sanitizers": content(dict(as_plan(self.defense))).hex()[:16]} if self.defense is not None else {}),
             "calibration": self.calibration.fingerprint if self.calibration else None,
             "attack": self.attack.config,
             "knowledge": self.knowledge,
@@ -85,6 +88,7 @@ class Cell:
 
     def _crafting(self) -> dict[str, Any]:
         """What examples crafted on the undefended model depend on."""
+        code = own_code(self.attack)
         return {
             "data": {
                 "name": self.data.name,
@@ -93,10 +97,16 @@ class Cell:
                 "fingerprint": self.data.fingerprint,
                 **self.data.marks,
             },
-            "model": {"name": self.model_name, "fingerprint": fingerprint(self.model)},
+            "model": {"name": self.model_name, "fingerprint": fingerprint(self.model, self._shape)},
             "attack": self.attack.for_replay().config,
             "seed": self.seed,
+            **({"attack_code": code} if code else {}),
         }
+
+    @property
+    def _shape(self) -> tuple[int, ...] | None:
+        """(C, H, W) of the images."""
+        return next((tuple(batch.x.shape[1:]) for batch in self.data[:1].batches(1)), None)
 
     @property
     def replays(self) -> bool:
@@ -106,16 +116,14 @@ class Cell:
     @property
     def slug(self) -> str:
         """A file name: for people, and a hash that tells all cells apart."""
-        words = [self.data.name, self.model_name, self.defense_name, self.attack.name, self.knowledge]
-        return re.sub(r"[^\w.-]+", "-", "_".join(words)) + "_" + _digest(self.identity)
+        return _slug([self.data.name, self.model_name, self.defense_name, self.attack.name, self.knowledge], self.identity)
 
     @property
     def crafting_slug(self) -> str:
         """Of the folder that holds the crafted examples; cells that replay the same share it."""
         if not self.replays:
             return self.slug
-        words = [self.data.name, self.model_name, self.attack.name]
-        return re.sub(r"[^\w.-]+", "-", "_".join(words)) + "_" + _digest(self._crafting())
+        return _slug([self.data.name, self.model_name, self.attack.name], self._crafting())
 
     def __str__(self) -> str:
         return f"{self.defense_name} · {self.attack.name} · {self.knowledge}"
@@ -364,8 +372,12 @@ def _from_table(table: pa.Table, column: str, shape: Sequence[int]) -> Tensor:
     return torch.from_numpy(flat.copy()).reshape(-1, *shape)
 
 
-def _digest(identity: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+def _slug(words: Sequence[str], identity: dict[str, Any]) -> str:
+    """The words, the ends of them where they are too long for a file's name, and a hash."""
+    parts = [re.sub(r"[^\w.-]+", "-", word) for word in words]
+    if len("_".join(parts).encode()) > LONGEST:
+        parts = [part.encode()[-(LONGEST // len(parts) - 1) :].decode(errors="ignore") for part in parts]
+    return "_".join([*parts, hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]])
 
 
 def _commit() -> str | None:
