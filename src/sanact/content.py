@@ -42,7 +42,7 @@ NOT_COMPUTED_WITH = frozenset(  # of a class: what makes a value, shows it or de
 )
 
 
-def content(value: Any) -> bytes:
+def content(value: Any, *, closures: bool = True) -> bytes:
     """A hash of a value and of all that it reaches: tensors, numbers, modules with their hooks, functions, classes, objects.
 
     Of functions and classes of the user's own the compiled code counts, with the defaults, closures and globals that it uses:
@@ -50,18 +50,20 @@ def content(value: Any) -> bytes:
     Those of Python, PyTorch, NumPy and this package are known by their names.
     Devices, memory formats, training flags and `requires_grad` do not count, nor does the order of dictionaries and sets,
     but for that of an OrderedDict.
+    closures: whether lists, dictionaries and sets in closures count; code that runs long may write there.
     """
-    return _Reader().of(value)
+    return _Reader(closures).of(value)
 
 
 class _Reader:
     """Reads each object once.
 
     known: the hashes of those that were read, by address.  kept: they themselves, so that no other gets the address.
-    open: the addresses of those being read; one that holds itself is not read again.
+    open: the addresses of those being read; one that holds itself is not read again.  closures: see `content`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, closures: bool) -> None:
+        self.closures = closures
         self.known: dict[int, bytes] = {}
         self.kept: list[Any] = []
         self.open: set[int] = set()
@@ -231,7 +233,8 @@ def _code(reader: _Reader, value: types.CodeType) -> Iterator[bytes]:
 
 def _cell(reader: _Reader, value: types.CellType) -> Iterator[bytes]:
     with suppress(ValueError):  # an empty one
-        yield reader.of(value.cell_contents)
+        if reader.closures or not isinstance(value.cell_contents, (list, dict, set)):
+            yield reader.of(value.cell_contents)
 
 
 def _method(reader: _Reader, value: types.MethodType) -> Iterator[bytes]:

@@ -47,7 +47,7 @@ def _fingerprint(model: nn.Module, shape: Shape | None) -> str:
 def own_code(*values: Any) -> str | None:
     """A hash of the code of those values whose class is of the user's own; None if that is no one's."""
     own = [type(value) for value in values if type(value).__module__.partition(".")[0] not in LIBRARIES]
-    return content(own).hex()[:16] if own else None
+    return content(own, closures=False).hex()[:16] if own else None
 
 
 def _other_state(model: nn.Module) -> dict[str, Any]:

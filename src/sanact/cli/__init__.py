@@ -6,6 +6,7 @@ import typer
 
 from sanact.cli.judging import demo, evaluate, reproduce, train
 from sanact.cli.reading import compare, explore, layers, report, robustbench
+from sanact.cli.stopping import stoppable
 
 app = typer.Typer(
     name="sanact",
@@ -17,7 +18,7 @@ app = typer.Typer(
 )
 
 for verb in (demo, evaluate, reproduce, train, layers, compare, report, explore, robustbench):
-    app.command()(verb)
+    app.command()(stoppable(verb))
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import itertools
 import json
+import math
 import platform
 import re
 import subprocess
@@ -195,8 +196,8 @@ def judge(
     device = pick_device(device)
     cell = _with_guides(cell, device)
     base, judged = _models(cell, device)
-    finished = Parts(folder / "unfinished" / cell.slug) if folder else None
-    crafted = Parts(folder / "examples" / cell.crafting_slug) if folder else None
+    finished = Parts(folder / "unfinished" / cell.slug, strict=True) if folder else None
+    crafted = Parts(folder / "examples" / cell.crafting_slug, strict=True) if folder else None
     kept = cell.data.index if cell.replays else cell.data.index[:keep]
     order = finished.missing(cell.data.index) if finished else np.arange(len(cell.data))
     if advance:
@@ -216,7 +217,7 @@ def judge(
         elif not cell.replays:
             adversarial = cell.attack(judged, x, y, generator=generators)
         elif crafted and known:
-            adversarial = _from_table(crafted.read(batch.index), "x", x.shape[1:]).to(x)
+            adversarial = _replayed(crafted, batch).to(x)
         else:
             adversarial = cell.attack.for_replay()(base, x, y, generator=generators)
         if crafted and not known and (chosen := np.isin(batch.index, kept)).any():
@@ -250,7 +251,7 @@ def crafted_examples(cell: Cell, folder: Path) -> Tensor:
     Raises KeyError where not all were kept; see `judge`.
     """
     shape = next(cell.data[:1].batches(1)).x.shape[1:]
-    return _from_table(Parts(folder / "examples" / cell.crafting_slug).read(cell.data.index), "x", shape)
+    return _from_table(Parts(folder / "examples" / cell.crafting_slug, strict=True).read(cell.data.index), "x", shape)
 
 
 def examine(cell: Cell, rows: pa.Table, *, device: str | torch.device = "auto") -> dict[str, Any]:
@@ -367,7 +368,17 @@ def _to_table(index: Integers, adversarial: Tensor, clean: Tensor) -> pa.Table:
     return pa.table({"index": index, "x": column(adversarial), "clean": column(clean)})
 
 
+def _replayed(crafted: Parts, batch: Batch) -> Tensor:
+    """The examples of these images, (N, C, H, W); ValueError where they were crafted of others."""
+    table = crafted.read(batch.index)
+    if not torch.equal(_from_table(table, "clean", batch.x.shape[1:]), batch.x.cpu().float()):
+        raise ValueError(f"the examples in '{crafted.folder}' are of other images than those asked for; move it away")
+    return _from_table(table, "x", batch.x.shape[1:])
+
+
 def _from_table(table: pa.Table, column: str, shape: Sequence[int]) -> Tensor:
+    if (size := table[column].type.list_size) != math.prod(shape):
+        raise ValueError(f"the examples asked for are {tuple(shape)}, those that were kept have {size} numbers each")
     flat = table[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return torch.from_numpy(flat.copy()).reshape(-1, *shape)
 
