@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -107,10 +108,11 @@ def _attribute(module: nn.Module, name: str) -> Any:
 
 @contextmanager
 def _still() -> Iterator[None]:
-    """For the block, random numbers begin at seed 0; afterwards they go on where they were."""
+    """For the block, random numbers begin at seed 0 and nobody is warned; afterwards they go on where they were."""
     state, legacy = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             torch.manual_seed(0)
             random.seed(0)
             np.random.seed(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -219,8 +220,10 @@ class _Run:
         state = {name: part.state_dict() for name, part in parts.items() if part is not None}
         state |= {"identity": identity, "history": self.history, "taken": self.taken}
         state |= {"random": torch.get_rng_state(), "draws": self.draws.get_state()}
+        saved = io.BytesIO()  # a full disk is then an error that Python raises
+        torch.save(state, saved)
         with replacing(path) as temporary:
-            torch.save(state, temporary)
+            temporary.write_bytes(saved.getbuffer())
 
     def resume(self, path: Path, identity: str) -> None:
         """Go on from a checkpoint; ValueError for one that is broken or of another training."""
@@ -279,7 +282,7 @@ def save_trained(model: nn.Module, path: Path | str, card: Mapping[str, Any], *,
         state = {k: v.cpu().clone(memory_format=torch.contiguous_format) for k, v in model.state_dict().items()}  # also if tied
         if half:
             state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
-        save_file(state, temporary, {"card": json.dumps(card)})
+        temporary.write_bytes(save(state, {"card": json.dumps(card)}))
     lines = [f"# {path.stem}", "", *(f"- **{key}**: {value}" for key, value in card.items()), ""]
     with replacing(path.with_suffix(".md")) as temporary:
         temporary.write_text("\n".join(lines), encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,8 @@ def stoppable(verb: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(verb)
     def run(*given: Any, **named: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():  # which alone receives signals
+            return verb(*given, **named)
         before = signal.signal(signal.SIGTERM, _terminate)
         try:
             verb(*given, **named)

@@ -70,12 +70,13 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         metadata = table.schema.metadata or {}
         if HEADER in metadata:
             json.loads(metadata[HEADER])
+        found = _digests(table) if DIGESTS in metadata else {}
     except Exception as error:  # of as many kinds as a file can be broken
-        raise ValueError(f"'{path}' holds no rows: {error}; {BROKEN}") from error
+        raise ValueError(f"'{path}' holds no rows: {' '.join(str(error).split())}; {BROKEN}") from error
     if HEADER not in metadata:
         raise ValueError(f"'{path}' holds no rows of sanact: its header does not say which cell they are")
-    if DIGESTS in metadata:
-        _verify(table, path)
+    if found:
+        _verify(metadata, found, path)
     return table
 
 
@@ -84,8 +85,7 @@ def is_verified(table: pa.Table) -> bool:
     return DIGESTS in (table.schema.metadata or {})
 
 
-def _verify(table: pa.Table, path: Path) -> None:
-    metadata = table.schema.metadata
+def _verify(metadata: Mapping[bytes, bytes], found: Mapping[str, str], path: Path) -> None:
     try:
         digests = json.loads(metadata[DIGESTS])
         version, header, columns = digests["version"], digests["header"], digests["columns"]
@@ -95,9 +95,8 @@ def _verify(table: pa.Table, path: Path) -> None:
         raise ValueError(
             f"'{path}' was written in version {version} of the format, this sanact reads 1 and {VERSION}: update it"
         )
-    found = {"the header": _digest(metadata[HEADER])} | _digests(table)
-    wanted = {"the header": header} | columns
-    if changed := [name for name, digest in found.items() if wanted.get(name) != digest]:
+    there, wanted = {"the header": _digest(metadata[HEADER]), **found}, {"the header": header, **columns}
+    if changed := [name for name, digest in there.items() if wanted.get(name) != digest]:
         raise ValueError(f"'{path}' is not as it was written: {', '.join(changed)} changed; {BROKEN}")
 
 
