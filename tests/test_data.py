@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
+import sanact.data as data_module
 from sanact.data import Data, load_data
 from tests.conftest import load_or_skip
 
@@ -504,3 +505,72 @@ def test_a_folder_that_cannot_be_on_the_hub_is_not_asked_for_there(monkeypatch):
     for name in ("./photos", "/photos", "../photos", "photos/of/cats", "~/photos", "my photos", "photos/"):
         with pytest.raises(ValueError, match=f"no data set '{name}': there is no such folder"):
             load_data(name)
+
+
+class Stored:
+    """Twenty small images of a data set on disk, of which one pixel can be changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        drawn = np.random.default_rng(0)
+        for place in range(20):
+            (folder / "test" / "ab"[place % 2]).mkdir(parents=True, exist_ok=True)
+            self.write(place, drawn.integers(256, size=(6, 6), dtype=np.uint8))
+
+    def write(self, place: int, image: np.ndarray) -> None:
+        Image.fromarray(image).save(self.path(place))
+
+    def path(self, place: int) -> Path:
+        return self.folder / "test" / "ab"[place % 2] / f"{place:03d}.png"
+
+    def flip(self, place: int) -> None:
+        image = np.array(Image.open(self.path(place)))
+        image[5, 5] ^= 1
+        self.write(place, image)
+
+
+@pytest.mark.parametrize("place", [0, 7, 19])
+def test_one_pixel_of_any_image_changes_the_fingerprint(tmp_path, place):
+    stored = Stored(tmp_path / "mine")
+    before = load_data(str(stored.folder)).fingerprint
+    assert load_data(str(stored.folder)).fingerprint == before
+    stored.flip(place)
+    assert load_data(str(stored.folder)).fingerprint != before
+
+
+def test_a_fingerprint_that_took_long_is_kept_beside_size_and_time_of_the_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    stored = Stored(tmp_path / "mine")
+    quick = load_data(str(stored.folder)).fingerprint
+    assert not (tmp_path / "cache").exists()
+    monkeypatch.setattr("sanact.data.LONG", 0)
+    looked = []
+    whole = data_module._Column._hashed
+    monkeypatch.setattr(data_module._Column, "_hashed", lambda self, index: looked.append(len(index)) or whole(self, index))
+    for _ in range(2):
+        assert load_data(str(stored.folder)).fingerprint == quick
+    assert load_data(str(stored.folder))[:5].fingerprint != quick
+    assert looked == [20, 5]
+    for kept in (tmp_path / "cache" / "sanact" / "pixels").iterdir():
+        kept.write_bytes(b"half")
+    assert load_data(str(stored.folder)).fingerprint == quick
+    stored.flip(3)
+    assert load_data(str(stored.folder)).fingerprint != quick
+
+
+def test_a_fingerprint_does_without_a_cache_it_may_not_write(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setattr("sanact.data.LONG", 0)
+    assert load_data(str(Stored(tmp_path / "mine").folder)).fingerprint
+
+
+def test_the_fingerprint_of_images_in_memory_covers_all_of_them():
+    x, y = torch.rand(250, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.zeros(250, dtype=torch.long)
+    data = Data.from_tensors(x, y)
+    before = data.fingerprint
+    assert Data.from_tensors(x.to(memory_format=torch.channels_last), y).fingerprint == before
+    for place in (0, 100, 249):
+        x[place, 0, 3, 3] += 0.001
+        assert data.fingerprint != before
+        x[place, 0, 3, 3] -= 0.001

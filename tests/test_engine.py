@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import nn
@@ -19,7 +22,7 @@ from sanact import PGD, Mask
 from sanact.data import Data
 from sanact.engine import run
 from sanact.evaluation.judge import Cell, judge
-from sanact.evaluation.rows import Parts, header, read_rows
+from sanact.evaluation.rows import Parts, header, read_rows, read_table, write_rows
 
 
 def made() -> Cell:
@@ -124,3 +127,234 @@ def test_rows_that_cannot_be_read_are_not_overwritten(tmp_path):
 def test_refuses_an_unknown_engine(tmp_path):
     with pytest.raises(ValueError, match="engine must be one of local, got 'cloud'"):
         run([], out=tmp_path, engine="cloud")
+
+
+def quick(**changes) -> Cell:
+    """Milliseconds a cell."""
+    cell = replace(made(), defense=None, knowledge="white-box", attack=PGD(eps=0.03, steps=2), data=made().data[:20])
+    return replace(cell, **changes)
+
+
+def run_in(out: Path, *cells: Cell, **options) -> list[Path]:
+    return run(cells or [quick()], out=out, device="cpu", **options)
+
+
+def rows_again(path: Path, change) -> None:
+    """A good file of rows that says something else."""
+    table = read_rows(path)
+    facts = header(table)
+    write_rows(change(table, facts), path, facts)
+
+
+def another_eps(table, facts):
+    facts["cell"]["attack"]["eps"] = 0.3
+    return table
+
+
+def another_place(table, facts):
+    return table.set_column(0, "index", pa.array(np.arange(20) + 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table, facts: table.slice(0, 10), "it has 10 rows, for 20 images"),
+        (lambda table, facts: pa.concat_tables([table, table]), "it has 40 rows, for 20 images"),
+        (lambda table, facts: pa.concat_tables([table.slice(0, 10)] * 2), "its column 'index' is not that of the images"),
+        (another_place, "its column 'index' is not that of the images"),
+        (another_eps, "attack is {.*'eps': 0.3.*} there, {.*'eps': 0.03.*} was asked for"),
+        (lambda table, facts: table.drop_columns("by"), "its columns are index, .*, l2, not index, .*, l2, by"),
+        (
+            lambda table, facts: table.set_column(1, "label", pa.array(np.zeros(20), pa.int32())),
+            "its column 'label' is not that of the images",
+        ),
+    ],
+    ids=["half", "doubled", "half twice", "other places", "another eps", "columns", "labels"],
+)
+def test_a_finished_file_that_is_not_what_was_asked_for_is_refused_and_stays(tmp_path, change, message):
+    (path,) = run_in(tmp_path)
+    rows_again(path, change)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=message) as error:
+        run_in(tmp_path)
+    assert str(path) in str(error.value) and "move it away" in str(error.value)
+    assert path.read_bytes() == before
+
+
+def test_rows_of_another_cell_under_this_name_are_refused(tmp_path):
+    one, other = run_in(tmp_path, quick(), quick(seed=6))
+    one.write_bytes(other.read_bytes())
+    with pytest.raises(ValueError, match="seed is 6 there, 5 was asked for"):
+        run_in(tmp_path)
+
+
+def test_a_network_that_was_changed_in_place_is_judged_again(tmp_path):
+    cell = quick()
+    (first,) = run_in(tmp_path, cell)
+    with torch.no_grad():
+        cell.model[0].weight.mul_(-1)
+    (second,) = run_in(tmp_path, cell)
+    assert first != second and not read_rows(first).equals(read_rows(second))
+
+
+def test_images_are_hashed_once_a_run(tmp_path, monkeypatch):
+    signed = []
+    whole = type(made().data.images).sign
+    monkeypatch.setattr(type(made().data.images), "sign", lambda self, index: signed.append(len(index)) or whole(self, index))
+    data = quick().data
+    run_in(tmp_path, *(quick(data=data, seed=seed) for seed in range(4)))
+    assert signed == [20]
+
+
+def test_crafted_examples_that_are_not_those_of_the_cell_are_refused(tmp_path):
+    run_in(tmp_path)
+    defended = quick(defense=Mask(0.2), knowledge="oblivious")
+    ((piece,),) = (folder.iterdir() for folder in (tmp_path / "examples").iterdir())
+    whole, table = piece.read_bytes(), read_table(piece)
+    cheat = table.set_column(1, "x", table["clean"])
+    for write in (
+        lambda: pq.write_table(cheat, piece),
+        lambda: write_rows(cheat, piece, {}),
+        lambda: write_rows(cheat, piece, header(table)),
+    ):
+        write()
+        with pytest.raises(ValueError, match=f"'{piece}' "):
+            run_in(tmp_path, defended)
+    assert not list(tmp_path.glob("*_mask_*.parquet"))
+    piece.write_bytes(whole)
+    run_in(tmp_path, defended)
+
+
+def test_crafted_examples_of_other_images_or_shapes_are_refused(tmp_path):
+    run_in(tmp_path)
+    defended = quick(defense=Mask(0.2), knowledge="oblivious")
+    (folder,) = (tmp_path / "examples").iterdir()
+    table = Parts(folder).read(defended.data.index)
+    kept = Parts(folder, strict=True)
+    for changed, message in (
+        (table.set_column(2, "clean", table["x"]), "are of other images than those asked for; move it away"),
+        (
+            table.set_column(2, "clean", pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(80, "float32")), 4)),
+            "have 4 numbers",
+        ),
+    ):
+        kept.remove()
+        kept.write(changed)
+        with pytest.raises(ValueError, match=message):
+            run_in(tmp_path, defended)
+
+
+@pytest.mark.parametrize("where", ["unfinished", "."])
+def test_what_a_kill_between_writing_and_renaming_leaves_is_cleared_away(tmp_path, where):
+    program = """if True:
+        import os, sys
+        from pathlib import Path
+        from tests.test_engine import run_in
+        whole, where = Path.replace, sys.argv[2]
+        def replace(self, target):
+            folder = Path(target).parent.relative_to(sys.argv[1])
+            if (folder.parts or (".",))[0] == where:
+                os._exit(9)
+            return whole(self, target)
+        Path.replace = replace
+        run_in(Path(sys.argv[1]))
+    """
+    ended = subprocess.run([sys.executable, "-c", program, tmp_path, where])
+    assert ended.returncode == 9 and len(list(tmp_path.rglob(".*.tmp"))) == 1
+    assert len(list((tmp_path / ".locks").iterdir())) == 1  # the system took the lock from it
+    (path,) = run_in(tmp_path)
+    assert not list(tmp_path.rglob(".*.tmp")) and not list(tmp_path.glob("unfinished/*"))
+    assert len(read_rows(path)) == 20
+
+
+def test_several_processes_on_one_folder_all_end_well_and_share_the_work(tmp_path):
+    program = """if True:
+        import sys
+        from pathlib import Path
+        from sanact import engine
+        from tests.test_engine import quick, run_in
+        judge = engine.judge
+        def counted(cell, **options):
+            print(cell.seed, flush=True)
+            return judge(cell, **options)
+        engine.judge = counted
+        run_in(Path(sys.argv[1]), *(quick(seed=seed) for seed in range(4)), batch_size=4)
+    """
+    running = [
+        subprocess.Popen([sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate() for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    assert sorted(int(seed) for out, _ in said for seed in out.split()) == list(range(4))
+    assert len(list(tmp_path.glob("*.parquet"))) == 4 and not list(tmp_path.glob("unfinished/*"))
+
+
+def test_after_a_kill_in_the_diagnostics_no_row_is_judged_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("sanact.engine.examine", lambda *given, **options: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run_in(tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setattr("sanact.evaluation.judge._decide", lambda *given: pytest.fail("judged again"))
+    assert len(read_rows(*run_in(tmp_path))) == 20
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, monkeypatch):
+    full = OSError("Write failed: no space left")  # without a number, as PyArrow's are
+    monkeypatch.setattr("pyarrow.parquet.write_table", lambda *given, **options: (_ for _ in ()).throw(full))
+    with pytest.raises(OSError, match=r"'.*\.parquet' was not written: Write failed: no space left"):
+        run_in(tmp_path)
+
+
+LONG = "/a/folder/of/many/names" * 12
+
+
+@pytest.mark.parametrize("name", [LONG, "ü" * 200, "模型" * 100])
+def test_any_name_fits_a_file_system_and_cells_stay_apart(tmp_path, name):
+    data = replace(quick().data, name=name)
+    cells = [quick(data=data, model_name=f"{name}{n}", defense=Mask(0.2)) for n in "ab"] + [quick(model_name=name)]
+    paths = run_in(tmp_path, *cells)
+    assert len(set(paths)) == 3 and all(path.exists() for path in paths)
+    longest = max(len(f".{path.name}.12345678.tmp".encode()) for path in tmp_path.rglob("*"))
+    assert longest <= 255
+
+
+def test_short_names_are_words_and_a_hash():
+    slug = quick(model_name="resnet18:width=24", defense=Mask(0.2)).slug
+    assert re.fullmatch(r"tensors_resnet18-width-24_mask_pgd_white-box_[0-9a-f]{12}", slug)
+
+
+class Shifts(PGD):
+    """An attack of the user's own."""
+
+    def craft(self, model, x, y, eps, generator):
+        return (x + 0.01).clamp(0, 1)
+
+
+class ShiftsMore(Shifts):
+    def craft(self, model, x, y, eps, generator):
+        return (x + 0.02).clamp(0, 1)
+
+
+class Halves(Mask):
+    """A sanitizer of the user's own."""
+
+    def sanitize(self, maps):
+        return maps / 2
+
+
+class Thirds(Mask):
+    def sanitize(self, maps):
+        return maps / 3
+
+
+def test_the_code_of_attacks_and_sanitizers_of_the_users_own_is_in_the_key():
+    for kind in (ShiftsMore, Thirds):
+        kind.__qualname__ = kind.__name__ = kind.__mro__[1].__name__ if kind is ShiftsMore else "Halves"
+    cells = [quick(attack=kind(eps=0.03, steps=2)) for kind in (Shifts, ShiftsMore)]
+    cells += [quick(defense=kind(0.2)) for kind in (Halves, Thirds)]
+    assert len({cell.slug.rpartition("_")[2] for cell in cells}) == 4
+    mask = Mask(0.2)
+    plain = quick(defense=mask).slug
+    mask.gate_width = 0.5
+    assert quick(defense=mask).slug != plain == quick(defense=Mask(0.2)).slug

@@ -119,3 +119,37 @@ def test_a_reader_meets_whole_files_only(tmp_path):
     done.set()
     reader.join()
     assert seen and all(content == content[:1] * 10_000 for content in seen)
+
+
+def test_an_error_of_the_system_names_the_file_that_was_to_be_written(tmp_path):
+    path = tmp_path / "rows"
+    for error in (OSError(28, "No space left on device"), OSError("no space, says a library")):
+        with pytest.raises(OSError, match=f"{path}'") as told, replacing(path):
+            raise error
+        assert told.value.errno == error.errno and not list(tmp_path.iterdir())
+    with pytest.raises(FileNotFoundError, match="another"), replacing(path):
+        (tmp_path / "another").read_text()
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "ü" * 127])
+def test_the_longest_name_has_a_temporary_one(tmp_path, name):
+    with replacing(tmp_path / name) as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / name).read_text() == "new"
+
+
+def test_leftovers_of_one_file_are_removed_and_no_others(tmp_path):
+    for name in (".rows.abcdefgh.tmp", ".rows.1.tmp", ".rows2.abcdefgh.tmp", "rows", "rows.tmp"):
+        (tmp_path / name).write_text("")
+    files.remove_leftovers(tmp_path / "rows")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".rows2.abcdefgh.tmp", "rows", "rows.tmp"]
+
+
+def test_a_lock_is_held_by_one_and_freed_by_the_end_of_the_block(tmp_path):
+    path = tmp_path / "locks" / "a.lock"
+    with pytest.raises(KeyError), files.alone(path, wait=True) as first:
+        with files.alone(path, wait=False) as second:
+            assert first and not second
+        raise KeyError
+    with files.alone(path, wait=False) as again:
+        assert again

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -225,6 +226,78 @@ def test_a_checkpoint_of_another_training_is_refused(parts, tmp_path):
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"weights.partial' holds no training to go on with, delete it"):
         train(classifier(), parts[1], validation=parts[0], recipe=QUICK, checkpoint=file)
+
+
+class Steep(nn.Module):
+    """ReLU with the slope of the left side as a number, of which no state dict knows."""
+
+    def __init__(self, slope: float) -> None:
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x > 0, x, self.slope * x)
+
+
+def steep(slope: float) -> nn.Module:
+    network = classifier()
+    network.append(Steep(slope))
+    return network
+
+
+class Back(PGD):
+    """PGD of the user's own, which walks back."""
+
+    def craft(self, model, x, y, eps, generator):
+        return x
+
+
+class Forth(PGD):
+    def craft(self, model, x, y, eps, generator):
+        return super().craft(model, x, y, eps, generator)
+
+
+Forth.__qualname__ = "Back"
+
+
+def test_a_checkpoint_of_a_network_attack_or_data_that_differ_in_anything_is_refused(parts, tmp_path):
+    file, attack = tmp_path / "weights.partial", {"attack": Back(eps=0.1, steps=1)}
+    train(steep(0.1), parts[1], validation=parts[0], recipe=QUICK, checkpoint=file, **attack)
+    train(steep(0.1), parts[1], validation=parts[0], recipe=QUICK, checkpoint=file, **attack)
+    batch = next(parts[1].batches(len(parts[1])))
+    images = batch.x.clone()
+    images[-1, 0, 0, 0] = 1 - images[-1, 0, 0, 0]
+    other = replace(parts[1], images=Data.from_tensors(images, batch.y).images, index=np.arange(len(images)))
+    for network, data, changed in (
+        (steep(0.2), parts[1], attack),
+        (steep(0.1), parts[1], {"attack": Forth(eps=0.1, steps=1)}),
+        (steep(0.1), other, attack),
+    ):
+        with pytest.raises(ValueError, match="of a training with another recipe, data, attack or start"):
+            train(network, data, validation=parts[0], recipe=QUICK, checkpoint=file, **changed)
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
+    script = """if True:
+        import resource, signal, sys
+        from pathlib import Path
+        from torch import nn
+        from sanact.training import Recipe, _Run, save_trained
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+        network, folder = nn.Linear(100, 100), Path(sys.argv[1])
+        for write in (
+            lambda: save_trained(network, folder / "w.safetensors", {}),
+            lambda: _Run(network, Recipe(), 9).save(folder / "w.partial", ""),
+        ):
+            try:
+                write()
+            except OSError as error:
+                print(error)
+    """
+    ended = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
+    assert [f"File too large: '{tmp_path / name}'" in ended.stdout for name in ("w.safetensors", "w.partial")] == [True, True]
+    assert not list(tmp_path.iterdir())
 
 
 class Seeing(nn.Module):

@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +18,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sanact.files import replacing
+from sanact.remembering import once
 from sanact.values import BATCH_SIZE, SEED, image_shape, meant, shown
 
 if TYPE_CHECKING:
@@ -29,6 +33,9 @@ FOLDER = "SANACT_DATA"  # environment variable: where `mnist/`, `cifar10/`, … 
 ON_HUB = re.compile(r"\w[\w.-]{,95}(/\w[\w.-]{,95})?", re.ASCII)
 
 GRAY = {"1", "L", "LA"}  # Pillow's modes of grayscale
+
+FEW = 100  # images in memory at once while they are hashed
+LONG = 1.0  # seconds of hashing after which the hash is kept
 
 Integers = npt.NDArray[np.int64]
 
@@ -45,7 +52,7 @@ class Batch:
 class Images(Protocol):
     def read(self, index: Integers) -> Tensor: ...
     def sign(self, index: Integers) -> bytes:
-        """Pixels to know these images by."""
+        """A hash of all pixels of these images."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,10 @@ class Data:
 
     @property
     def fingerprint(self) -> str:
-        """Which images these are, whatever the machine: a hash of name, split, places, labels, and pixels."""
+        """Which images these are, whatever the machine: a hash of name, split, places, labels, and all pixels."""
+        return once(self, self._fingerprint)
+
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256(f"{self.name} {self.split}".encode())
         digest.update(self.index.tobytes() + self.labels.tobytes())
         digest.update(self.images.sign(self.index))
@@ -149,7 +159,11 @@ class _InMemory:
         return self.x[torch.from_numpy(index)]
 
     def sign(self, index: Integers) -> bytes:
-        return self.read(index).numpy(force=True).tobytes()  # a name given in memory says nothing
+        digest = hashlib.sha256(f"{self.x.dtype} {tuple(self.x.shape[1:])}".encode())
+        for part in _few(index):
+            pixels = self.read(part).cpu().contiguous().flatten()
+            digest.update(pixels.view(torch.uint8).numpy().data)
+        return digest.digest()
 
 
 @dataclass(frozen=True)
@@ -162,8 +176,7 @@ class _Column:
     size: tuple[int, int] | None
 
     def read(self, index: Integers) -> Tensor:
-        images = _decoded(self.rows, index, self.column)
-        arrays = [self._array(image) for image in images]
+        arrays = self._arrays(index)
         if shapes := {array.shape for array in arrays} - {arrays[0].shape} if arrays else set():
             raise ValueError(
                 f"images must be of one size, got {sorted({arrays[0].shape[:2], *(s[:2] for s in shapes)})}; "
@@ -174,7 +187,38 @@ class _Column:
         return stacked.permute(0, 3, 1, 2).float().div(255).contiguous()
 
     def sign(self, index: Integers) -> bytes:
-        return self.read(index[:1]).numpy().tobytes()  # with its name and split, one image tells a published set
+        """A hash of all pixels; where that took long it is kept, and holds as long as the files keep size and time."""
+        kept = _kept(self._stamp(index))
+        if kept and kept.is_file() and len(digest := kept.read_bytes()) == hashlib.sha256().digest_size:
+            return digest
+        start, digest = time.monotonic(), self._hashed(index)
+        if kept and time.monotonic() - start > LONG:
+            with suppress(OSError), replacing(kept) as temporary:  # a home that nobody may write to
+                temporary.write_bytes(digest)
+        return digest
+
+    def _hashed(self, index: Integers) -> bytes:
+        digest = hashlib.sha256()
+        for part in _few(index):
+            for array in self._arrays(part):
+                digest.update(f"{array.shape}".encode() + array.tobytes())
+        return digest.digest()
+
+    def _stamp(self, index: Integers) -> list[Any]:
+        """What the pixels depend on, the files by size and time; nothing for images in memory or far away."""
+        paths = {file["filename"] for file in self.rows.cache_files}
+        if paths:
+            images = self.rows.data.column(self.column).combine_chunks()
+            paths |= set(images.field("path").filter(images.field("bytes").is_null()).to_pylist())
+        try:
+            files = [(path, (found := os.stat(path)).st_size, found.st_mtime_ns) for path in sorted(paths)]
+        except OSError:
+            return []
+        places = hashlib.sha256(index.tobytes()).hexdigest()
+        return [self.rows._fingerprint, self.column, self.mode, self.size, places, *files] if files else []
+
+    def _arrays(self, index: Integers) -> list[npt.NDArray[np.uint8]]:
+        return [self._array(image) for image in _decoded(self.rows, index, self.column)]
 
     def _array(self, image: Any) -> npt.NDArray[np.uint8]:
         if (_mode({image.mode}, self.column), self.mode) == ("RGB", "L"):
@@ -183,6 +227,17 @@ class _Column:
                 f"pass shape=(3, height, width) (column '{self.column}')"
             )
         return pixels(image, self.mode, self.size)
+
+
+def _few(index: Integers) -> Iterator[Integers]:
+    """So many images at a time that memory does not grow with a data set."""
+    return (index[start : start + FEW] for start in range(0, len(index), FEW))
+
+
+def _kept(stamp: list[Any]) -> Path | None:
+    """Where a hash of these pixels is kept in the user's cache; None for what no files stand for."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sanact" / "pixels"
+    return cache / hashlib.sha256(repr(stamp).encode()).hexdigest() if stamp else None
 
 
 def pixels(image: Any, mode: str, size: tuple[int, int] | None) -> npt.NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Writing files so that a killed run or a full disk never leaves half of one behind."""
+"""Writing files so that a killed run or a full disk never leaves half of one behind, and working on them one at a time."""
 
 from __future__ import annotations
 
@@ -8,26 +8,68 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+LONGEST = 200  # bytes of a file's name that its temporary one repeats: file systems take 255 in all
+
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``path``; move it there when the block has ended without an error.
 
-    Readers see the old file or the whole new one.  On an error the temporary file is removed and the old one stays.
+    Readers see the old file or the whole new one.  On an error the temporary file is removed and the old one stays.  An error
+    of the system, as for a full disk, names ``path``.
     """
-    path = Path(path)
+    path, temporary = Path(path), None
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
     try:
+        handle, name = tempfile.mkstemp(prefix=_beginning(path), suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+    except OSError as error:
+        if error.filename and str(error.filename) != str(temporary or error.filename):
+            raise  # of another file, which it names
+        told = OSError(error.errno, error.strerror, str(path)) if error.errno else OSError(f"'{path}' was not written: {error}")
+        raise told from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of writers of ``path`` that were killed; nobody may be writing it meanwhile."""
+    beginning = _beginning(path)
+    for leftover in path.parent.glob(".*.tmp"):
+        if leftover.name.startswith(beginning):
+            leftover.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Yield whether nobody else holds this lock file, which is then ours for the block; wait: until it is.
+
+    The system takes the lock from a process that ends, however it ends.
+    """
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, timeout=-1 if wait else 0)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _beginning(path: Path) -> str:
+    return f".{path.name.encode()[:LONGEST].decode(errors='ignore')}."
 
 
 def _umask() -> int:

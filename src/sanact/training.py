@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import time
@@ -15,7 +16,7 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -26,7 +27,8 @@ from sanact.device import pick_device
 from sanact.evaluation.rows import part
 from sanact.files import replacing
 from sanact.graph import input_shape
-from sanact.models import build_model, fingerprint, load_weights, read_card
+from sanact.identity import fingerprint, own_code
+from sanact.models import build_model, load_weights, read_card
 from sanact.preserve import preserved
 from sanact.progress import progress_bar
 from sanact.values import BATCH_SIZE, SEED, SHARE, Number, OneOf, Rules, Whole, flag, shown
@@ -122,7 +124,9 @@ def train(
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)
     run = _Run(model, recipe, recipe.epochs * steps)
-    identity = json.dumps([asdict(recipe), data.fingerprint, attack and attack.config, fingerprint(model)], sort_keys=True)
+    shape = tuple(next(data[:1].batches(1)).x.shape[1:])
+    key = [asdict(recipe), data.fingerprint, attack and attack.config, attack and own_code(attack), fingerprint(model, shape)]
+    identity = json.dumps(key, sort_keys=True)
     rng = np.random.default_rng(recipe.seed)
     watch = watch or (lambda _: None)
     with (
@@ -264,8 +268,10 @@ class _Run:
         state = {name: part.state_dict() for name, part in parts.items() if part is not None}
         state |= {"identity": identity, "history": self.history, "taken": self.taken}
         state |= {"random": torch.get_rng_state(), "draws": self.draws.get_state()}
+        saved = io.BytesIO()  # a full disk is then an error that Python raises
+        torch.save(state, saved)
         with replacing(path) as temporary:
-            torch.save(state, temporary)
+            temporary.write_bytes(saved.getbuffer())
 
     def resume(self, path: Path, identity: str) -> None:
         """Go on from a checkpoint; ValueError for one that is broken or of another training."""
@@ -324,7 +330,7 @@ def save_trained(model: nn.Module, path: Path | str, card: Mapping[str, Any], *,
         state = {k: v.cpu().clone(memory_format=torch.contiguous_format) for k, v in model.state_dict().items()}  # also if tied
         if half:
             state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
-        save_file(state, temporary, {"card": json.dumps(card)})
+        temporary.write_bytes(save(state, {"card": json.dumps(card)}))
     lines = [f"# {path.stem}", "", *(f"- **{key}**: {value}" for key, value in card.items()), ""]
     with replacing(path.with_suffix(".md")) as temporary:
         temporary.write_text("\n".join(lines), encoding="utf-8")

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sanact.evaluation.rows import SCHEMA, Parts, accuracy, clean_accuracy, header, part, read_rows, write_rows
+from sanact.evaluation.rows import SCHEMA, Parts, accuracy, clean_accuracy, header, is_verified, part, read_rows, write_rows
 
 ROWS = pa.table(
     {
@@ -73,6 +73,68 @@ def test_a_file_that_holds_no_rows(tmp_path, make, message):
     assert str(path) in str(error.value)
 
 
+def test_no_flipped_bit_changes_a_number_in_silence(tmp_path):
+    path, bent = tmp_path / "cell.parquet", tmp_path / "bent.parquet"
+    many = pa.concat_tables([ROWS] * 20)
+    write_rows(many, path, {"cell": {"attack": {"eps": 0.1}}, "verdict": "reliable"})
+    whole, drawn, noticed = path.read_bytes(), np.random.default_rng(0), 0
+    for place, bit in zip(drawn.integers(len(whole), size=600), drawn.integers(8, size=600), strict=True):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << bit
+        bent.write_bytes(changed)
+        try:
+            table = read_rows(bent)
+        except ValueError as error:
+            assert "bent.parquet'" in str(error) and "\n" not in str(error)
+            noticed += 1
+        else:
+            assert table.equals(many) and header(table) == {"cell": {"attack": {"eps": 0.1}}, "verdict": "reliable"}
+    assert noticed > 500
+
+
+def test_rows_of_the_first_version_are_read_as_before(tmp_path):
+    path = tmp_path / "cell.parquet"
+    old = ROWS.drop_columns("by").replace_schema_metadata({b"sanact": b'{"cell": {"seed": 3}}'})
+    pq.write_table(old, path)
+    assert read_rows(path).equals(ROWS.drop_columns("by")) and not is_verified(read_rows(path))
+    write_rows(ROWS, path, {"cell": {}})
+    assert is_verified(read_rows(path))
+
+
+def rewritten(path, table, **facts):
+    """A good file whose header was changed by hand."""
+    metadata = dict(pq.read_table(path).schema.metadata) | {key.encode(): value.encode() for key, value in facts.items()}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path: rewritten(path, ROWS.slice(0, 2)), "is not as it was written: index, label, .* changed"),
+        (lambda path: rewritten(path, ROWS, sanact='{"cell": {"seed": 4}}'), "is not as it was written: the header changed"),
+        (lambda path: rewritten(path, ROWS, **{"sanact.digests": "[]"}), "its hashes cannot be read"),
+        (
+            lambda path: rewritten(path, ROWS, **{"sanact.digests": '{"version": 9, "header": "", "columns": {}}'}),
+            "was written in version 9 of the format, this sanact reads 1 and 2",
+        ),
+        (lambda path: write_rows(ROWS.drop_columns("l2"), path, {"cell": {}}), "column 'l2' must be float, it is missing"),
+        (
+            lambda path: write_rows(ROWS.set_column(1, "label", [["a", "b", "c", "d"]]), path, {"cell": {}}),
+            "column 'label' must be int32, it is string",
+        ),
+        (lambda path: write_rows(ROWS, path, {"of": "cell"}), "no rows of a finished cell: it is a piece of 'cell'"),
+    ],
+    ids=["rows", "header", "hashes", "version", "column", "type", "piece"],
+)
+def test_rows_that_were_changed_or_are_of_another_kind(tmp_path, change, message):
+    path = tmp_path / "cell.parquet"
+    write_rows(ROWS, path, {"cell": {"seed": 3}})
+    change(path)
+    with pytest.raises(ValueError, match=message) as error:
+        read_rows(path)
+    assert str(error.value).startswith(f"'{path}'") and "\n" not in str(error.value)
+
+
 def test_a_full_disk_leaves_the_old_rows(tmp_path, monkeypatch):
     path = tmp_path / "cell.parquet"
     write_rows(ROWS, path, {})
@@ -97,6 +159,45 @@ def test_parts_are_put_together_in_the_order_asked_for(tmp_path):
     assert again.read(np.array([13, 10, 12]))["index"].to_pylist() == [13, 10, 12]
     again.remove()
     assert not (tmp_path / "parts").exists()
+
+
+def pictures(value: float) -> pa.Table:
+    numbers = pa.FixedSizeListArray.from_arrays(pa.array(np.full(8, value, "float32")), 4)
+    return pa.table({"index": [3, 4], "x": numbers})
+
+
+def test_pieces_of_another_folder_and_examples_put_in_their_place_are_refused(tmp_path):
+    one, other = Parts(tmp_path / "one", strict=True), Parts(tmp_path / "other", strict=True)
+    one.write(pictures(0.25))
+    other.write(pictures(0.5))
+    ((good,), (foreign,)) = one.folder.iterdir(), other.folder.iterdir()
+    content = good.read_bytes()
+    good.write_bytes(foreign.read_bytes())
+    with pytest.raises(ValueError, match="belongs to other, not to 'one'"):
+        Parts(one.folder).missing(np.array([3]))
+    write_rows(pictures(0.5), good, {"of": "one"})
+    with pytest.raises(ValueError, match="holds other examples than were written there"):
+        Parts(one.folder).read(np.array([3]))
+    write_rows(pictures(0.25), good, {})
+    assert Parts(one.folder).read(np.array([3]))["index"].to_pylist() == [3]
+    with pytest.raises(ValueError, match="belongs to no run of this version"):
+        Parts(one.folder, strict=True).missing(np.array([3]))
+    good.write_bytes(content)
+    assert Parts(one.folder, strict=True).read(np.array([4, 3]))["index"].to_pylist() == [4, 3]
+
+
+def test_what_killed_writers_left_goes_with_the_parts_and_what_others_put_there_stays(tmp_path):
+    parts = Parts(tmp_path / "parts")
+    parts.write(ROWS)
+    (parts.folder / ".00000010-00000013-1.parquet.abcdefgh.tmp").write_text("half")
+    (parts.folder / "notes.txt").write_text("mine")
+    (parts.folder / "broken.parquet").write_text("broken")
+    Parts(parts.folder).remove()
+    assert [path.name for path in parts.folder.iterdir()] == ["notes.txt"]
+    (parts.folder / "notes.txt").unlink()
+    Parts(parts.folder).remove()
+    Parts(parts.folder).remove()
+    assert not parts.folder.exists()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import typer
 from sanact.cli.ending import contained, told
 from sanact.cli.judging import demo, evaluate, reproduce, train
 from sanact.cli.reading import compare, explore, layers, report, robustbench
+from sanact.cli.stopping import stoppable
 
 app = typer.Typer(
     name="sanact",
@@ -18,7 +19,7 @@ app = typer.Typer(
 )
 
 for verb in (demo, evaluate, reproduce, train, layers, compare, report, explore, robustbench):
-    app.command()(contained(verb))
+    app.command()(stoppable(contained(verb)))
 
 
 def main() -> None:

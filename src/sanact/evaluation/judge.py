@@ -6,6 +6,7 @@ import copy
 import hashlib
 import itertools
 import json
+import math
 import platform
 import re
 import subprocess
@@ -25,6 +26,7 @@ from sanact.attacks import Attack, Suite
 from sanact.attacks.projections import Norm, diameter, length
 from sanact.attacks.suite import Outcome, reason
 from sanact.checks import check_inputs, check_logits, check_mode
+from sanact.content import content
 from sanact.data import Batch, Data, Integers
 from sanact.device import pick_device
 from sanact.evaluation.adaptive import Adaptive, Effort
@@ -33,7 +35,7 @@ from sanact.evaluation.rows import SCHEMA, Parts, clean_accuracy, failures
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge, Radius, l2_budget
 from sanact.faithful import difference
 from sanact.folding import fold_batch_norms
-from sanact.models import fingerprint
+from sanact.identity import fingerprint, own_code
 from sanact.plan import Plan, SanitizedModel, as_plan, calibrate, changed, plan_to_dict, sanitize
 from sanact.progress import Advance
 from sanact.sanitizers import Sanitizer, bypass, sanitizers_of
@@ -42,6 +44,7 @@ from sanact.values import BATCH_SIZE, SEED, OneOf, Whole, shown
 GUIDES = 100
 KEPT = 16
 KEEP = Whole(0, 2**31)
+LONGEST = 150  # bytes of a cell's name before its hash: file systems take 255, of which endings need some
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,14 +105,20 @@ class Cell:
         """What the rows depend on; two cells with the same identity have the same rows."""
         return self._crafting() | {
             "defense": self._parts,
+            **({"sanitizers": content(dict(as_plan(self.defense))).hex()[:16]} if self.defense is not None else {}),
             "calibration": self.calibration.fingerprint if self.calibration else None,
             "attack": self.attack.config,
             "knowledge": self.knowledge,
-            **({"source": fingerprint(self.source)} if self.source is not None and self.knowledge == "adaptive" else {}),
+            **(
+                {"source": fingerprint(self.source, self._shape)}
+                if self.source is not None and self.knowledge == "adaptive"
+                else {}
+            ),
         }
 
     def _crafting(self) -> dict[str, Any]:
         """What examples crafted on the undefended model depend on."""
+        code = own_code(self.attack)
         return {
             "data": {
                 "name": self.data.name,
@@ -118,10 +127,16 @@ class Cell:
                 "fingerprint": self.data.fingerprint,
                 **self.data.marks,
             },
-            "model": {"name": self.model_name, "fingerprint": fingerprint(self.model)} | self._inside,
+            "model": {"name": self.model_name, "fingerprint": fingerprint(self.model, self._shape)} | self._inside,
             "attack": self.attack.for_replay().config,
             "seed": self.seed,
+            **({"attack_code": code} if code else {}),
         }
+
+    @property
+    def _shape(self) -> tuple[int, ...] | None:
+        """(C, H, W) of the images."""
+        return next((tuple(batch.x.shape[1:]) for batch in self.data[:1].batches(1)), None)
 
     @property
     def replays(self) -> bool:
@@ -131,16 +146,14 @@ class Cell:
     @property
     def slug(self) -> str:
         """A file name: for people, and a hash that tells all cells apart."""
-        words = [self.data.name, self.model_name, self.defense_name, self.attack.name, self.knowledge]
-        return re.sub(r"[^\w.-]+", "-", "_".join(words)) + "_" + _digest(self.identity)
+        return _slug([self.data.name, self.model_name, self.defense_name, self.attack.name, self.knowledge], self.identity)
 
     @property
     def crafting_slug(self) -> str:
         """Of the folder that holds the crafted examples; cells that replay the same share it."""
         if not self.replays:
             return self.slug
-        words = [self.data.name, self.model_name, self.attack.name]
-        return re.sub(r"[^\w.-]+", "-", "_".join(words)) + "_" + _digest(self._crafting())
+        return _slug([self.data.name, self.model_name, self.attack.name], self._crafting())
 
     def __str__(self) -> str:
         return f"{self.defense_name} · {self.attack.name} · {self.knowledge}"
@@ -217,8 +230,8 @@ def judge(
     device = pick_device(device)
     cell = _with_guides(cell, device)
     base, judged = _models(cell, device)
-    finished = Parts(folder / "unfinished" / cell.slug) if folder else None
-    crafted = Parts(folder / "examples" / cell.crafting_slug) if folder else None
+    finished = Parts(folder / "unfinished" / cell.slug, strict=True) if folder else None
+    crafted = Parts(folder / "examples" / cell.crafting_slug, strict=True) if folder else None
     kept = cell.data.index if cell.replays else cell.data.index[:keep]
     order = finished.missing(cell.data.index) if finished else np.arange(len(cell.data))
     if advance:
@@ -230,7 +243,7 @@ def judge(
             _check_models(cell, base, judged, x, y)
         known = crafted and not len(crafted.missing(batch.index))
         if crafted and known and cell.replays:
-            outcome = _replayed(_from_table(crafted.read(batch.index), "x", x.shape[1:]).to(x))
+            outcome = _untold(_replayed(crafted, batch).to(x))
         else:
             outcome = _attack(cell, base, judged, x, y, [_generator(cell.seed, place) for place in batch.index])
         if crafted and not known and (chosen := np.isin(batch.index, kept)).any() and not any(outcome.failed):
@@ -262,7 +275,7 @@ def crafted_examples(cell: Cell, folder: Path) -> Tensor:
     Raises KeyError where not all were kept; see `judge`.
     """
     shape = next(cell.data[:1].batches(1)).x.shape[1:]
-    return _from_table(Parts(folder / "examples" / cell.crafting_slug).read(cell.data.index), "x", shape)
+    return _from_table(Parts(folder / "examples" / cell.crafting_slug, strict=True).read(cell.data.index), "x", shape)
 
 
 def examine(cell: Cell, rows: pa.Table, *, device: str | torch.device = "auto") -> dict[str, Any]:
@@ -367,15 +380,15 @@ def _attack(cell: Cell, base: nn.Module, judged: nn.Module, x: Tensor, y: Tensor
         if isinstance(attack, Suite) and cell.knowledge != "oblivious":
             return attack.credited(judged, x, y, generator=generators)
         if cell.replays:
-            return _replayed(attack.for_replay()(base, x, y, generator=generators))
-        return _replayed(attack(judged, x, y, generator=generators))
+            return _untold(attack.for_replay()(base, x, y, generator=generators))
+        return _untold(attack(judged, x, y, generator=generators))
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # of as many kinds as there are models and attacks
         return Outcome(x.clone(), [], [{attack.name: reason(error)} for _ in x])
 
 
-def _replayed(examples: Tensor) -> Outcome:
+def _untold(examples: Tensor) -> Outcome:
     """Examples of which only the judge knows what they won."""
     return Outcome(examples, [], [])
 
@@ -425,13 +438,27 @@ def _to_table(index: Integers, adversarial: Tensor, clean: Tensor) -> pa.Table:
     return pa.table({"index": index, "x": column(adversarial), "clean": column(clean)})
 
 
+def _replayed(crafted: Parts, batch: Batch) -> Tensor:
+    """The examples of these images, (N, C, H, W); ValueError where they were crafted of others."""
+    table = crafted.read(batch.index)
+    if not torch.equal(_from_table(table, "clean", batch.x.shape[1:]), batch.x.cpu().float()):
+        raise ValueError(f"the examples in '{crafted.folder}' are of other images than those asked for; move it away")
+    return _from_table(table, "x", batch.x.shape[1:])
+
+
 def _from_table(table: pa.Table, column: str, shape: Sequence[int]) -> Tensor:
+    if (size := table[column].type.list_size) != math.prod(shape):
+        raise ValueError(f"the examples asked for are {tuple(shape)}, those that were kept have {size} numbers each")
     flat = table[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return torch.from_numpy(flat.copy()).reshape(-1, *shape)
 
 
-def _digest(identity: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+def _slug(words: Sequence[str], identity: dict[str, Any]) -> str:
+    """The words, the ends of them where they are too long for a file's name, and a hash."""
+    parts = [re.sub(r"[^\w.-]+", "-", word) for word in words]
+    if len("_".join(parts).encode()) > LONGEST:
+        parts = [part.encode()[-(LONGEST // len(parts) - 1) :].decode(errors="ignore") for part in parts]
+    return "_".join([*parts, hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]])
 
 
 def _commit() -> str | None:

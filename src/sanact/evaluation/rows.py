@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,25 +32,101 @@ SCHEMA = pa.schema(
     ]
 )
 HEADER = b"sanact"
+DIGESTS = b"sanact.digests"  # of the header and of each column, and the version of how rows are written
+VERSION = 2  # 1 had no digests
+OPTIONAL = {"by"}  # a column that rows of version 1 may lack
+BROKEN = "a broken file can be deleted: its cell is then run again"
+REPLACED = "move it away, and it is made again"
 
 
 def write_rows(table: pa.Table, path: Path, header: Mapping[str, Any]) -> None:
-    """Write a table whole or not at all; the header is JSON in the file's metadata."""
+    """Write a table whole or not at all; the header is JSON in the file's metadata, with hashes of it and of each column."""
+    text = json.dumps(header).encode()
+    digests = {"version": VERSION, "header": _digest(text), "columns": _digests(table)}
+    metadata = {HEADER: text, DIGESTS: json.dumps(digests)}
     with replacing(path) as temporary:
-        pq.write_table(table.replace_schema_metadata({HEADER: json.dumps(header)}), temporary, compression="zstd")
+        pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd", write_page_checksum=True)
 
 
-def read_rows(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a table that `write_rows` wrote; ValueError if it is missing, broken, or somebody else's."""
-    try:
-        table = pq.read_table(path, columns=columns, partitioning=None)
-    except (OSError, pa.ArrowInvalid, KeyError) as error:
-        raise ValueError(
-            f"'{path}' holds no rows: {error}. A broken file can be deleted: its cell is then run again"
-        ) from error
-    if HEADER not in (table.schema.metadata or {}):
-        raise ValueError(f"'{path}' holds no rows of sanact: its header does not say which cell they are")
+def read_rows(path: Path) -> pa.Table:
+    """Read the rows of a cell that `write_rows` wrote; ValueError if they are missing, changed, or somebody else's."""
+    table = read_table(path)
+    if (facts := header(table)) and "cell" not in facts:
+        raise ValueError(f"'{path}' holds no rows of a finished cell: it is a piece of '{facts.get('of', 'another file')}'")
+    there = {field.name: field.type for field in table.schema}
+    for field in SCHEMA:
+        if there.get(field.name, field.type if field.name in OPTIONAL else None) != field.type:
+            found = there.get(field.name, "missing")
+            raise ValueError(
+                f"'{path}' holds no rows of a cell as this version reads them: column '{field.name}' must be {field.type}, "
+                f"it is {found}"
+            )
     return table
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read what `write_rows` wrote, or only some columns of it; ValueError for a byte that is not as it was written."""
+    try:
+        table = pq.read_table(path, columns=columns, partitioning=None, page_checksum_verification=True)
+        metadata = table.schema.metadata or {}
+        if HEADER in metadata:
+            json.loads(metadata[HEADER])
+        found = _digests(table) if DIGESTS in metadata else {}
+    except Exception as error:  # of as many kinds as a file can be broken
+        raise ValueError(f"'{path}' holds no rows: {' '.join(str(error).split())}; {BROKEN}") from error
+    if HEADER not in metadata:
+        raise ValueError(f"'{path}' holds no rows of sanact: its header does not say which cell they are")
+    if found:
+        _verify(metadata, found, path)
+    return table
+
+
+def is_verified(table: pa.Table) -> bool:
+    """Whether its file had hashes, so that it is known to be as it was written."""
+    return DIGESTS in (table.schema.metadata or {})
+
+
+def _verify(metadata: Mapping[bytes, bytes], found: Mapping[str, str], path: Path) -> None:
+    try:
+        digests = json.loads(metadata[DIGESTS])
+        version, header, columns = digests["version"], digests["header"], digests["columns"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"'{path}' is not as it was written: its hashes cannot be read; {BROKEN}") from error
+    if version != VERSION:
+        raise ValueError(
+            f"'{path}' was written in version {version} of the format, this sanact reads 1 and {VERSION}: update it"
+        )
+    there, wanted = {"the header": _digest(metadata[HEADER]), **found}, {"the header": header, **columns}
+    if changed := [name for name, digest in there.items() if wanted.get(name) != digest]:
+        raise ValueError(f"'{path}' is not as it was written: {', '.join(changed)} changed; {BROKEN}")
+
+
+def _digests(table: pa.Table) -> dict[str, str]:
+    """A hash of each column's name, type and values, however they lie in the file."""
+    return {name: _digest(name.encode(), _kind(table[name].type), *_values(table[name])) for name in table.column_names}
+
+
+def _kind(type: pa.DataType) -> bytes:
+    """A type, without the names that Parquet gives to the elements of a list."""
+    return b"%d x " % type.list_size + _kind(type.value_type) if pa.types.is_fixed_size_list(type) else str(type).encode()
+
+
+def _values(column: pa.ChunkedArray) -> Iterator[bytes]:
+    yield f" {len(column)} {column.null_count} ".encode()
+    for chunk in filter(len, column.chunks):
+        while pa.types.is_fixed_size_list(chunk.type):
+            chunk = chunk.flatten()
+        if pa.types.is_integer(chunk.type) or pa.types.is_floating(chunk.type):
+            yield chunk.to_numpy(zero_copy_only=False).tobytes()
+        else:
+            yield json.dumps(chunk.to_pylist())[1:-1].encode() + b", "
+
+
+def _digest(*parts: bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def header(table: pa.Table) -> dict[str, Any]:
@@ -123,15 +202,17 @@ class Parts:
     """A table written piece by piece to a folder, each piece whole or not at all, so that a killed run can go on.
 
     The pieces have an ``index`` column; which examples lie in which piece is of no matter.
+    strict: take only pieces that were written for this folder, and are as they were written.  Else also those of version 1.
+    Raises ValueError for a piece that is broken, changed, or of another folder.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._file_of = {
-            index: path
-            for path in sorted(folder.glob("*.parquet"))
-            for index in read_rows(path, ["index"])["index"].to_pylist()
-        }
+    def __init__(self, folder: Path, *, strict: bool = False) -> None:
+        self.folder, self.strict = folder, strict
+
+    @cached_property
+    def _file_of(self) -> dict[int, Path]:
+        paths = sorted(self.folder.glob("*.parquet"))
+        return {index: path for path in paths for index in self._read(path, ["index"])["index"].to_pylist()}
 
     def missing(self, index: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Positions in ``index`` of the examples that no piece has."""
@@ -139,20 +220,44 @@ class Parts:
 
     def write(self, table: pa.Table) -> None:
         index = table["index"].to_pylist()
-        path = self.folder / f"{index[0]:08d}-{index[-1]:08d}.parquet"
-        write_rows(table, path, {})
-        self._file_of |= dict.fromkeys(index, path)
+        path = self.folder / f"{index[0]:08d}-{index[-1]:08d}-{_mark(table)}.parquet"
+        there = self._file_of
+        write_rows(table, path, {"of": self.folder.name})
+        there.update(dict.fromkeys(index, path))
 
     def read(self, index: np.ndarray[Any, Any]) -> pa.Table:
         """The rows of these examples, in this order."""
         wanted = index.tolist()
-        tables = [read_rows(path) for path in sorted({self._file_of[place] for place in wanted})]
+        tables = [self._read(path) for path in sorted({self._file_of[place] for place in wanted})]
         table = pa.concat_tables(tables)
         row_of = {place: row for row, place in enumerate(table["index"].to_pylist())}
         return table.take([row_of[place] for place in wanted])
 
     def remove(self) -> None:
-        for path in self.folder.glob("*.parquet"):
-            path.unlink()
-        if self.folder.exists():
+        """Remove the pieces, what killed writers left behind, and the folder if nothing else lies in it."""
+        self.tidy()
+        for path in [*self.folder.glob("*.parquet"), *self.folder.glob("*.jsonl")]:
+            path.unlink(missing_ok=True)
+        with suppress(OSError):
             self.folder.rmdir()
+
+    def tidy(self) -> None:
+        """Remove what killed writers left behind; nobody may be writing meanwhile."""
+        for path in self.folder.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
+    def _read(self, path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+        table = read_table(path, columns)
+        owner, mark = header(table).get("of"), path.stem.split("-")[2:]
+        if owner != self.folder.name and (owner is not None or self.strict):
+            raise ValueError(
+                f"'{path}' belongs to {owner or 'no run of this version'}, not to '{self.folder.name}'; {REPLACED}"
+            )
+        if not columns and (mark or self.strict) and mark != [_mark(table)]:
+            raise ValueError(f"'{path}' holds other examples than were written there; {REPLACED}")
+        return table
+
+
+def _mark(table: pa.Table) -> str:
+    """A hash in a piece's name, so that a file put in its place is noticed."""
+    return _digest(*sorted(digest.encode() for digest in _digests(table).values()))[:12]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import inspect
 import json
@@ -52,7 +51,6 @@ __all__ = [
     "ResNet18",
     "ResNet18For64",
     "build_model",
-    "fingerprint",
     "load_model",
     "load_weights",
     "read_card",
@@ -211,14 +209,6 @@ def _from_header(path: Path | str, key: str) -> dict[str, Any]:
             return found if isinstance(found, dict) else {}
     except (SafetensorError, OSError, ValueError):
         return {}
-
-
-def fingerprint(model: nn.Module) -> str:
-    """By which two networks are told apart: a hash of the class and of all that it has learned."""
-    digest = hashlib.sha256(type(model).__qualname__.encode())
-    for name, value in model.state_dict().items():
-        digest.update(name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _misfits(model: nn.Module, state: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,39 @@
+"""How a command ends that is stopped, by Ctrl-C or by a system that wants its machine back: in one line, everything kept."""
+
+from __future__ import annotations
+
+import functools
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as Slurm and `docker stop` send it."""
+
+
+def stoppable(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb, which SIGTERM ends as Ctrl-C does: with one line, and 128 plus the signal's number as exit status."""
+
+    @functools.wraps(verb)
+    def run(*given: Any, **named: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():  # which alone receives signals
+            return verb(*given, **named)
+        before = signal.signal(signal.SIGTERM, _terminate)
+        try:
+            verb(*given, **named)
+        except KeyboardInterrupt as stop:
+            from rich.console import Console
+
+            number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+            Console(stderr=True).print("stopped; the same command goes on where this one was", highlight=False, soft_wrap=True)
+            raise SystemExit(128 + number) from None
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    return run
+
+
+def _terminate(number: int, frame: Any) -> None:
+    raise Terminated

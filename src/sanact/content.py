@@ -1,0 +1,314 @@
+"""A hash of what a Python value holds: the same in every process and on every machine, wherever the value lies in memory."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import hashlib
+import re
+import sys
+import types
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+LIBRARIES = sys.stdlib_module_names | {"numpy", "sanact", "torch"}  # their code is known by its names
+PLAIN = (type(None), bool, int, float, complex, str, bytes)
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+BARE = frozenset(vars(nn.Module()))  # what every module has: hooks, children, flags
+GRAPH = frozenset({"_code", "_graph", "_lineno_map", "_prologue_start", "_tracer_cls", "meta"})  # of a graph as a module
+NOT_COMPUTED_WITH = frozenset(  # of a class: what makes a value, shows it or describes it
+    [
+        "__annotations__",
+        "__dict__",
+        "__doc__",
+        "__firstlineno__",
+        "__init__",
+        "__module__",
+        "__qualname__",
+        "__repr__",
+        "__static_attributes__",
+        "__str__",
+        "__weakref__",
+        "_abc_impl",
+        "extra_repr",
+    ]
+)
+
+
+def content(value: Any, *, closures: bool = True) -> bytes:
+    """A hash of a value and of all that it reaches: tensors, numbers, modules with their hooks, functions, classes, objects.
+
+    Of functions and classes of the user's own the compiled code counts, with the defaults, closures and globals that it uses:
+    comments do not, nor does an edit of the file after it was imported; another minor version of Python gives another hash.
+    Those of Python, PyTorch, NumPy and this package are known by their names.
+    Devices, memory formats, training flags and `requires_grad` do not count, nor does the order of dictionaries and sets,
+    but for that of an OrderedDict.
+    closures: whether lists, dictionaries and sets in closures count; code that runs long may write there.
+    """
+    return _Reader(closures).of(value)
+
+
+class _Reader:
+    """Reads each object once.
+
+    known: the hashes of those that were read, by address.  kept: they themselves, so that no other gets the address.
+    open: the addresses of those being read; one that holds itself is not read again.  closures: see `content`.
+    """
+
+    def __init__(self, closures: bool) -> None:
+        self.closures = closures
+        self.known: dict[int, bytes] = {}
+        self.kept: list[Any] = []
+        self.open: set[int] = set()
+
+    def of(self, value: Any) -> bytes:
+        address = id(value)
+        if address in self.open:
+            return b"itself"
+        if address not in self.known:
+            self.open.add(address)
+            self.known[address] = _hash(self.parts(value))
+            self.open.remove(address)
+            self.kept.append(value)
+        return self.known[address]
+
+    def parts(self, value: Any) -> Iterator[bytes | memoryview]:
+        """What is hashed of a value, its kind first."""
+        if type(value) in PLAIN:
+            yield from (type(value).__name__.encode(), repr(value).encode())
+            return
+        for kinds, read in READERS:
+            if isinstance(value, kinds):
+                yield read.__name__.encode()
+                yield from read(self, value)
+                return
+        yield from _object(self, value)
+
+    def all(self, values: Iterable[Any]) -> list[bytes]:
+        return [self.of(value) for value in values]
+
+    def named(self, values: Mapping[Any, Any]) -> Iterator[bytes]:
+        """Keys and values, whatever their order."""
+        for key, name in sorted(((self.of(name), name) for name in values), key=lambda pair: pair[0]):
+            yield from (key, self.of(values[name]))
+
+
+def _hash(parts: Iterable[bytes | memoryview]) -> bytes:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(str(part.nbytes if isinstance(part, memoryview) else len(part)).encode() + b":")
+        digest.update(part)
+    return digest.digest()
+
+
+def _tensor(reader: _Reader, value: Tensor) -> Iterator[bytes | memoryview]:
+    value = value.detach()
+    yield f"{value.dtype} {tuple(value.shape)} {value.layout}".encode()
+    if value.is_meta or nn.parameter.is_lazy(value):
+        return
+    if inner := getattr(value, "__tensor_flatten__", None):  # a tensor made of others
+        names, rest = inner()
+        yield from reader.all([type(value), rest, *(getattr(value, name) for name in names)])
+    elif value.is_quantized:
+        per_channel = value.qscheme() in (torch.per_channel_affine, torch.per_channel_affine_float_qparams)
+        scale = (value.q_per_channel_scales(), value.q_per_channel_zero_points()) if per_channel else (value.q_scale(),)
+        yield from reader.all([*scale, None if per_channel else value.q_zero_point(), value.int_repr()])
+    elif value.layout is not torch.strided:
+        yield from _tensor(reader, value.to_dense())
+    else:
+        value = value.cpu().resolve_conj().resolve_neg().contiguous().flatten()
+        yield value.view(torch.uint8).numpy().data if value.numel() else b""
+
+
+def _array(reader: _Reader, value: Any) -> Iterator[bytes | memoryview]:
+    array = np.asarray(value)
+    yield f"{array.dtype} {array.shape}".encode()
+    yield reader.of(array.tolist()) if array.dtype.hasobject else array.tobytes()
+
+
+def _sequence(reader: _Reader, value: Iterable[Any]) -> Iterator[bytes]:
+    yield from reader.all(value)
+
+
+def _mapping(reader: _Reader, value: Mapping[Any, Any]) -> Iterator[bytes]:
+    yield from reader.all(value) if isinstance(value, OrderedDict) else ()
+    yield from reader.named(value)
+
+
+def _set(reader: _Reader, value: Iterable[Any]) -> Iterator[bytes]:
+    yield from sorted(reader.all(value))
+
+
+def _member(reader: _Reader, value: enum.Enum) -> Iterator[bytes]:
+    yield from reader.all([type(value).__qualname__, value.name, value.value])
+
+
+def _word(reader: _Reader, value: Any) -> Iterator[bytes]:
+    yield str(value).encode()
+
+
+def _nothing(reader: _Reader, value: Any) -> Iterator[bytes]:
+    yield from ()
+
+
+def _draws(reader: _Reader, value: torch.Generator) -> Iterator[bytes]:
+    yield str(value.initial_seed()).encode()  # not how far they have come
+
+
+def _network(reader: _Reader, value: nn.Module) -> Iterator[bytes]:
+    yield reader.of(type(value))
+    own = {name: attribute for name, attribute in vars(value).items() if name not in BARE}
+    if isinstance(value, fx.GraphModule):
+        own = {name: attribute for name, attribute in own.items() if name not in GRAPH}
+        yield reader.of(value.graph)
+    if isinstance(value, torch.jit.ScriptModule):
+        own = {}
+        yield from _script(reader, value.inlined_graph) if hasattr(value, "forward") else ()
+    if type(value).__name__ == "OptimizedModule":  # what `torch.compile` makes: a faster form of the module in it
+        own = {}
+    yield from reader.named(own | {f"tensor {name}": part for name, part in _tensors(value)})
+    for name, child in value.named_children():
+        yield from (name.encode(), reader.of(child))
+    for kind in HOOKS:
+        for hook in getattr(value, kind, {}).values():
+            yield from (kind.encode(), reader.of(hook))
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor | None]]:
+    """The parameters and buffers of the module itself, those that are not saved, too."""
+    yield from module._parameters.items()
+    yield from module._buffers.items()
+
+
+def _graph(reader: _Reader, value: fx.Graph) -> Iterator[bytes]:
+    """The operations in their order, with all constants; where one reads another, its place."""
+    place = {node: f"node {number}" for number, node in enumerate(value.nodes)}
+    for node in place:
+        read = fx.node.map_aggregate((node.args, node.kwargs), lambda a: place[a] if isinstance(a, fx.Node) else a)
+        yield from reader.all([node.op, node.target, read])
+
+
+def _script(reader: _Reader, graph: Any) -> Iterator[bytes]:
+    """The operations of TorchScript, without the numbers that it gives to classes of one name."""
+    graph = graph.inlined_graph if isinstance(graph, torch.jit.ScriptFunction) else graph
+    yield re.sub(r"___torch_mangle_\d+\.", "", graph.str(False)).encode()
+    for node in graph.findAllNodes("prim::Constant"):
+        if "value" in node.attributeNames() and node.kindOf("value") == "t":
+            yield reader.of(node.t("value"))
+
+
+def _function(reader: _Reader, value: types.FunctionType) -> Iterator[bytes]:
+    if _is_known(value.__module__):
+        yield from reader.all([value.__module__, value.__qualname__, value.__closure__])
+        return
+    names = _names(value.__code__)
+    used = {name: _used(value.__globals__[name], names) for name in names if name in value.__globals__}
+    yield from reader.all([value.__code__, value.__defaults__, value.__kwdefaults__, value.__closure__, used, vars(value)])
+
+
+def _used(value: Any, names: frozenset[str], depth: int = 3) -> Any:
+    """A global as a function uses it: of a module of the user's own, what is named in the function."""
+    if not isinstance(value, types.ModuleType) or _is_known(value.__name__) or not depth:
+        return value
+    return {name: _used(getattr(value, name), names, depth - 1) for name in names if hasattr(value, name)}
+
+
+def _names(code: types.CodeType) -> frozenset[str]:
+    """The names that are read in a function, and in those defined inside it."""
+    inner = (_names(constant) for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return frozenset(code.co_names).union(*inner)
+
+
+def _code(reader: _Reader, value: types.CodeType) -> Iterator[bytes]:
+    names = (value.co_names, value.co_varnames, value.co_freevars, value.co_cellvars)
+    yield from reader.all([value.co_code, value.co_consts, names, value.co_flags, value.co_exceptiontable])
+
+
+def _cell(reader: _Reader, value: types.CellType) -> Iterator[bytes]:
+    with suppress(ValueError):  # an empty one
+        if reader.closures or not isinstance(value.cell_contents, (list, dict, set)):
+            yield reader.of(value.cell_contents)
+
+
+def _method(reader: _Reader, value: types.MethodType) -> Iterator[bytes]:
+    yield from reader.all([value.__func__, value.__self__])
+
+
+def _builtin(reader: _Reader, value: Any) -> Iterator[bytes]:
+    yield from reader.all([getattr(value, "__module__", None), value.__qualname__])
+    owner = getattr(value, "__self__", None)
+    if not isinstance(owner, (types.ModuleType, type)):
+        yield reader.of(owner)
+
+
+def _partial(reader: _Reader, value: functools.partial[Any]) -> Iterator[bytes]:
+    yield from reader.all([value.func, value.args, value.keywords])
+
+
+def _wrapped(reader: _Reader, value: Any) -> Iterator[bytes]:
+    """A decorated function or method, a property."""
+    yield from reader.all(getattr(value, name, None) for name in ("__wrapped__", "__func__", "func", "fget", "fset"))
+
+
+def _class(reader: _Reader, value: type) -> Iterator[bytes]:
+    yield from reader.all([None if _is_known(value.__module__) else "", value.__qualname__])
+    for kind in value.__mro__:
+        if _is_known(kind.__module__):
+            yield kind.__qualname__.encode()
+        else:
+            yield from reader.named({name: part for name, part in vars(kind).items() if name not in NOT_COMPUTED_WITH})
+
+
+def _module(reader: _Reader, value: types.ModuleType) -> Iterator[bytes]:
+    yield value.__name__.encode()
+
+
+def _object(reader: _Reader, value: Any) -> Iterator[bytes]:
+    """Any other object: its class, and what a pickle of it would hold."""
+    yield reader.of(type(value))
+    try:
+        reduced = value.__reduce_ex__(4)
+    except Exception:  # a lock, an open file: objects that cannot leave their process
+        yield from reader.named(getattr(value, "__dict__", {}))
+        return
+    if isinstance(reduced, tuple):
+        _, arguments, state, items, pairs = (*reduced, *[None] * 5)[:5]
+        reduced = (arguments, state, list(items or ()), list(pairs or ()))
+    yield reader.of(reduced)
+
+
+def _is_known(module: str | None) -> bool:
+    return (module or "builtins").partition(".")[0] in LIBRARIES
+
+
+Read = Callable[[_Reader, Any], Iterator[bytes | memoryview]]
+READERS: list[tuple[Any, Read]] = [  # the first that fits; an object of any other class is read as a pickle would hold it
+    (enum.Enum, _member),
+    (Tensor, _tensor),
+    ((np.ndarray, np.generic), _array),
+    ((list, tuple), _sequence),
+    (dict, _mapping),
+    ((set, frozenset), _set),
+    (nn.Module, _network),
+    (fx.Graph, _graph),
+    (torch.jit.ScriptFunction, _script),
+    (types.FunctionType, _function),
+    (types.CodeType, _code),
+    (types.CellType, _cell),
+    (types.MethodType, _method),
+    ((types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType), _builtin),
+    (functools.partial, _partial),
+    ((staticmethod, classmethod, property, functools.cached_property, functools._lru_cache_wrapper), _wrapped),
+    (type, _class),
+    (types.ModuleType, _module),
+    (torch.Generator, _draws),
+    ((torch._ops.OpOverload, torch._ops.OpOverloadPacket, torch.dtype, torch.layout, torch.memory_format), _word),
+    ((torch.device, weakref.ref, types.GetSetDescriptorType, types.MemberDescriptorType), _nothing),
+]
