@@ -267,6 +267,15 @@ def test_what_a_kill_between_writing_and_renaming_leaves_is_cleared_away(tmp_pat
     assert len(read_rows(path)) == 20
 
 
+def test_what_a_kill_after_the_renaming_leaves_is_cleared_away(tmp_path, monkeypatch):
+    monkeypatch.setattr("sanact.engine._tidy", lambda cell, path: None)
+    (path,) = run_in(tmp_path)
+    assert list(tmp_path.glob("unfinished/*/*.parquet"))
+    monkeypatch.undo()
+    monkeypatch.setattr("sanact.engine.judge", lambda *given, **options: pytest.fail("judged again"))
+    assert run_in(tmp_path) == [path] and not list(tmp_path.glob("unfinished/*"))
+
+
 def test_several_processes_on_one_folder_all_end_well_and_share_the_work(tmp_path):
     program = """if True:
         import sys

