@@ -21,7 +21,7 @@ from sanact.attacks.losses import margin
 from sanact.attacks.projections import diameter, length, per_example, random_start
 from sanact.checks import Model
 from sanact.evaluation.adaptive import Adaptive
-from sanact.evaluation.honesty import answers, fresh_copy, slopes
+from sanact.evaluation.honesty import answer, answers, fresh_copy, slopes
 from sanact.gradients import annealed, gradient, gradient_choices
 from sanact.sanitizers import Sanitizer, bypass, sanitizers_of
 
@@ -78,7 +78,7 @@ def diagnose(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, *, by: Sequ
     """
     fresh = fresh_copy(model)
     with untouched(model):
-        logits = model(x)
+        logits = answer(model, x)
     right = [i for i, same in enumerate((logits.argmax(1) == y).tolist()) if same and not (by and by[i] == "clean")][:EXAMPLES]
     if not right:
         yield Check("no example is classified correctly", 1.0, 0.0)
@@ -119,7 +119,7 @@ def _won_by(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> list[str]
     if isinstance(attack, Suite):
         return attack.credited(model, x, y).by
     with untouched(model):
-        return ["" if right else attack.name for right in (model(attack(model, x, y)).argmax(1) == y).tolist()]
+        return ["" if right else attack.name for right in (answer(model, attack(model, x, y)).argmax(1) == y).tolist()]
 
 
 def _rivals(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, standing: Tensor) -> Iterator[tuple[str, float]]:
@@ -130,7 +130,7 @@ def _rivals(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, standing: Te
             return 0.0
         with untouched(model):
             found = rival(x[standing], y[standing])
-            return float((model(found).argmax(1) != y[standing]).sum()) / len(x)
+            return float((answer(model, found).argmax(1) != y[standing]).sum()) / len(x)
 
     if not isinstance(attack, BudgetedAttack):
         return
@@ -191,14 +191,14 @@ def _noise(model: Model, x: Tensor, y: Tensor, eps: float, norm: Any, draws: int
     generator, best = torch.Generator().manual_seed(0), x.clone()
     for _ in range(draws):
         candidate = random_start(x, torch.full((len(x),), eps).to(x), norm, generator)
-        still = model(best).argmax(1) == y
+        still = answer(model, best).argmax(1) == y
         best = torch.where(per_example(still, x), candidate, best)
     return best
 
 
 def _difference(model: nn.Module, x: Tensor) -> float:
     with untouched(model):
-        first, second = model(x), model(x)
+        first, second = answer(model, x), answer(model, x)
         return float((first - second).abs().max() / first.abs().max().clamp_min(1e-12))
 
 
@@ -208,7 +208,7 @@ def _autograd_calls(model: nn.Module, x: Tensor) -> int:
         patch.object(torch.autograd, "grad", wraps=torch.autograd.grad) as grad,
         patch.object(torch.autograd, "backward", wraps=torch.autograd.backward) as backward,
     ):
-        model(x)
+        answer(model, x)
     return grad.call_count + backward.call_count
 
 
@@ -224,7 +224,7 @@ def _vanishing_gradients(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, fl
         with untouched(model), torch.enable_grad():
             x = x.clone().requires_grad_()
             places = {"the input": x}
-            logits = model(x)
+            logits = answer(model, x)
             loss = margin(logits, y).sum()
             places |= {f"'{name}'": a for name, a in seen.items()}
             if not loss.requires_grad:
@@ -248,7 +248,7 @@ def _silent(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> float:
         one, label = x[i : i + 1], y[i : i + 1]
 
         def watched(points: Tensor, one: Tensor = one, label: Tensor = label, i: int = i) -> Tensor:
-            logits: Tensor = model(points)
+            logits = answer(model, points)
             with torch.no_grad():
                 inside = length(points.detach() - one, norm) <= (eps or math.inf) * (1 + 1e-6)
                 met[i] |= bool(((logits.argmax(1) != label) & inside).any())
@@ -256,7 +256,7 @@ def _silent(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> float:
 
         with untouched(model):
             found = attack(watched, one, label)
-            met[i] &= bool(model(found).argmax(1) == label)
+            met[i] &= bool(answer(model, found).argmax(1) == label)
     return float(met.float().mean())
 
 
@@ -266,7 +266,7 @@ def _budgets(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, accuracy: f
     def at(eps: float) -> float:
         larger = replace(attack, eps=eps) if not isinstance(attack, Adaptive) else replace(attack, eps=eps, effort="quick")  # type: ignore[call-arg]
         with untouched(model):
-            return float((model(larger(model, x, y)).argmax(1) == y).float().mean())
+            return float((answer(model, larger(model, x, y)).argmax(1) == y).float().mean())
 
     if isinstance(attack, BudgetedAttack):
         half = diameter(x, attack.norm) / 2
