@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, cast
 from unittest.mock import patch
 
@@ -32,6 +33,15 @@ SHARE = 0.02  # of them: one of fifty may be chance
 LATER = 200  # steps of what the next effort would try
 
 
+Rival = Callable[[Tensor, Tensor], Tensor]  # x, y → examples
+Figure = Callable[[], float]
+Once = Callable[[str, Figure], float]
+
+
+def now(name: str, compute: Figure) -> float:
+    return compute()
+
+
 class Check(NamedTuple):
     """A figure that makes a robust accuracy suspect where it is above its threshold."""
 
@@ -52,10 +62,13 @@ def verdict(checks: Iterable[Check], *, bound: bool = False) -> str:
     return "upper bound" if bound else "reliable"
 
 
-def diagnose(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, *, by: Sequence[str] | None = None) -> Iterator[Check]:
+def diagnose(
+    attack: Attack, model: nn.Module, x: Tensor, y: Tensor, *, by: Sequence[str] | None = None, once: Once = now
+) -> Iterator[Check]:
     """Look at an attack on ``model`` from every side that has exposed one before, on a few examples (N, C, H, W), (N,).
 
     by: what won each example when the attack was run on them, as in `rows.SCHEMA`; None runs it.
+    once: called with the name of each check that takes long and what computes its figure; `Journal.once` computes none twice.
     The undefended model is this one with its sanitizers bypassed.  The checks come one by one, the cheap ones first:
 
     - outputs differ: largest difference of two passes over the same images, relative to the largest logit.
@@ -100,13 +113,16 @@ def diagnose(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, *, by: Sequ
         yield from (Check(f"gradient against finite differences, {way}", figure, 0.5) for way, figure in found)
     by = [by[i] for i in right] if by else _won_by(attack, model, x, y)
     standing = torch.tensor([not name for name in by], device=x.device)
-    yield from (Check(f"beaten by {rival}", share, SHARE) for rival, share in _rivals(attack, model, x, y, standing))
+    for name, figure in _rivals(attack, model, x, y, standing):
+        yield Check(name, once(name, figure), SHARE)
     if isinstance(attack, Suite):
         blind = sum(name in ("square", "rays") for name in by) / len(x)
         yield Check("won by queries without gradients alone", blind, SHARE)
     else:
-        yield Check("silent success", _silent(attack, model, x[:WATCHED], y[:WATCHED]), 0.0)
-    yield from _budgets(attack, model, x, y, float(standing.float().mean()), 1 / logits.shape[1])
+        silent = partial(_silent, attack, model, x[:WATCHED], y[:WATCHED])
+        yield Check("silent success", once("silent success", silent), 0.0)
+    for name, figure in _budgets(attack, model, x, y, float(standing.float().mean()), 1 / logits.shape[1]):
+        yield Check(name, once(name, figure), SHARE)
 
 
 def _noise_size(attack: Attack) -> float:
@@ -122,42 +138,51 @@ def _won_by(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> list[str]
         return ["" if right else attack.name for right in (answer(model, attack(model, x, y)).argmax(1) == y).tolist()]
 
 
-def _rivals(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, standing: Tensor) -> Iterator[tuple[str, float]]:
+def _rivals(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, standing: Tensor) -> Iterator[tuple[str, Figure]]:
     """What else wins, as a share of all, of the examples that are still standing."""
 
-    def share(rival: Callable[[Tensor, Tensor], Tensor]) -> float:
-        if not standing.any():
-            return 0.0
-        with untouched(model):
-            found = rival(x[standing], y[standing])
-            return float((answer(model, found).argmax(1) != y[standing]).sum()) / len(x)
+    def share(rival: Rival) -> Figure:
+        def measured() -> float:
+            if not standing.any():
+                return 0.0
+            with untouched(model):
+                found = rival(x[standing], y[standing])
+                return float((answer(model, found).argmax(1) != y[standing]).sum()) / len(x)
+
+        return measured
+
+    yield from ((f"beaten by {name}", share(rival)) for name, rival in _others(attack, model))
+
+
+def _others(attack: Attack, model: nn.Module) -> Iterator[tuple[str, Rival]]:
+    """Who else attacks."""
 
     if not isinstance(attack, BudgetedAttack):
         return
     norm, eps = attack.norm, attack.eps
-    yield "random noise", share(lambda x, y: _noise(model, x, y, eps, norm))
+    yield "random noise", lambda x, y: _noise(model, x, y, eps, norm)
     again: BudgetedAttack = attack
     if isinstance(attack, Adaptive):
         if attack.effort != "quick":
-            yield from ((name, share(rival)) for name, rival in _next_effort(attack, model))
+            yield from _next_effort(attack, model)
         return
     if not isinstance(attack, FGSM):
-        yield "one step", share(lambda x, y: FGSM(eps=eps, norm=norm)(model, x, y))
+        yield "one step", lambda x, y: FGSM(eps=eps, norm=norm)(model, x, y)
     if isinstance(steps := getattr(attack, "steps", None), int):
         patient = replace(cast(Any, attack), steps=2 * steps)
-        yield "twice the steps", share(lambda x, y: patient(model, x, y))
+        yield "twice the steps", lambda x, y: patient(model, x, y)
     if getattr(attack, "loss", "margin") != "margin":
-        yield "the margin loss", share(lambda x, y: replace(cast(Any, attack), loss="margin")(model, x, y))
+        yield "the margin loss", lambda x, y: replace(cast(Any, attack), loss="margin")(model, x, y)
     sanitizers = sanitizers_of(model)
     if sanitizers:
-        yield "replay", share(_through(again.for_replay(), model, "exact", sanitizers))
+        yield "replay", _through(again.for_replay(), model, "exact", sanitizers)
     for choice in gradient_choices(model)[1:]:
-        yield f"the {choice} gradient", share(_through(again, model, choice))
+        yield f"the {choice} gradient", _through(again, model, choice)
     if not isinstance(attack, Square):
-        yield "queries without gradients", share(lambda x, y: Square(eps=eps, norm=norm, queries=200)(model, x, y))
+        yield "queries without gradients", lambda x, y: Square(eps=eps, norm=norm, queries=200)(model, x, y)
 
 
-def _next_effort(attack: Adaptive, model: nn.Module) -> Iterator[tuple[str, Callable[[Tensor, Tensor], Tensor]]]:
+def _next_effort(attack: Adaptive, model: nn.Module) -> Iterator[tuple[str, Rival]]:
     """What the adaptive attacker with more patience would try on what is standing."""
     ball: dict[str, Any] = {"eps": attack.eps, "norm": attack.norm}
     for choice in gradient_choices(model):
@@ -168,7 +193,7 @@ def _next_effort(attack: Adaptive, model: nn.Module) -> Iterator[tuple[str, Call
             yield f"gates that close, {choice}", _closing(APGD(**ball, loss="margin", steps=LATER, restarts=2), model, choice)
 
 
-def _closing(attack: APGD, model: nn.Module, choice: str) -> Callable[[Tensor, Tensor], Tensor]:
+def _closing(attack: APGD, model: nn.Module, choice: str) -> Rival:
     def run(x: Tensor, y: Tensor) -> Tensor:
         with annealed(model, choice, attack.steps) as closing:
             return attack(closing, x, y)
@@ -176,9 +201,7 @@ def _closing(attack: APGD, model: nn.Module, choice: str) -> Callable[[Tensor, T
     return run
 
 
-def _through(
-    attack: Attack, model: nn.Module, choice: str, bypassed: Sequence[Sanitizer] = ()
-) -> Callable[[Tensor, Tensor], Tensor]:
+def _through(attack: Attack, model: nn.Module, choice: str, bypassed: Sequence[Sanitizer] = ()) -> Rival:
     def run(x: Tensor, y: Tensor) -> Tensor:
         with gradient(model, choice), bypass(bypassed):
             return attack(model, x, y)
@@ -260,18 +283,24 @@ def _silent(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> float:
     return float(met.float().mean())
 
 
-def _budgets(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, accuracy: float, chance: float) -> Iterator[Check]:
+def _budgets(
+    attack: Attack, model: nn.Module, x: Tensor, y: Tensor, accuracy: float, chance: float
+) -> Iterator[tuple[str, Figure]]:
     """Accuracy at twice the budget, and at one that makes any image gray."""
 
-    def at(eps: float) -> float:
-        larger = replace(attack, eps=eps) if not isinstance(attack, Adaptive) else replace(attack, eps=eps, effort="quick")  # type: ignore[call-arg]
-        with untouched(model):
-            return float((answer(model, larger(model, x, y)).argmax(1) == y).float().mean())
+    def gained(eps: float, over: float) -> Figure:
+        def measured() -> float:
+            effort = {"effort": "quick"} if isinstance(attack, Adaptive) else {}
+            larger = replace(cast(Any, attack), eps=eps, **effort)
+            with untouched(model):
+                return float((answer(model, larger(model, x, y)).argmax(1) == y).float().mean()) - over
+
+        return measured
 
     if isinstance(attack, BudgetedAttack):
         half = diameter(x, attack.norm) / 2
         if 2 * attack.eps <= half:
-            yield Check("larger budget", at(2 * attack.eps) - accuracy, SHARE)
-        yield Check("no bound", at(max(half, attack.eps)) - chance, SHARE)
+            yield "larger budget", gained(2 * attack.eps, accuracy)
+        yield "no bound", gained(max(half, attack.eps), chance)
     else:
-        yield Check("no bound", accuracy - chance, SHARE)
+        yield "no bound", lambda: accuracy - chance
