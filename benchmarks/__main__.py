@@ -40,7 +40,7 @@ def main(
 ) -> None:
     """Time attacks and sanitizers beside other libraries, and measure their peak memory; about fifteen minutes on two cores.
 
-    What AutoAttack leaves beside torchattacks' takes two hours, and is measured with --only autoattack.
+    What AutoAttack leaves beside the original takes an hour, and is measured with --only autoattack.
     """
     options = Options(rounds=1, examples=4, quick=True) if quick else Options(rounds=rounds, examples=examples)
     folder = out or (QUICK if quick else RESULTS)

@@ -37,7 +37,26 @@ def test_quick_benchmarks_fill_every_table(tmp_path):
     assert {row["attack"] for row in rows["success"]} == {"PGD Linf", "APGD Linf"}
     assert {row["library"] for row in rows["sanitizers"] if row["sanitizer"] == "median 3x3"} == FILTERS
     assert [row["patch"] for row in rows["patches"]] == ["3", "5", "7", "11"]
-    assert {row["library"] for row in rows["autoattack"]} == {"sanact", "torchattacks"}
+    assert {row["library"] for row in rows["autoattack"]} == {
+        "sanact",
+        "original" if find_spec("autoattack") else "torchattacks",
+    }
     report = (tmp_path / "README.md").read_text()
     assert all(f"| {attack} | sanact |" in report for attack in ATTACKS)
     assert "### Peak memory of an evaluation" in report
+
+
+def test_the_contest_of_autoattack_names_who_leaves_more_and_who_is_slower():
+    tables = pytest.importorskip("benchmarks.tables")
+    facts = {"eps": 0.1, "seed": 0, "examples": 200, "steps": 100, "queries": 5000}
+    rows = [
+        {**facts, "network": network, "library": library, "left": left, "seconds": [seconds]}
+        for network, *contest in (("calm", (40, 9.0), (41, 8.0)), ("wild", (50, 3.0), (44, 7.0)))
+        for library, (left, seconds) in zip(("sanact", "original"), contest, strict=True)
+    ]
+    (table,) = tables.autoattack(rows)
+    assert table.columns[1:] == ("sanact", "original", "sanact, s", "original, s")
+    assert [row[1:] for row in table.rows] == [("20.0", "20.5", "9", "8"), ("25.0", "22.0", "3", "7")]
+    assert "More is left by sanact than by original on: wild" in table.sentence
+    assert "Slower is sanact on: calm" in table.sentence
+    assert table.notes == ("100 steps of APGD and FAB and 5,000 queries of Square in both.",)

@@ -429,6 +429,84 @@ def test_the_validation_split_of_tiny_imagenet_stands_in_for_the_test_split():
     np.testing.assert_array_equal(data.labels, load_or_skip("tiny-imagenet", "valid").labels[5:25])
 
 
+def splits_of_parquet(root: Path, feature: object, **labels: list[int]) -> str:
+    """A folder with a file of images and labels for each split."""
+    root.mkdir()
+    features = datasets.Features({"image": datasets.Image(), "label": feature})
+    for split, numbers in labels.items():
+        rows = {"image": [Image.fromarray(COLOR)] * len(numbers), "label": numbers}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(root / f"{split}.parquet")
+    return str(root)
+
+
+def test_classes_are_counted_over_all_splits(tmp_path):
+    name = splits_of_parquet(tmp_path / "set", datasets.Value("int64"), train=[0, 4, 2], test=[1, 0])
+    assert load_data(name).classes == load_data(name, "train").classes == tuple("01234")
+
+
+def test_a_test_folder_that_lacks_a_class_takes_the_order_of_the_network(tmp_path):
+    name = folder_of_images(tmp_path, {f"test/{label}/0.png": Image.fromarray(COLOR) for label in ("cat", "fox")})
+    assert load_data(name).labels.tolist() == [0, 1]
+    data = load_data(name, classes=["cat", "dog", "fox"])
+    assert data.classes == ("cat", "dog", "fox") and data.labels.tolist() == [0, 2]
+    assert load_data(name, classes=["fox", "dog", "cat"]).labels.tolist() == [2, 0]
+    with pytest.raises(ValueError, match="the class 'fox' of data set '.*' is not among those given: cat, dog$"):
+        load_data(name, classes=["cat", "dog"])
+
+
+def test_splits_that_number_their_classes_differently_are_refused(tmp_path):
+    name = splits_of_parquet(tmp_path / "set", datasets.ClassLabel(names=["cat", "dog", "fox"]), train=[0, 1, 2])
+    other = splits_of_parquet(tmp_path / "other", datasets.ClassLabel(names=["dog", "fox"]), test=[0, 1])
+    Path(other, "test.parquet").rename(Path(name, "test.parquet"))
+    with pytest.raises(ValueError, match=r"differ in the classes of column 'label': .*'test\.parquet', .* in 'train\.parquet'"):
+        load_data(name)
+
+
+def test_a_column_is_chosen_by_its_name(tmp_path):
+    features = {
+        "photo": datasets.Image(),
+        "scan": datasets.Image(),
+        "fine": datasets.ClassLabel(4),
+        "coarse": datasets.ClassLabel(2),
+    }
+    rows = {"photo": [MODES["RGB"]] * 3, "scan": [MODES["L"]] * 3, "fine": [3, 0, 2], "coarse": [1, 0, 1]}
+    datasets.Dataset.from_dict(rows, features=datasets.Features(features)).to_parquet(tmp_path / "test.parquet")
+    with pytest.raises(ValueError, match=r"one image column, got \['photo', 'scan'\].*image=…, or --image-column"):
+        load_data(str(tmp_path))
+    with pytest.raises(ValueError, match=r"one label column, got \['fine', 'coarse'\].*label=…, or --label-column"):
+        load_data(str(tmp_path), image="scan")
+    data = load_data(str(tmp_path), image="scan", label="fine")
+    assert data.labels.tolist() == [3, 0, 2] and len(data.classes) == 4 and whole(data).shape == (3, 1, 5, 6)
+    data = load_data(str(tmp_path), image="photo", label="coarse")
+    assert data.labels.tolist() == [1, 0, 1] and whole(data).shape == (3, 3, 5, 6)
+
+
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # Pillow leaves the file to the garbage collector
+@pytest.mark.parametrize("broken", [b"no image", None], ids=["text", "cut off"])
+def test_an_image_that_cannot_be_read_is_named(tmp_path, broken):
+    images = {f"test/{label}/{number}.png": Image.fromarray(COLOR) for label in "ab" for number in range(2)}
+    name = folder_of_images(tmp_path / "set", images)
+    path = tmp_path / "set/test/b/0.png"
+    path.write_bytes(path.read_bytes()[:60] if broken is None else broken)
+    with pytest.raises(ValueError, match=rf"^image 2 '{path}' cannot be read: .*\(column 'image'\)$"):
+        load_data(name)
+
+
+def test_an_image_that_is_missing_is_named(tmp_path):
+    name = folder_of_parquet(tmp_path / "set", [MODES["L"], None, MODES["L"]], label=[0, 1, 0])
+    with pytest.raises(ValueError, match=r"^image 1 is missing \(column 'image'\)$"):
+        load_data(name)
+
+
+def test_a_folder_that_cannot_be_on_the_hub_is_not_asked_for_there(monkeypatch):
+    monkeypatch.setattr(datasets, "load_dataset", lambda source: pytest.fail(f"asked for {source}"))
+    for name in ("./photos", "/photos", "../photos", "photos/of/cats", "~/photos", "my photos", "photos/"):
+        with pytest.raises(ValueError, match=f"no data set '{name}': there is no such folder"):
+            load_data(name)
+
+
 class Stored:
     """Twenty small images of a data set on disk, of which one pixel can be changed."""
 

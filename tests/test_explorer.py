@@ -76,7 +76,7 @@ def test_who_knows_wins_where_replayed_examples_fail(explorer, images):
 
 def test_a_glance_is_the_beginning_of_the_adaptive_attack(explorer):
     defended = sanitize(explorer.model, {"conv1": Mask(0.3), "fc7": Mask(0.3)})
-    stages = [name for name, _ in Glance(eps=0.1, effort="quick").stages(defended)]
+    stages = [name for name, _ in Glance(eps=0.1, effort="quick").stages(defended, torch.zeros(1, 1, 28, 28))]
     assert stages[0] == "transfer margin"
     assert len(stages) > 3
     assert all(name.endswith(", short") for name in stages[1:])

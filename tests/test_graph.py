@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sanact import Mask, sanitize
-from sanact.graph import find_layers, fold_batch_norms, trace
+from sanact.folding import fold_batch_norms
+from sanact.graph import find_layers, input_shape, likely_shape, trace
 from sanact.models import MNISTCNN
 
 X = torch.randn(2, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+STRIPES = nn.Buffer(torch.tensor([1.0, -1.0] * 3))
 marked: list[Tensor] = []
 
 
@@ -126,7 +128,90 @@ def glu(n: Net, x: Tensor) -> Tensor:
     return here(value * torch.sigmoid(gate))
 
 
+def of(body: Callable[[Tensor], Tensor]) -> Net:
+    """A nonlinearity behind the first convolution, written with functions, then another convolution that gets four channels."""
+
+    def whole(n: Net, x: Tensor) -> Tensor:
+        return torch.tanh(n.conv2(here(body(n.conv1(x))).repeat(1, 4, 1, 1)[:, :4]))
+
+    def marked_too(n: Net, x: Tensor) -> Tensor:
+        return here(whole(n, x))
+
+    return Net(marked_too)
+
+
+def layer_norm_by_hand(a: Tensor) -> Tensor:
+    mean = a.mean(1, keepdim=True)
+    variance = (a - mean).pow(2).mean(1, keepdim=True)
+    return (a - mean) / torch.sqrt(variance + 1e-6)
+
+
+class NormByHand(nn.Module):
+    def forward(self, a: Tensor) -> Tensor:
+        return layer_norm_by_hand(a)
+
+
+class Sine(nn.Module):
+    def forward(self, a: Tensor) -> Tensor:
+        return torch.sin(30 * a)
+
+
+def spatial_attention(n: Net, x: Tensor) -> Tensor:
+    a = n.conv1(x)
+    looked_at = torch.cat([a.max(1, keepdim=True)[0], a.mean(1, keepdim=True)], 1)
+    return here(F.relu(a * torch.sigmoid(n.look(looked_at))))
+
+
+WRITTEN_OUT: dict[str, Callable[[Tensor], Tensor]] = {
+    "where": lambda a: torch.where(a > 0, a, 0.1 * a),
+    "where, a method": lambda a: a.where(a > 0, torch.zeros(())),
+    "masked fill": lambda a: a.masked_fill(a < 0, 0.0),
+    "times its own mask": lambda a: a * (a > 0),
+    "times its own mask, cast": lambda a: a * (a > 0).float(),
+    "half-wave by abs": lambda a: a + a.abs(),
+    "larger of two halves": lambda a: torch.max(a[:, :2], a[:, 2:]),
+    "smaller of two chunks": lambda a: (lambda b: torch.min(b[0], b[1]))(a.split(2, 1)),
+    "maxout": lambda a: a.unflatten(1, (2, 2)).max(2).values,
+    "maxout by index": lambda a: a.unflatten(1, (2, 2)).max(dim=2)[0],
+    "maxout by amax": lambda a: a.unflatten(1, (2, 2)).amax(2),
+    "abs": lambda a: a.abs(),
+    "operator abs": lambda a: abs(a),
+    "sin": lambda a: torch.sin(a),
+    "square": lambda a: a**2,
+    "to a power": lambda a: torch.pow(a, 3),
+    "exp": lambda a: (0.1 * a).exp(),
+    "sign": lambda a: torch.sign(a),
+    "rounded": lambda a: (a * 15).round(),
+    "step": lambda a: (a > 0).float(),
+    "product of two halves": lambda a: a[:, :2] * a[:, 2:],
+    "product of two chunks": lambda a: (lambda b: b[0] * b[1])(a.chunk(2, 1)),
+    "square as a product": lambda a: a * a,
+    "GELU by tanh": lambda a: 0.5 * a * (1 + torch.tanh(0.79788456 * (a + 0.044715 * a**3))),
+    "mish by hand": lambda a: a * torch.tanh(F.softplus(a)),
+    "softsign by hand": lambda a: a / (1 + a.abs()),
+    "both signs": lambda a: torch.cat([F.relu(a), F.relu(-a)], 1),
+    "snake": lambda a: a + torch.sin(a) ** 2,
+    "behind a norm by hand": lambda a: F.relu(layer_norm_by_hand(a)),
+    "behind a norm of squares by hand": lambda a: F.relu(a * torch.rsqrt(a.pow(2).mean(1, keepdim=True) + 1e-6)),
+    "behind a normalization": lambda a: torch.sin(a / a.norm(dim=1, keepdim=True)),
+}
+
 BODIES: dict[str, Net] = {
+    **{f"written out: {name}": of(body) for name, body in WRITTEN_OUT.items()},
+    "product of two convolutions": Net(lambda n, x: here(n.conv1(x) * n.conv3(x))),
+    "an activation times a convolution": Net(lambda n, x: here(F.relu(n.conv1(x)) * n.conv3(x))),
+    "gated linear unit of two convolutions": Net(lambda n, x: here(torch.sigmoid(n.conv1(x)) * n.conv3(x))),
+    "a function in an own module": Net(lambda n, x: here(n.act(n.conv1(x))), act=Sine()),
+    "behind an own module that is a norm by hand": Net(lambda n, x: here(F.relu(n.norm(n.conv1(x)))), norm=NormByHand()),
+    "selective kernels": Net(
+        lambda n, x: (
+            lambda a: (torch.stack([a, -a], 1) * F.softmax(n.conv2(a).mean((2, 3)), 1)[:, None, :, None, None]).sum(1)
+        )(here(F.relu(n.conv1(x))))
+    ),
+    "spatial attention": Net(spatial_attention, look=nn.Conv2d(2, 1, 3, padding=1)),
+    "behind a norm by hand, with a shortcut": Net(
+        lambda n, x: (lambda a: here(F.relu(n.conv2(here(F.relu(layer_norm_by_hand(a)))) + a)))(n.conv1(x))
+    ),
     "shared module": Net(lambda n, x: here(n.act(n.conv2(here(n.act(n.conv1(x)))))), act=nn.ReLU()),
     "shared in-place module": Net(lambda n, x: here(n.act(n.conv2(here(n.act(n.conv1(x)))))), act=nn.ReLU(inplace=True)),
     "functions": Net(lambda n, x: here(torch.tanh(n.conv2(here(F.gelu(n.conv1(x))))))),
@@ -179,9 +264,20 @@ def test_every_hidden_activation_is_found_and_nothing_else(net: Net):
         (lambda n, x: F.relu(n.conv2(here(n.conv1(x)))), {}, "linear"),
         (lambda n, x: F.relu(n.conv2(here(n.norm(n.conv1(x))))), {"norm": nn.BatchNorm2d(4)}, "linear"),
         (lambda n, x: F.relu(n.conv2(n.pool(here(n.conv1(x))))), {"pool": nn.MaxPool2d(2)}, "linear"),
+        (lambda n, x: F.relu(n.conv2(torch.where(n.stripes > 0, here(n.conv1(x)), 0.0))), {"stripes": STRIPES}, "linear"),
+        (lambda n, x: F.relu(n.conv2(layer_norm_by_hand(here(n.conv1(x))))), {}, "linear"),
+        (lambda n, x: F.relu(n.conv2(here(n.conv1(x)) * (torch.rand_like(x) > -1))), {}, "linear"),
         (lambda n, x: F.relu(n.conv2(n.conv3(x) * here(torch.sigmoid(n.conv1(x))))), {}, "gate"),
     ],
-    ids=["own output", "after its batch norm", "before pooling", "gate"],
+    ids=[
+        "own output",
+        "after its batch norm",
+        "before pooling",
+        "a constant mask",
+        "before a norm by hand",
+        "a random mask",
+        "gate",
+    ],
 )
 def test_a_layer_without_hidden_activation_is_sanitized_only_if_named(body, parts, role):
     net = Net(body, **parts)
@@ -293,6 +389,20 @@ def test_branches_on_shape_in_any_dtype_and_on_any_device(to):
     net = ByShape().to(to)
     net.body = lambda n, x: x
     assert len(roles(net, torch.zeros(1, 1, 6, 6))) == 3
+
+
+@pytest.mark.parametrize(("threshold", "by_batch"), [(0, False), (1, True), (2, True), (50, True)])
+def test_a_branch_on_the_number_of_images_is_noticed(threshold, by_batch):
+    net = Net(lambda n, x: F.relu(n.conv1(x)) if x.shape[0] > threshold else torch.tanh(n.conv1(x)))
+    assert trace(net, X).meta["by batch"] == by_batch
+
+
+def test_the_shape_of_images_is_what_the_model_says_not_what_its_architecture_was_pretrained_on():
+    net = timm.create_model("test_resnet")
+    assert net.pretrained_cfg["input_size"] == (3, 160, 160)
+    assert input_shape(net) is None and likely_shape(net) == (3, 160, 160)
+    net.input_shape = (3, 32, 32)
+    assert input_shape(net) == likely_shape(net) == (3, 32, 32)
 
 
 def test_a_branch_on_shape_without_an_example_says_so():
@@ -508,3 +618,18 @@ def test_no_batch_norm_is_left_of_networks_that_people_use(name):
         fold_batch_norms(net, x)
         torch.testing.assert_close(net(x), expected, rtol=1e-4, atol=1e-4)
     assert not any(isinstance(part, nn.BatchNorm2d) for part in net.modules())
+
+
+def test_images_are_resized_only_for_a_network_that_says_so_itself():
+    trained_on_small_images = timm.create_model("test_resnet", num_classes=10)
+    assert input_shape(trained_on_small_images) is None
+    assert likely_shape(trained_on_small_images) == (3, 160, 160)
+    trained_on_small_images.input_shape = (3, 32, 32)
+    assert input_shape(trained_on_small_images) == likely_shape(trained_on_small_images) == (3, 32, 32)
+
+
+@pytest.mark.parametrize("said", [224, (224, 224), "3,32,32", (3, -1, 32), lambda: (3, 32, 32)], ids=str)
+def test_an_input_shape_that_is_none_says_nothing(said):
+    net = nn.Flatten()
+    net.input_shape = said
+    assert input_shape(net) is None

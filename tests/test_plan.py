@@ -205,6 +205,16 @@ def test_a_star_leaves_linear_layers_alone_and_other_patterns_hit_them():
     assert list(sanitize(small(), {"re:.*": Mask(0.3)}).sanitizers) == ["conv", "linear", "fc"]
 
 
+def test_it_says_which_layers_a_star_took_for_linear():
+    defended = sanitize(small(), Mask(0.3))
+    assert defended.left_out == ["linear"]
+    assert "not, as they look linear: linear\n" in repr(defended)
+    assert "<td>linear</td><td>none: it looks linear</td>" in defended._repr_html_().replace("\n", "")
+    assert copy.deepcopy(defended).left_out == ["linear"]
+    for plan in ({"re:.*": Mask(0.3)}, {"conv": Mask(0.3)}, {"*": Mask(0.3), "linear": Mask(0.2)}):
+        assert sanitize(small(), plan).left_out == []
+
+
 def test_the_sanitizers_given_are_copied():
     given = Mask(0.3)
     defended = sanitize(small(), given)
@@ -465,7 +475,7 @@ FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "pickle": (lambda path: torch.save(MNISTCNN().state_dict(), path), "SafetensorError"),
     "without plan": (lambda path: save_file(MNISTCNN().state_dict(), path), "KeyError: 'plan'"),
     "plan is no JSON": (lambda path: save_file({}, path, {"plan": "mask"}), "JSONDecodeError"),
-    "plan is a list": (lambda path: save_file({}, path, {"plan": "[1]"}), "AttributeError"),
+    "plan is a list": (lambda path: save_file({}, path, {"plan": "[1]"}), "a plan must map patterns"),
     "plan of names": (lambda path: save_file({}, path, {"plan": '{"conv1": "mask"}'}), "TypeError"),
     "nameless sanitizer": (lambda path: save_file({}, path, {"plan": '{"conv1": {"strength": 1}}'}), "name"),
     "unknown sanitizer": (

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sanact.preserve import preserved
+from sanact.preserve import copied, preserved, untouched
 
 
 @pytest.fixture
@@ -65,3 +65,46 @@ def test_gradients_still_reach_the_input(model):
     with preserved(model.eval()):
         model(x).sum().backward()
     assert x.grad is not None and model[0].weight.grad is None
+
+
+class Remembers(nn.Module):
+    """Changes a buffer in place and by assignment, and attributes, each time it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(2))
+        self.register_buffer("last", torch.zeros(2))
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls, self.new = self.calls + 1, x
+        self.seen += x
+        self.last = x
+        return x
+
+
+def test_attributes_and_buffers_are_as_found_after_the_block():
+    outer = nn.Sequential(Remembers())
+    seen, last = outer[0].seen, outer[0].last
+    with pytest.raises(KeyError), untouched(outer):
+        outer(torch.ones(2))
+        assert outer[0].calls == 1 and outer[0].seen.tolist() == [1, 1]
+        raise KeyError
+    assert outer[0].calls == 0 and not hasattr(outer[0], "new")
+    assert outer[0].seen is seen and outer[0].last is last and seen.tolist() == last.tolist() == [0, 0]
+
+
+def test_parameters_that_are_no_leaves_are_left_alone():
+    outer = nn.Sequential(nn.Linear(2, 2))
+    outer[0]._parameters["weight"] = outer[0].weight * 2
+    with preserved(outer):
+        assert not outer[0].bias.requires_grad and outer[0].weight.requires_grad
+    assert outer[0].bias.requires_grad
+
+
+def test_results_of_computations_in_lists_are_copied_without_their_history():
+    outer = nn.Sequential(nn.Linear(2, 2))
+    outer.results = [{"first": outer(torch.ones(1, 2))}]
+    again = copied(outer)
+    assert torch.equal(again.results[0]["first"], outer.results[0]["first"]) and again.results[0]["first"].is_leaf
+    assert again[0].weight is not outer[0].weight and torch.equal(again[0].weight, outer[0].weight)

@@ -396,6 +396,31 @@ def test_each_epoch_sees_every_image_once_in_another_order(parts):
     assert not torch.equal(first, second) and torch.equal(first.sort().values, second.sort().values)
 
 
+@pytest.mark.parametrize(
+    ("count", "size", "expected"),
+    [(9, 4, [4, 5]), (10, 4, [4, 4, 2]), (8, 4, [4, 4]), (1, 4, [1]), (3, 1, [1, 1, 1]), (5, 4, [5])],
+)
+def test_a_last_example_joins_the_batch_before_it(count, size, expected):
+    seen: list[int] = []
+
+    class Watching(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            if self.training:
+                seen.append(len(x))
+            return super().forward(x.flatten(1))
+
+    data = Data.from_tensors(torch.rand(count, 1, 2, 2), torch.arange(count) % 2)
+    train(Watching(4, 2), data, validation=data, recipe=Recipe(epochs=1, batch_size=size))
+    assert seen == expected
+
+
+def test_batch_norm_of_vectors_is_trained_whatever_the_number_of_images():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.BatchNorm1d(3))
+    data = Data.from_tensors(torch.rand(13, 1, 2, 2), torch.arange(13) % 3)
+    train(model, data, validation=data, recipe=Recipe(epochs=2, batch_size=6, schedule="one-cycle"))
+    assert model[2].num_batches_tracked == 4
+
+
 def test_a_loss_that_is_no_number_stops_the_training(parts):
     with pytest.raises(ValueError, match=r"^the loss became (nan|inf) in epoch \d; try an lr below 1e\+38$"):
         train(classifier(), parts[1], validation=parts[0], recipe=Recipe(lr=1e38))

@@ -2,6 +2,7 @@
 
 from sanact.activations import Recording, distances, record
 from sanact.attacks import APGD, ATTACKS, BIM, CW, FAB, FGSM, ILCM, MIM, PGD, Attack, AutoAttack, RayS, Square
+from sanact.parts import stand_in
 from sanact.plan import SanitizedModel, calibrate, list_layers, load, sanitize
 from sanact.sanitizers import ASH, KWTA, SANITIZERS, SAP, Mask, MeanSparse, MedianFilter, NonLocalMeans, Sanitizer, bypass
 
@@ -37,4 +38,5 @@ __all__ = [
     "load",
     "record",
     "sanitize",
+    "stand_in",
 ]

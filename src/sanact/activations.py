@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, fx, nn
 
+from sanact.attaching import channels_last
+from sanact.faithful import difference, probe
 from sanact.graph import find_layers, trace
 from sanact.notebook import html_table
 from sanact.plan import SanitizedModel, activation_name, matching
 from sanact.preserve import preserved
 from sanact.sanitizers import Sanitizer
+from sanact.untraced import Untraced, calls_of
+from sanact.values import BATCH_SIZE, OneOf, Whole
 
 Array = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
@@ -87,13 +93,22 @@ def record(
     folder: where the arrays go, one file each, to be mapped into memory instead of held there; None holds them.
     limit: bytes that may be held; raises ValueError where more would be, and for a pattern that matches nothing.
     """
+    if not isinstance(model, nn.Module) or not isinstance(x, Tensor):
+        raise TypeError(f"record takes an nn.Module and a tensor, got {type(model).__name__} and {type(x).__name__}")
     if x.ndim != 4 or not len(x):
         raise ValueError(f"x must be (N, C, H, W) with at least one example, got {tuple(x.shape)}")
-    traced = model.network if isinstance(model, SanitizedModel) else trace(model, x[:1])
-    taps = _taps(traced, [layers] if isinstance(layers, str) else list(layers))
-    with preserved(model), torch.no_grad():
-        model.eval()
-        shapes = {key: value.shape[1:] for key, value in _run(traced, taps, x[:1])}
+    if not x.isfinite().all():
+        raise ValueError("x must be finite, got NaN or infinity (record)")
+    batch_size = BATCH_SIZE(batch_size, "batch_size", "record")
+    Whole(1, 2**63 - 1)(limit, "limit", "record")
+    layers = [layers] if isinstance(layers, str) else list(layers)
+    if not layers:
+        raise ValueError("layers must be at least one pattern, got none (record)")
+    network = _runnable(model, x)
+    run = partial(_run, network, _taps(network, x, layers))
+    with preserved(network), torch.no_grad():
+        network.eval()
+        shapes = {key: value.shape[1:] for key, value in run(x[:1])}
         size = sum(4 * len(x) * math.prod(shape) for shape in shapes.values())
         if folder is None and size > limit:
             raise ValueError(
@@ -102,7 +117,7 @@ def record(
             )
         arrays = {key: _allocate(folder, number, key, (len(x), *shape)) for number, (key, shape) in enumerate(shapes.items())}
         for start in range(0, len(x), batch_size):
-            for key, value in _run(traced, taps, x[start : start + batch_size]):
+            for key, value in run(x[start : start + batch_size]):
                 arrays[key][start : start + batch_size] = value.float().cpu().numpy()
     before = {layer: array for (layer, stage), array in arrays.items() if stage == "before"}
     return Recording(before, {layer: arrays.get((layer, "after"), array) for layer, array in before.items()})
@@ -118,8 +133,9 @@ def distances(a: Recording, b: Recording, kind: Distance = "relative") -> dict[s
     Raises ValueError for recordings of other layers, shapes or numbers of examples, or another kind.
     The paper does not define its normalized distance; direction is EvadeML-Zoo's `view_adv_propagation`.
     """
-    if kind not in DISTANCES:
-        raise ValueError(f"kind must be one of {', '.join(DISTANCES)}, got {kind!r}")
+    OneOf(tuple(DISTANCES))(kind, "kind", "distances")
+    if not (isinstance(a, Recording) and isinstance(b, Recording)):
+        raise TypeError(f"distances are of two recordings, got {type(a).__name__} and {type(b).__name__}")
     shapes = [{layer: maps.shape for layer, maps in recording.after.items()} for recording in (a, b)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"the recordings must be of the same layers and as many examples, got {shapes[0]} and {shapes[1]}")
@@ -155,51 +171,115 @@ def _by_example(function: Callable[..., Values], a: Array, b: Array) -> Values:
     return np.concatenate([function(*pair) for pair in flat])
 
 
-Key = tuple[str, Literal["before", "after"]]
-Taps = Mapping[str, tuple[Key, bool]]
+Stage = Literal["before", "after"]
+Key = tuple[str, Stage]
+Network = fx.GraphModule | Untraced
 
 
-def _taps(traced: fx.GraphModule, patterns: Iterable[str]) -> Taps:
-    """By the name of an operation: which activation it gives, and whether as (N, H, W, C)."""
-    bare, sanitizer_after = _without_sanitizers(traced)
+class Tap(NamedTuple):
+    """An activation to look at.
+
+    name: of the activation.  turned: whether it is (N, H, W, C).  module, number: the module that gives it, and the number of
+    its call in a pass; "" for a function.
+    """
+
+    name: str
+    turned: bool
+    module: str
+    number: int
+
+
+Taps = Mapping[str, Tap]
+Keep = Callable[[Tap, Stage, Tensor], None]
+
+
+def _runnable(model: nn.Module, x: Tensor) -> Network:
+    """The model as a graph, or if that is another network, as it is."""
+    if isinstance(model, SanitizedModel):
+        return model.network
+    traced = trace(model, x[:1])
+    faithful = not traced.meta["by batch"] and not difference(model, traced, probe(model, x[:1]))
+    return traced if faithful else Untraced(model, {}, {})
+
+
+def _taps(network: Network, x: Tensor, patterns: Iterable[str]) -> Taps:
+    """By the name of an operation of the undefended network, the activation that it gives."""
+    bare = trace(network.body, x[:1]) if isinstance(network, Untraced) else _without_sanitizers(network)
     layers = find_layers(bare)
-    taps: dict[str, tuple[Key, bool]] = {}
-    for place in dict.fromkeys(layer.place for pattern in patterns for layer in matching(layers, pattern)):
-        assert place is not None  # of the layers that match
-        name, owner = activation_name(layers, place)
-        turned = isinstance(bare.get_submodule(owner.name), nn.Linear)
-        taps[place.name] = (name, "before"), turned
-        if place.name in sanitizer_after:
-            taps[sanitizer_after[place.name]] = (name, "after"), turned
+    places = dict.fromkeys(layer.place for pattern in patterns for layer in matching(layers, pattern))
+    names = {place: activation_name(layers, place)[0] for place in places if place is not None}
+    last = channels_last(bare, x[:1], names)
+    calls = calls_of(bare)
+    taps = {place.name: Tap(name, last[place], *calls.get(place, ("", 0))[:2]) for place, name in names.items()}
+    if isinstance(network, Untraced) and (lost := [tap.name for tap in taps.values() if not tap.module]):
+        raise ValueError(
+            f"the activation of '{lost[0]}' is made by a function, and {type(network.body).__name__} traced by torch.fx is "
+            "another network; make it with a module (nn.ReLU for F.relu), or name other layers"
+        )
     return taps
 
 
-def _without_sanitizers(traced: fx.GraphModule) -> tuple[fx.GraphModule, dict[str, str]]:
-    """The undefended network, and by the operation that a sanitizer cleans up after, the sanitizer's."""
-    graph, sanitizer_after = copy.deepcopy(traced.graph), {}
+def _without_sanitizers(traced: fx.GraphModule) -> fx.GraphModule:
+    """The undefended network, its operations named as in the defended."""
+    graph = copy.deepcopy(traced.graph)
     for node in list(graph.nodes):
         if node.op == "call_module" and isinstance(traced.get_submodule(str(node.target)), Sanitizer):
-            (place,) = node.all_input_nodes
-            sanitizer_after[place.name] = node.name
-            node.replace_all_uses_with(place)
+            node.replace_all_uses_with(node.all_input_nodes[0])
             graph.erase_node(node)
-    return fx.GraphModule(traced, graph), sanitizer_after
+    return fx.GraphModule(traced, graph)
 
 
-def _run(traced: fx.GraphModule, taps: Taps, x: Tensor) -> list[tuple[Key, Tensor]]:
+def _run(network: Network, taps: Taps, x: Tensor) -> list[tuple[Key, Tensor]]:
     """One pass; the activations in the order of execution."""
     seen: list[tuple[Key, Tensor]] = []
 
+    def keep(tap: Tap, stage: Stage, value: Tensor) -> None:
+        seen.append(((tap.name, stage), (value.permute(0, 3, 1, 2) if tap.turned and value.ndim == 4 else value).clone()))
+
+    if isinstance(network, Untraced):
+        _run_modules(network, taps, x, keep)
+    else:
+        _run_graph(network, taps, x, keep)
+    return seen
+
+
+def _run_graph(traced: fx.GraphModule, taps: Taps, x: Tensor, keep: Keep) -> None:
     class Recorder(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
             value = super().run_node(n)
             if n.name in taps:
-                key, turned = taps[n.name]
-                seen.append((key, (value.permute(0, 3, 1, 2) if turned and value.ndim == 4 else value).clone()))
+                keep(taps[n.name], "before", value)
+            elif n.op == "call_module" and isinstance(traced.get_submodule(str(n.target)), Sanitizer):
+                (place,) = n.all_input_nodes
+                if place.name in taps:
+                    keep(taps[place.name], "after", value)
             return value
 
     Recorder(traced).run(x)
-    return seen
+
+
+def _run_modules(network: Untraced, taps: Taps, x: Tensor, keep: Keep) -> None:
+    """With hooks: on a sanitizer, for what goes in and comes out, or where there is none, on the module."""
+    parts = {(behind.name, number): part for behind in network.behind for number, part in behind.parts.items()}
+    handles = []
+    for tap in taps.values():
+        if part := parts.get((tap.module, tap.number)):
+            handles.append(part.register_forward_pre_hook(lambda _, given, tap=tap: keep(tap, "before", given[0])))
+            handles.append(part.register_forward_hook(lambda _, given, value, tap=tap: keep(tap, "after", value)))
+        else:
+            module, calls = network.body.get_submodule(tap.module), itertools.count()
+            handles.append(
+                module.register_forward_hook(
+                    lambda _, given, value, tap=tap, calls=calls: (
+                        keep(tap, "before", value) if next(calls) == tap.number else None
+                    )
+                )
+            )
+    try:
+        network(x)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _allocate(folder: Path | str | None, number: int, key: Key, shape: tuple[int, ...]) -> Array:

@@ -23,8 +23,10 @@ from sanact.evaluation.threat import KNOWLEDGE, Knowledge
 from sanact.explorer import ATTACKS, STRENGTHS, Explorer, Kind, Network, View, written
 from sanact.plan import parse_plan
 from sanact.report.inside import as_maps, distance_curves
+from sanact.values import OneOf
 
 UPLOAD = "5mb"
+LONGEST = 5_000  # characters of a plan
 SHOWN = 24  # images to choose from
 MAPS = 16  # of a layer
 SIDE = 160  # pixels of a picture, at least
@@ -167,6 +169,9 @@ class _Desk:
         hard: bool,
     ) -> tuple[Any, ...]:
         try:
+            if len(plan) > LONGEST:
+                raise ValueError(f"a plan must have at most {LONGEST:,} characters here, got {len(plan):,}")
+            OneOf(tuple(ATTACKS))(attack, "attack", "explorer")
             parsed = parse_plan(plan.split()) if plan.strip() not in ("", "none") else None
             view = self.explorer.look(*image, ATTACKS[attack](eps=eps, norm=norm), parsed, knowledge, hard=hard)
         except (ValueError, TypeError, RuntimeError) as error:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 Model = Callable[[Tensor], Tensor]
+
+ROUNDING = 1e-6  # by which resized or de-normalized images may leave [0, 1]
+FAR = 1e4  # below the lowest finite logit
 
 
 class ProbabilitiesWarning(UserWarning):
@@ -16,41 +20,127 @@ class ProbabilitiesWarning(UserWarning):
 
 
 def check_mode(model: Model, where: str) -> None:
-    """Raise ValueError if any part of the model is in training mode: dropout and batch norm would act."""
+    """Raise for a model that is not ready to be attacked.
+
+    TypeError: nothing that can be called.  ValueError: any part is in training mode, where dropout and batch norm would act, or
+    a weight was made in torch.inference_mode, where no gradient passes.
+    """
+    if not callable(model):
+        raise TypeError(f"model must be a module or a function, images → logits, got {type(model).__name__} ({where})")
     if isinstance(model, nn.Module):
-        training = [name or type(module).__name__ for name, module in model.named_modules() if module.training]
+        training = [name or type(module).__name__ for name, module in model.named_modules() if is_training(module)]
         if training:
             raise ValueError(
                 f"the model must be in evaluation mode, got training mode in '{training[0]}' and {len(training) - 1} other "
                 f"modules; call model.eval() ({where})"
             )
+        for name, weight in itertools.chain(model.named_parameters(), model.named_buffers()):
+            if weight.is_inference():
+                raise ValueError(
+                    f"the model's '{name}' was made in torch.inference_mode, where no gradient passes; build or load the model "
+                    f"outside of it ({where})"
+                )
+
+
+def is_training(module: nn.Module) -> bool:
+    """A TorchScript module that was frozen has no flag: it is in evaluation mode for good."""
+    return getattr(module, "training", False)
 
 
 def check_inputs(x: Tensor, y: Tensor, where: str) -> None:
-    """x: float (N, …) in [0, 1].  y: whole numbers (N,).  Else ValueError or TypeError."""
+    """x: float (N, …) in [0, 1], give or take a `ROUNDING`.  y: whole numbers (N,).  Else ValueError or TypeError."""
+    for name, given in {"x": x, "y": y}.items():
+        if not isinstance(given, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(given).__name__} ({where})")
     if not x.is_floating_point():
         raise TypeError(f"x must be of a float dtype, got {x.dtype} ({where})")
-    if y.is_floating_point() or y.dtype == torch.bool:
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise TypeError(f"y must hold class indices, got {y.dtype} ({where})")
     if x.ndim < 2 or y.shape != x.shape[:1]:
         raise ValueError(f"x must be (N, C, H, W) and y (N,), got {tuple(x.shape)} and {tuple(y.shape)} ({where})")
-    if x.numel() and not (x.min() >= 0 and x.max() <= 1):  # also False for NaN
+    if x.device != y.device:
+        raise ValueError(f"x and y must be on one device, got {x.device} and {y.device} ({where})")
+    if x.numel() and not (x.min() >= -ROUNDING and x.max() <= 1 + ROUNDING):  # also False for NaN
         raise ValueError(
-            f"x must lie in [0, 1], got [{float(x.min()):.4g}, {float(x.max()):.4g}]; "
-            f"normalization belongs into the model's first layer ({where})"
+            f"x must lie in [0, 1], got [{float(x.min()):.9g}, {float(x.max()):.9g}]; normalization belongs into the model's "
+            f"first layer, and what resizing left outside is cut off by x.clamp(0, 1) ({where})"
         )
 
 
-def check_logits(logits: Tensor, y: Tensor, where: str) -> None:
-    """logits: (N, K), no NaN; y in 0..K-1.  Else ValueError.  Warns, once, if the rows are probabilities."""
+def logits_of(model: Model, point: Tensor, y: Tensor, where: object) -> Tensor:
+    """The logits at ``point``, (N, …), as `check_logits` wants them, and all finite, (N, K).
+
+    The model gets a copy: one that writes into its input changes no tensor of ours or of the caller.  Logits of half precision
+    come back in float32.  -inf, which leaves a class out, comes back as a number far below the others, so that differences of
+    logits and their gradients are finite.
+    Raises as `check_logits`, and TypeError where the model does not take this dtype.
+    """
+    try:
+        logits = model(point.clone())
+    except RuntimeError as error:
+        if reason := _explained(error, model, point, where):
+            raise reason from error
+        raise
+    check_logits(logits, y, where, point=point)
+    if torch.is_grad_enabled() and logits.is_inference():
+        raise ValueError(
+            f"the model computes in torch.inference_mode, where no gradient passes; attack it without (square, rays), or take "
+            f"inference_mode out of its forward pass ({where})"
+        )
+    if logits.element_size() < 4:
+        logits = logits.float()
+    if len(logits) and bool((masked := logits.detach().isneginf()).any()):
+        lowest = logits.detach().masked_fill(masked, torch.inf).amin(1, keepdim=True)
+        logits = torch.where(masked, lowest - FAR, logits)
+    return logits
+
+
+def _explained(error: RuntimeError, model: Model, point: Tensor, where: object) -> Exception | None:
+    """What an error inside a model means, where inference_mode or the dtype of the images is its cause."""
+    for line in str(error).splitlines():
+        if "nference tensor" in line:
+            return ValueError(
+                f"the model's weights were made in torch.inference_mode, where no gradient passes: {line} ({where})"
+            )
+        if any(word in line for word in ("dtype", "scalar type", "Input type")):
+            return TypeError(_of_another_dtype(line, model, point) + f" ({where})")
+    return None
+
+
+def _of_another_dtype(line: str, model: Model, point: Tensor) -> str:
+    weights = {w.dtype for w in model.parameters() if w.is_floating_point()} if isinstance(model, nn.Module) else set()
+    kind = f" whose weights are {', '.join(sorted(map(str, weights)))}" if weights else ""
+    wide = not weights or any(dtype.itemsize >= 4 for dtype in weights)  # points are not kept in fewer bits
+    advice = "convert x, or let the model convert its input" if wide else "let the model convert its input"
+    return f"x is {point.dtype}, which the model{kind} does not take: {line.rstrip('.')}; {advice}"
+
+
+def check_logits(logits: Tensor, y: Tensor, where: object, *, point: Tensor | None = None) -> None:
+    """logits: float (N, K), K ≥ 2; y in 0..K-1.  Warns, once, if the rows are probabilities.
+
+    -inf is allowed, for a class that is left out, as long as each example has a finite logit.
+    point: where the logits were computed; it tells whose fault NaN is.
+    Raises TypeError for what is no tensor of floats, ValueError for all else.
+    """
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"the model must return a tensor of logits ({len(y)}, classes), got {_named(logits)} ({where})")
+    if not logits.is_floating_point():
+        raise TypeError(f"the model must return logits of a float dtype, got {logits.dtype} ({where})")
+    if tuple(logits.shape) in {(len(y),), (len(y), 1), (len(y), 0)} and len(y):
+        raise ValueError(
+            f"the model must return two logits or more for each image, got {tuple(logits.shape)}: with a single column "
+            f"nothing can be misclassified; a binary model of one logit z returns [0, z], torch.cat([0 * z, z], 1) ({where})"
+        )
     if logits.ndim != 2 or len(logits) != len(y):
         raise ValueError(f"the model must return logits ({len(y)}, classes), got {tuple(logits.shape)} ({where})")
-    if broken := int(logits.isnan().any(1).sum()):
-        raise ValueError(f"the model returned NaN logits for {broken} of {len(logits)} examples ({where})")
-    classes = logits.shape[1]
+    logits, classes = logits.detach(), logits.shape[1]
+    if logits.device != y.device:
+        raise ValueError(f"the model must return logits on {y.device}, where x and y are, got {logits.device} ({where})")
+    if not bool((highest := logits.amax(1)).isfinite().all()):
+        raise ValueError(f"{_broken(highest, point)} ({where})")
     if len(y) and not (y.min() >= 0 and y.max() < classes):
         raise ValueError(f"y must lie in 0..{classes - 1}, got {int(y.min())}..{int(y.max())} ({where})")
-    if len(y) and classes > 1 and (logits >= 0).all() and (logits.float().sum(1) - 1).abs().max() < 1e-4:
+    if len(y) and (logits >= 0).all() and (logits.float().sum(1) - 1).abs().max() < 1e-4:
         warnings.warn(
             "the model returns probabilities where logits are due: gradients through softmax vanish and attacks look weaker "
             "than they are; remove the softmax",
@@ -59,8 +149,28 @@ def check_logits(logits: Tensor, y: Tensor, where: str) -> None:
         )
 
 
-def gradient_of(value: Tensor, point: Tensor, where: str, *, retain_graph: bool = False) -> Tensor:
-    """The gradient of the sum of ``value`` at ``point``, (N, …).
+def _named(output: object) -> str:
+    """What a model returned in place of a tensor, and how to return the logits, if they are in it."""
+    kind = type(output).__name__
+    if isinstance(output, Mapping):
+        return f"a {kind} with {', '.join(map(repr, output)) or 'nothing in it'}; return its logits alone"
+    if isinstance(output, (tuple, list)):
+        return f"a {kind} of {len(output)}; return the logits alone"
+    return f"{kind}; return the logits alone" if hasattr(output, "logits") else kind
+
+
+def _broken(highest: Tensor, point: Tensor | None) -> str:
+    """What is wrong where the highest logit of an example, (N,), is not finite."""
+    if point is not None and (lost := int((~point.detach().isfinite()).flatten(1).any(1).sum())):
+        return f"the attack itself moved {lost} of {len(point)} examples to NaN or infinity, which is no fault of the model"
+    for kind, those in {"NaN": highest.isnan(), "+inf": highest.isposinf(), "only -inf": highest.isneginf()}.items():
+        if count := int(those.sum()):
+            return f"the model returned {kind} logits for {count} of {len(highest)} examples"
+    raise AssertionError("all are finite")
+
+
+def gradient_of(value: Tensor, point: Tensor, where: object, *, retain_graph: bool = False) -> Tensor:
+    """The gradient of the sum of ``value`` at ``point``, (N, …); an infinite entry counts as much as the largest finite one.
 
     Raises ValueError where there is none, and for NaN: its sign is 0, so an attack would stand still in silence.
     """
@@ -73,6 +183,14 @@ def gradient_of(value: Tensor, point: Tensor, where: str, *, retain_graph: bool 
             f"the model's logits are detached from its input: no gradient leads back; attack it without (square, rays), or "
             f"give the part that detaches a surrogate ({where})"
         )
+    return gradient if bool(gradient.sum().isfinite()) else _finite(gradient, value, where)
+
+
+def _finite(gradient: Tensor, value: Tensor, where: object) -> Tensor:
     if broken := int(gradient.flatten(1).isnan().any(1).sum()):
-        raise ValueError(f"the gradient of the loss is NaN for {broken} of {len(point)} examples ({where})")
-    return gradient
+        maker = "the model's backward pass" if bool(value.isfinite().all()) else "the loss, which is not finite"
+        raise ValueError(f"the gradient of the loss is NaN for {broken} of {len(gradient)} examples, from {maker} ({where})")
+    infinite = gradient.isinf()
+    largest = gradient.masked_fill(infinite, 0).flatten(1).abs().amax(1)
+    largest = torch.where(largest > 0, largest, 1).reshape(-1, *[1] * (gradient.ndim - 1))
+    return torch.where(infinite, gradient.sign() * largest, gradient)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 
-from sanact.evaluation.judge import KEPT, Cell, check_plans, circumstances, examine, judge
+from sanact.evaluation.judge import KEEP, KEPT, Cell, check_plans, circumstances, examine, judge
 from sanact.evaluation.rows import SCHEMA, Parts, header, is_verified, read_rows, write_rows
 from sanact.files import alone, remove_leftovers
 from sanact.progress import progress_bar
 from sanact.remembering import remembered
+from sanact.values import BATCH_SIZE, Maybe, OneOf, shown
 
 Engine = Literal["local"]
 
@@ -39,9 +41,14 @@ def run(
     Several processes may work on one folder: each takes the cells that no other is at, and waits for the last ones.
     Raises ValueError for a file that cannot be read, or that has a cell's name but not its rows; it is left as it is.
     """
-    if engine != "local":
-        raise ValueError(f"engine must be one of local, got {engine!r}")
+    OneOf(get_args(Engine))(engine, "engine", "run")
+    BATCH_SIZE(batch_size, "batch_size", "run")
+    Maybe(KEEP)(keep, "keep", "run")
+    if not str(out) or os.path.isfile(out):
+        raise ValueError(f"out must be a folder, got {'the file ' * bool(str(out))}'{out}' (run)")
     cells, out = list(cells), Path(out)
+    if strangers := [cell for cell in cells if not isinstance(cell, Cell)]:
+        raise TypeError(f"cells must be of type Cell, got {shown(strangers[0])} (run)")
     with remembered(), progress_bar("judging", sum(len(cell.data) for cell in cells), show=progress) as advance:
         paths = [out / f"{cell.slug}.parquet" for cell in cells]
         waiting = deque[tuple[Cell, Path]]()

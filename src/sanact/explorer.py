@@ -21,10 +21,11 @@ from sanact.attacks.suite import Stage
 from sanact.checks import Model
 from sanact.data import pixels
 from sanact.evaluation.adaptive import Adaptive
-from sanact.evaluation.threat import Knowledge
+from sanact.evaluation.threat import KNOWLEDGE, Knowledge
 from sanact.plan import Plan, plan_to_dict, sanitize
 from sanact.report.tables import plan_text
-from sanact.sanitizers import KWTA, Mask, MedianFilter, NonLocalMeans, Sanitizer
+from sanact.sanitizers import KWTA, Mask, MedianFilter, NonLocalMeans, Sanitizer, sanitizers_of
+from sanact.values import OneOf, image_shape
 
 Network = Literal["undefended", "defended"]
 Kind = Literal["clean", "adversarial"]
@@ -48,6 +49,13 @@ STRENGTHS: dict[str, Strength] = {
     "nl-means": Strength(lambda s: NonLocalMeans(s, window_size=3), "h, in standard deviations of the map", 0.1, 5, 0.1, 1),
     "k-wta": Strength(lambda s: KWTA(s), "share that is kept", 0.02, 0.5, 0.02, 0.1),
 }
+BOUNDS = {  # of what somebody may ask for through a page; the sanitizers' own are wider
+    ("median", "kernel_size"): 9,
+    ("nl-means", "patch_size"): 9,
+    ("nl-means", "window_size"): 15,
+    ("sap", "draws"): 100.0,
+}
+PATTERNS = 100  # of a plan
 ATTACKS: dict[str, type[BudgetedAttack]] = {"fgsm": FGSM, "bim": BIM, "mim": MIM, "pgd": PGD, "apgd": APGD}
 
 
@@ -55,8 +63,8 @@ ATTACKS: dict[str, type[BudgetedAttack]] = {"fgsm": FGSM, "bim": BIM, "mim": MIM
 class Glance(Adaptive):
     """The adaptive attacker's first attempts: replayed examples, and a few steps through each gradient."""
 
-    def stages(self, model: Model) -> Iterator[tuple[str, Stage]]:
-        return itertools.takewhile(lambda s: s[0].startswith("transfer") or s[0].endswith(", short"), super().stages(model))
+    def stages(self, model: Model, x: Tensor) -> Iterator[tuple[str, Stage]]:
+        return itertools.takewhile(lambda s: s[0].startswith("transfer") or s[0].endswith(", short"), super().stages(model, x))
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,9 @@ class Explorer:
     """
 
     def __init__(self, model: nn.Module, shape: tuple[int, int, int]) -> None:
-        self.model, self.shape = model, shape
+        if sanitized := sanitizers_of(model):
+            raise ValueError(f"the explorer takes an undefended model, got one with {sanitized[0]} inside")
+        self.model, self.shape = model, image_shape(shape, "shape", "explorer")
         self._one_at_a_time = threading.Lock()  # while torch.fx traces, what other threads call is traced, too
         example = torch.zeros(1, *shape)
         self.layers = list(dict.fromkeys(name.partition(" (")[0] for name in record(model, example).after))
@@ -122,7 +132,10 @@ class Explorer:
         x: (C, H, W) in [0, 1].  label: its class; None takes what the undefended network makes of it.
         attack: of the oblivious and the white-box attacker; the adaptive one takes its norm and eps, and tries more.
         hard: whether the adaptive attacker tries all that a quick effort has, instead of its first attempts.
+        Raises ValueError for a plan that costs more than `BOUNDS` allow.
         """
+        OneOf(tuple(KNOWLEDGE))(knowledge, "knowledge", "explorer")
+        check_bounds(plan or {})
         with self._one_at_a_time:
             return self._look(x[None], label, attack, plan, knowledge, hard)
 
@@ -136,7 +149,7 @@ class Explorer:
         by = ""
         if knowledge == "adaptive":
             suite = Adaptive if hard else Glance
-            adversarial, (by,) = suite(eps=attack.eps, norm=attack.norm, effort="quick").credited(defended, x, y)
+            adversarial, (by,), _ = suite(eps=attack.eps, norm=attack.norm, effort="quick").credited(defended, x, y)
         else:
             adversarial = attack.for_replay()(self.model, x, y) if knowledge == "oblivious" else attack(defended, x, y)
         networks: dict[Network, nn.Module] = {"undefended": self.model, "defended": defended}
@@ -165,6 +178,17 @@ class Explorer:
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"'{Path(path).name}' cannot be shown: {error}") from error
         return torch.from_numpy(array.copy()).permute(2, 0, 1).float().div(255).contiguous()
+
+
+def check_bounds(plan: Plan) -> None:
+    """Raise ValueError for a plan that would cost a server more memory or time than one visitor may have."""
+    if len(plan) > PATTERNS:
+        raise ValueError(f"a plan must have at most {PATTERNS} patterns here, got {len(plan)} (explorer)")
+    for part in plan.values():
+        for argument, value in part.config.items():
+            most = BOUNDS.get((part.name, argument), value)
+            if value != most and value > most:
+                raise ValueError(f"{argument} must be at most {most:g} here, got {value} ({part}, explorer)")
 
 
 def written(plan: Plan | None) -> str:

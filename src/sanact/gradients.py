@@ -1,52 +1,53 @@
-"""What an attacker differentiates in place of a sanitizer: backward pass differentiable approximation.
+"""What an attacker differentiates in place of a part: backward pass differentiable approximation.
 
-The forward pass is always the sanitizer's own.  Paper: Athalye et al. 2018, arXiv:1802.00420.
+The forward pass is always the part's own.  Paper: Athalye et al. 2018, arXiv:1802.00420.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sanact.checks import Model
-from sanact.sanitizers import sanitizers_of
+from sanact.parts import parts_of, straight_through
+from sanact.preserve import preserved
 
 WIDE, NARROW = 0.1, 0.003
 
 
 def gradient_choices(model: Any) -> list[str]:
-    """Ways to differentiate a defended model: "exact", "identity", and the names of its sanitizers' surrogates.
+    """Ways to differentiate a defended model: those of its parts, "exact" and "identity" first.
 
-    A model without sanitizers has the exact gradient only.
+    A model without parts has the exact gradient only.
     """
-    sanitizers = sanitizers_of(model)
-    named = dict.fromkeys(name for sanitizer in sanitizers for name in sanitizer.surrogates)
-    return ["exact", "identity", *named] if sanitizers else ["exact"]
+    named = dict.fromkeys(choice for part in parts_of(model) for choice in part.choices)
+    plain = [choice for choice in ("exact", "identity") if choice in named]
+    return [*plain, *(choice for choice in named if choice not in plain)] or ["exact"]
 
 
 @contextmanager
 def gradient(model: Any, choice: str) -> Iterator[None]:
     """Differentiate a defended model in one of these ways for a while; its outputs stay what they are.
 
-    choice: of `gradient_choices`, else ValueError.  A sanitizer that has no surrogate of this name takes its first, and one
-    that has none passes gradients as they are.
+    choice: of `gradient_choices`, else ValueError.  A part that does not have it takes its first surrogate, and one that has
+    none passes gradients as they are.
     """
     if choice not in (choices := gradient_choices(model)):
         raise ValueError(f"gradient must be one of {', '.join(choices)}, got {choice!r}")
-    before = {sanitizer: sanitizer.gradient for sanitizer in sanitizers_of(model)}
+    before = {part: part.gradient for part in parts_of(model)}
     try:
-        for sanitizer in before:
-            own = ("exact", "identity", *sanitizer.surrogates)
-            sanitizer.gradient = choice if choice in own else next(iter(sanitizer.surrogates), "identity")
+        for part in before:
+            part.gradient = choice if choice in part.choices else next(iter(part.surrogates), "identity")
         yield
     finally:
-        for sanitizer, was in before.items():
-            sanitizer.gradient = was
+        for part, was in before.items():
+            part.gradient = was
 
 
 @contextmanager
@@ -55,14 +56,14 @@ def annealed(model: Any, choice: str, steps: int) -> Iterator[Model]:
 
     Their width falls from 0.1 to 0.003 of the largest magnitude: on the way it passes the one that an attack works best with.
     """
-    sanitizers, passes = sanitizers_of(model), itertools.count()
-    before = [sanitizer.gate_width for sanitizer in sanitizers]
+    parts, passes = parts_of(model), itertools.count()
+    before = [part.gate_width for part in parts]
 
     def closing(x: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             share = next(passes) % steps / max(steps - 1, 1)
-            for sanitizer in sanitizers:
-                sanitizer.gate_width = WIDE * (NARROW / WIDE) ** share
+            for part in parts:
+                part.gate_width = WIDE * (NARROW / WIDE) ** share
         logits: Tensor = model(x)
         return logits
 
@@ -70,5 +71,97 @@ def annealed(model: Any, choice: str, steps: int) -> Iterator[Model]:
         with gradient(model, choice):
             yield closing
     finally:
-        for sanitizer, was in zip(sanitizers, before, strict=True):
-            sanitizer.gate_width = was
+        for part, was in zip(parts, before, strict=True):
+            part.gate_width = was
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """Where no gradient passes though the shape stays the same.
+
+    modules: whose output has the shape of their input, and whose gradient is zero or missing.
+    inner: the first module whose input has the shape of the model's without any gradient to it, because the model's own code
+    changed the image first; None where there is none.
+    """
+
+    modules: Sequence[nn.Module] = ()
+    inner: nn.Module | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.modules) or self.inner is not None
+
+
+def blocked(model: Any, x: Tensor) -> Blocked:
+    """The places of a model without declared stand-ins that the identity may stand in for, seen on images x, (N, C, H, W).
+
+    One pass, and a gradient for each module.  A model that fails, or that is a mere callable, has none.
+    """
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        return Blocked()
+    met: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+    opened: list[Tensor] = []
+    point = x.detach().clone()
+
+    def before(module: nn.Module, given: tuple[Any, ...]) -> None:
+        if given and isinstance(given[0], Tensor) and given[0].is_floating_point() and not given[0].requires_grad:
+            opened.append(given[0].requires_grad_())  # what comes behind a blocked place is looked at all the same
+
+    def after(module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
+        if given and isinstance(given[0], Tensor) and isinstance(output, Tensor) and module is not model:
+            met.setdefault(module, (given[0], output))
+
+    declared = {inside for part in parts_of(model) for inside in part.modules()}
+    looked_at = [part for part in model.modules() if part not in declared]
+    with ExitStack() as stack:
+        for part in looked_at:
+            stack.callback(part.register_forward_pre_hook(before).remove)
+            stack.callback(part.register_forward_hook(after).remove)
+        try:
+            with preserved(model), torch.enable_grad():
+                model(point)
+        except Exception:  # a model may do anything; the attack itself will tell what is wrong with it
+            return Blocked()
+        finally:
+            stack.callback(lambda: [given.detach_() for given in opened if given.is_leaf and given is not point])
+    modules = [part for part, (given, output) in met.items() if given.shape == output.shape and not _passes(given, output)]
+    inner = next((part for part, (given, _) in met.items() if given.shape == x.shape), None)
+    if inner is None or met[inner][0] is point or _passes(point, met[inner][0]):
+        return Blocked(modules)
+    return Blocked(modules, inner)
+
+
+def _passes(start: Tensor, end: Tensor) -> bool:
+    """Whether the gradient of ``end`` at ``start`` is anything but zero."""
+    if not end.requires_grad:
+        return False
+    try:
+        uneven = torch.linspace(1, 2, end.numel(), dtype=end.dtype, device=end.device).reshape(end.shape)
+        (slope,) = torch.autograd.grad((uneven * end).sum(), start, retain_graph=True, allow_unused=True)
+    except RuntimeError:  # `start` was changed in place, or is no part of a graph
+        return True
+    return slope is not None and bool((slope != 0).any())
+
+
+@contextmanager
+def through(model: nn.Module, places: Blocked) -> Iterator[None]:
+    """Take the blocked places for the identity in the backward pass; outputs stay what they are."""
+    images: list[Tensor] = []
+
+    def enter(module: nn.Module, given: tuple[Any, ...]) -> None:
+        images[:] = [given[0]]
+
+    def inside(module: nn.Module, given: tuple[Any, ...]) -> Any:
+        if images and given[0].shape == images[0].shape and torch.is_grad_enabled():
+            return (straight_through(images[0], given[0].detach()), *given[1:])
+        return None
+
+    def behind(module: nn.Module, given: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        return straight_through(given[0], output.detach()) if torch.is_grad_enabled() else None
+
+    with ExitStack() as stack:
+        for part in places.modules:
+            stack.callback(part.register_forward_hook(behind).remove)
+        if places.inner is not None:
+            stack.callback(model.register_forward_pre_hook(enter).remove)
+            stack.callback(places.inner.register_forward_pre_hook(inside).remove)
+        yield

@@ -2,60 +2,33 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from sanact.preserve import preserved
-
-LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
-NORMS = {nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d}  # that can be folded into them
-CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-NOT_ELEMENTWISE = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin)
-NONLINEAR = frozenset(  # of torch, torch.nn.functional and torch.Tensor; without the underscore of the in-place ones
-    [
-        "celu",
-        "clamp",
-        "clamp_max",
-        "clamp_min",
-        "clip",
-        "elu",
-        "erf",
-        "gelu",
-        "glu",
-        "hardshrink",
-        "hardsigmoid",
-        "hardswish",
-        "hardtanh",
-        "leaky_relu",
-        "logsigmoid",
-        "maximum",
-        "minimum",
-        "mish",
-        "prelu",
-        "relu",
-        "relu6",
-        "rrelu",
-        "selu",
-        "sigmoid",
-        "silu",
-        "softplus",
-        "softshrink",
-        "softsign",
-        "tanh",
-        "tanhshrink",
-        "threshold",
-    ]
+from sanact.nonlinear import (
+    ARITHMETIC,
+    LAYERS,
+    NONLINEAR,
+    SHAPING,
+    is_layer,
+    is_product,
+    is_reduction,
+    is_softmax,
+    masks,
+    nonlinearities,
+    operation,
+    varying,
 )
-PRODUCTS = frozenset({"mul", "multiply", "imul"})
-ARITHMETIC = PRODUCTS | {"add", "div", "neg", "sub", "truediv"}
-SHAPING = frozenset(["clone", "contiguous", "expand", "expand_as", "getitem", "reshape", "squeeze", "unsqueeze", "view"])
-SIZES = frozenset({"dim", "getattr", "numel", "size"})
+from sanact.preserve import copied, preserved, seeded
+
+BATCHES = (2, 1, 3, 64)  # images at once; the first decides which branches are traced
+DRAWS = 7  # a seed that nothing is compared with
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 @dataclass(frozen=True)
@@ -85,16 +58,20 @@ class Layer:
 
 
 def trace(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
-    """The network as a graph of operations on the same parameters and submodules.
+    """A copy of the network as a graph of operations, for its first argument; the others keep their defaults.
 
     Each module stays in the mode it is in; where the network's own code asks for the mode, that of evaluation is traced.
     example: an input, (N, C, H, W), needed only by a network whose forward method branches on shapes; its values are not
         used.  None asks the model for its ``input_shape`` or timm's ``pretrained_cfg``.
-    Raises ValueError for a network that cannot be traced.
+    The graph is the network only as far as tracing saw it; see `faithful.difference`.  Its ``meta["by batch"]`` says whether a
+    branch depends on the number of images.
+    Raises ValueError for a network that cannot be traced, or copied, or is compiled or quantized already.
     """
-    shape = input_shape(model) if example is None else tuple(example.shape[1:])
-    with preserved(model):
-        traced = fx.GraphModule(model, _graph(model.eval(), shape), type(model).__name__)
+    _check_kind(model)
+    shape = likely_shape(model) if example is None else tuple(example.shape[1:])
+    twin = copied(model)
+    with preserved(twin), seeded(twin, DRAWS):
+        traced = _graph(twin.eval(), shape)
     modes = {name: part.training for name, part in model.named_modules()}
     for name, part in traced.named_modules():
         part.training = modes.get(name, model.training)
@@ -103,32 +80,61 @@ def trace(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
     return traced
 
 
-def _graph(model: nn.Module, shape: tuple[int, ...] | None) -> fx.Graph:
+def _graph(model: nn.Module, shape: tuple[int, ...] | None) -> fx.GraphModule:
     branches: list[bool] = []
+    runs = [_Run(model, shape, count) for count in BATCHES] if shape is not None else []
+    by_batch = False
     while True:
         try:
-            return _Tracer(branches).trace(model)
+            traced = fx.GraphModule(model, _Tracer(branches).trace(model), type(model).__name__)
+            traced.meta["by batch"] = by_batch
+            return traced
         except _Branch as branch:
             error: Exception = branch
-            if shape is not None:
+            if runs:
                 try:
-                    branches.append(branch.taken(model, shape))
+                    branches.append(runs[0].decides(branch))
+                    by_batch = by_batch or any(run.goes_another_way(branch, branches[-1]) for run in runs[1:])
                     continue
                 except Exception as failed:  # it asks for a value
                     error = failed
         except Exception as failed:  # of as many kinds as there is Python code in a forward method
             error = failed
+        own = "; its forward method was replaced by one that belongs to another object" if "forward" in vars(model) else ""
         raise ValueError(
-            f"{type(model).__name__} cannot be traced by torch.fx, which finds the hidden activations: {error}. Its forward "
-            "method may branch on shapes, if an example input is given, but not on values; mark a function that does with "
-            "torch.fx.wrap, or pass the part of the network that can be traced"
+            f"{type(model).__name__} cannot be traced by torch.fx, which finds the hidden activations: {error}{own}. Its "
+            "forward method may branch on shapes, if an example input is given, but not on values; mark a function that does "
+            "with torch.fx.wrap, or pass the part of the network that can be traced"
         ) from error
 
 
+def _check_kind(model: nn.Module) -> None:
+    """Refuse networks whose layers are no longer layers of torch.nn."""
+    for part in model.modules():
+        kind = type(part)
+        if isinstance(part, torch.jit.ScriptModule):
+            raise ValueError(f"{kind.__name__} is TorchScript, into which nobody can look; pass the model as it was before")
+        if ".quantized" in kind.__module__ or kind.__module__.startswith("torch._dynamo"):
+            what = "quantized" if ".quantized" in kind.__module__ else "compiled by torch.compile"
+            raise ValueError(f"{kind.__name__} in {type(model).__name__} is {what}; pass the model as it was before")
+
+
 def input_shape(model: nn.Module) -> tuple[int, int, int] | None:
-    """The (C, H, W) that a model says it was made for, if it says so."""
-    shape: tuple[int, int, int] | None = getattr(model, "input_shape", None)
-    return shape or getattr(model, "pretrained_cfg", {}).get("input_size")
+    """The (C, H, W) that a model says it was made for, if it says so in an attribute of this name.
+
+    timm's ``pretrained_cfg`` says what the weights on the Hub were trained for; a network's own may be of another size.
+    """
+    shape = getattr(model, "input_shape", None)
+    if not isinstance(shape, (tuple, list)) or len(shape) != 3 or not all(isinstance(side, int) and side > 0 for side in shape):
+        return None
+    channels, height, width = shape
+    return channels, height, width
+
+
+def likely_shape(model: nn.Module) -> tuple[int, int, int] | None:
+    """The same, or else a shape that timm's network can be traced with."""
+    cfg = getattr(model, "pretrained_cfg", None)
+    return input_shape(model) or (cfg.get("input_size") if isinstance(cfg, dict) else None)
 
 
 class _Tracer(fx.Tracer):
@@ -140,6 +146,9 @@ class _Tracer(fx.Tracer):
     def __init__(self, branches: Iterable[bool] = ()) -> None:
         super().__init__()
         self.branches = iter(branches)
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        return self.root.forward, [self.create_proxy("placeholder", "x", (), {})]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, CONTAINERS):
@@ -159,15 +168,40 @@ class _Branch(Exception):
         super().__init__(f"a branch depends on '{condition}'")
         self.so_far, self.condition = so_far, condition
 
-    def taken(self, model: nn.Module, shape: tuple[int, ...]) -> bool:
-        """Run what leads to the branch on an input that has a shape but no values."""
-        graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-        for node in self.so_far.nodes:
-            copies[node] = graph.node_copy(node, lambda original: copies[original])
-        graph.output(copies[self.condition])
-        like = next(model.parameters(), torch.empty(0))
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-            return bool(fx.GraphModule(model, graph)(torch.empty(2, *shape, device=like.device, dtype=like.dtype)))
+
+class _Run:
+    """What was traced, run as far as needed on an input that has a shape but no values."""
+
+    def __init__(self, model: nn.Module, shape: tuple[int, ...], count: int) -> None:
+        self.model, self.shape, self.count = model, shape, count
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.values: dict[str, Any] = {}  # by the name of the operation: tracing again gives the same ones
+
+    def decides(self, branch: _Branch) -> bool:
+        with self.mode, torch.no_grad():
+            for node in branch.so_far.nodes:
+                if node.name not in self.values:
+                    self.values[node.name] = self._value(node)
+            return bool(self.values[branch.condition.name])
+
+    def goes_another_way(self, branch: _Branch, way: bool) -> bool:
+        try:
+            return self.decides(branch) != way
+        except Exception:  # this many images never come here
+            return False
+
+    def _value(self, node: fx.Node) -> Any:
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda given: self.values[given.name])
+        target: Any = node.target
+        if node.op == "placeholder":
+            like = next(self.model.parameters(), torch.empty(0))
+            return torch.empty(self.count, *self.shape, device=like.device, dtype=like.dtype)
+        if node.op == "get_attr":
+            owner, _, name = target.rpartition(".")
+            return getattr(self.model.get_submodule(owner), name)
+        if node.op == "call_method":
+            return getattr(args[0], target)(*args[1:], **kwargs)
+        return (self.model.get_submodule(target) if node.op == "call_module" else target)(*args, **kwargs)
 
 
 def _dropout_to_modules(traced: fx.GraphModule) -> None:
@@ -182,17 +216,24 @@ def _dropout_to_modules(traced: fx.GraphModule) -> None:
         "alpha_dropout": nn.AlphaDropout,
         "feature_alpha_dropout": nn.FeatureAlphaDropout,
     }
-    for node in [n for n in traced.graph.nodes if n.op == "call_function" and _operation(n) in kinds]:
+    for node in [n for n in traced.graph.nodes if n.op == "call_function" and operation(n) in kinds]:
         if node.args[2] if len(node.args) > 2 else node.kwargs.get("training", True):
             continue
         p = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
-        name = f"sanact_{node.name}"
-        traced.add_submodule(name, kinds[_operation(node)](p).train(traced.training))
+        name = free_name(traced, f"sanact_{node.name}")
+        traced.add_submodule(name, kinds[operation(node)](p).train(traced.training))
         with traced.graph.inserting_after(node):
             replacement = traced.graph.call_module(name, (node.args[0] if node.args else node.kwargs["input"],))
         node.replace_all_uses_with(replacement)
         traced.graph.erase_node(node)
     traced.recompile()
+
+
+def free_name(module: nn.Module, name: str) -> str:
+    """``name``, or one like it, that no attribute of the module has."""
+    while hasattr(module, name):
+        name += "_"
+    return name
 
 
 def _read_what_is_changed_in_place(traced: fx.GraphModule) -> None:
@@ -210,44 +251,7 @@ def _is_in_place(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
         return bool(getattr(modules[str(node.target)], "inplace", False))
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     flagged = node.kwargs.get("inplace", node.args[-1:] == (True,))
-    return bool(flagged and _operation(node) in NONLINEAR) or (
-        name.endswith("_") and _operation(node) in NONLINEAR | ARITHMETIC
-    )
-
-
-def fold_batch_norms(model: nn.Module, example: Tensor | None = None) -> None:
-    """Have convolutions scale and shift in place of the batch norms behind them: the same network but for rounding, and faster.
-
-    In place, for a network in evaluation mode: folded norms become identities.  A norm stays where its convolution feeds others
-    too, where either is used twice, has hooks, is of a class of the user's own, or has numbers of fewer than 32 bits, and in
-    a network that cannot be traced.
-    example: as for `trace`.
-    """
-    try:
-        traced = trace(model, example)
-    except ValueError:
-        return
-    modules = dict(model.named_modules(remove_duplicate=False))
-    targets = (
-        str(node.target).rpartition(".")[0] if node.op == "get_attr" else str(node.target) for node in traced.graph.nodes
-    )
-    used = Counter(modules.get(target) for target in targets)
-    for node in traced.graph.nodes:
-        if not _is_layer(node, modules):
-            continue
-        layer, name = modules[str(node.target)], str(_after_batch_norm(node, modules).target)
-        norm = modules[name]
-        once = used[layer] == used[norm] == 1
-        if once and type(norm) is NORMS.get(type(layer)) and not (_does_more(layer) or _does_more(norm)):
-            model.set_submodule(str(node.target), fuse_conv_bn_eval(layer, norm))
-            model.set_submodule(name, nn.Identity().eval())
-
-
-def _does_more(module: nn.Module) -> bool:
-    """Whether a convolution or batch norm is more than its parameters and running statistics say."""
-    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    estimates = getattr(module, "running_mean", True) is None
-    return module.training or estimates or bool(hooks) or any(part.itemsize < 4 for part in module.parameters())
+    return bool(flagged and operation(node) in NONLINEAR) or (name.endswith("_") and operation(node) in NONLINEAR | ARITHMETIC)
 
 
 def find_layers(traced: fx.GraphModule) -> list[Layer]:
@@ -255,106 +259,72 @@ def find_layers(traced: fx.GraphModule) -> list[Layer]:
 
     A hidden activation is the output of the first nonlinearity that a layer's output reaches before the next layer, through
     whatever lies between: norms, dropout, pooling, a sum with a shortcut, a concatenation.  Several layers can share one.
-    A gated product, x · sigmoid(x) or tanh(x) · sigmoid(y), is one nonlinearity.
+    A gated product, x · sigmoid(x) or tanh(x) · sigmoid(y), is one nonlinearity; so is a product of two branches.
     A layer whose output meets no nonlinearity is linear: its activation is its own output, after its batch norm.
     """
     modules = dict(traced.named_modules())
     nodes = list(traced.graph.nodes)
-    varying = _varying(nodes)
+    changing, named, conditions = varying(nodes), nonlinearities(nodes, modules), masks(nodes)
     reaching: dict[fx.Node, frozenset[fx.Node]] = {}  # layers whose output arrives here unchanged by a nonlinearity
     first: dict[fx.Node, tuple[fx.Node, str]] = {}  # layer → the first nonlinearity it reaches
     gates: dict[fx.Node, tuple[fx.Node, frozenset[fx.Node]]] = {}  # what carries a gate on to a product → the gate, its layers
+    before: dict[fx.Node, frozenset[fx.Node]] = {}  # layers and reductions that an operation depends on
     for node in nodes:
         arriving = frozenset().union(*(reaching[parent] for parent in node.all_input_nodes))
-        if _is_layer(node, modules):
+        before[node] = frozenset().union(*(before[parent] for parent in node.all_input_nodes))
+        if is_layer(node, modules):
             reaching[node] = frozenset({node})
+            before[node] |= {node}
             continue
-        after = _nonlinearity(node, modules)
+        if is_reduction(node, modules):
+            before[node] |= {node}
+        after = named.get(node, "")
         held = [gates[parent] for parent in node.all_input_nodes if parent in gates]
-        if after and _only_scales(node, varying):
+        if (after or is_softmax(node, modules)) and _only_scales(node, changing):
             gates[node] = node, arriving
             arriving, after = frozenset(), ""
-        elif held and _is_product(node, varying):
-            scaled = any(parent in varying and parent not in gates for parent in node.all_input_nodes)
+        elif held and is_product(node, changing):
+            scaled = any(parent in changing and parent not in gates for parent in node.all_input_nodes)
             for gate, layers in held:
                 if scaled and not layers <= arriving:
                     first |= {layer: (gate, "gate") for layer in layers - first.keys()}
+                    if not any(is_reduction(part, modules) or part in arriving for part in before[gate]):
+                        after = "gated product"  # of two branches; squeeze and excitation is one branch that scales itself
                 elif layers:  # x · sigmoid(x), or tanh(x) · sigmoid(y)
                     arriving, after = arriving | layers, "gated product"
         elif held:
             gates[node] = held[0]
+        elif node not in named and is_product(node, changing - conditions):
+            after = "product"
         if after:
             first |= {layer: (node, after) for layer in arriving - first.keys()}
         reaching[node] = frozenset() if after else arriving
     upstream = _upstream_of_a_layer(nodes, modules)
     found = []
     for node in nodes:
-        if _is_layer(node, modules):
-            place, after = first.get(node, (_after_batch_norm(node, modules), ""))
+        if is_layer(node, modules):
+            place, after = first.get(node, (after_batch_norm(node, modules), ""))
             kind = type(modules[str(node.target)]).__name__
             found.append(Layer(str(node.target), kind, place if place in upstream else None, after))
     return found
 
 
-def _is_layer(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    return node.op == "call_module" and isinstance(modules[str(node.target)], LAYERS)
-
-
-def _operation(node: fx.Node) -> str:
-    """The name of the function or method a node calls, the same for `relu_`, `F.relu` and `x.relu()`."""
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return "" if node.op in ("call_module", "get_attr", "placeholder", "output") else name.strip("_")
-
-
-def _nonlinearity(node: fx.Node, modules: dict[str, nn.Module]) -> str:
-    if node.op != "call_module":
-        return _operation(node) if _operation(node) in NONLINEAR else ""
-    return _nonlinear_module(modules[str(node.target)])
-
-
-def _nonlinear_module(module: nn.Module) -> str:
-    """The class of the nonlinearity that a module without layers is or holds, or ""."""
-    for part in module.modules():
-        if type(part).__module__ == nn.ReLU.__module__ and not isinstance(part, NOT_ELEMENTWISE):
-            return type(part).__name__
-    if type(module).__module__.startswith("torch.nn"):
-        return ""
-    try:  # a nonlinearity of the user's own, written with functions
-        inside = fx.Tracer().trace(module)
-    except Exception:  # it may do anything
-        return ""
-    return type(module).__name__ if any(_operation(node) in NONLINEAR for node in inside.nodes) else ""
-
-
-def _varying(nodes: Iterable[fx.Node]) -> set[fx.Node]:
-    """The operations whose result depends on the values of the input: not parameters, constants and sizes."""
-    varying: set[fx.Node] = set()
-    for node in nodes:
-        if node.op == "placeholder" or (_operation(node) not in SIZES and varying.intersection(node.all_input_nodes)):
-            varying.add(node)
-    return varying
-
-
-def _is_product(node: fx.Node, varying: set[fx.Node]) -> bool:
-    return _operation(node) in PRODUCTS and len(varying.intersection(node.all_input_nodes)) > 1
-
-
-def _only_scales(node: fx.Node, varying: set[fx.Node]) -> bool:
+def _only_scales(node: fx.Node, changing: set[fx.Node]) -> bool:
     """Whether the result only multiplies others, at once or after arithmetic with constants and changes of shape."""
     return bool(node.users) and all(
-        _is_product(user, varying)
+        is_product(user, changing)
         or (
             (
-                (_operation(user) in SHAPING and user.args[0] is node)
-                or (_operation(user) in ARITHMETIC and not varying.intersection(user.all_input_nodes) - {node})
+                (operation(user) in SHAPING and user.args[0] is node)
+                or (operation(user) in ARITHMETIC and not changing.intersection(user.all_input_nodes) - {node})
             )
-            and _only_scales(user, varying)
+            and _only_scales(user, changing)
         )
         for user in node.users
     )
 
 
-def _after_batch_norm(layer: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:
+def after_batch_norm(layer: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:
     users = list(layer.users)
     if len(users) == 1 and users[0].op == "call_module":
         follower = modules[str(users[0].target)]
@@ -367,6 +337,6 @@ def _upstream_of_a_layer(nodes: Iterable[fx.Node], modules: dict[str, nn.Module]
     """The operations that a later convolution or linear layer depends on: all but the output's."""
     upstream: set[fx.Node] = set()
     for node in reversed(list(nodes)):
-        if any(user in upstream or _is_layer(user, modules) for user in node.users):
+        if any(user in upstream or is_layer(user, modules) for user in node.users):
             upstream.add(node)
     return upstream

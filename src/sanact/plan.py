@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import re
@@ -13,15 +14,20 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor, fx, nn
 
+from sanact.attaching import attached, channels_last
+from sanact.faithful import probe
 from sanact.files import replacing
-from sanact.graph import LAYERS, Layer, find_layers, input_shape, trace
+from sanact.graph import Layer, find_layers, likely_shape, trace
+from sanact.nonlinear import LAYERS
 from sanact.notebook import html_table
-from sanact.preserve import preserved
+from sanact.preserve import copied, preserved
 from sanact.sanitizers import SANITIZERS, Sanitizer, bypass, sanitizers_of
 from sanact.spec import make, parse
+from sanact.untraced import Untraced
+from sanact.values import BATCH_SIZE, shown
 
 Plan = Mapping[str, Sanitizer]
 
@@ -30,16 +36,25 @@ class SanitizedModel(nn.Module):
     """A network with sanitizers after some of its layers; made by `sanitize`.
 
     forward: x as the network takes it → its logits.  The network was copied, and lies here as a graph of operations with the
-    sanitizers among them: an ordinary module, which deep-copies, pickles, compiles, and exports.
+    sanitizers among them: an ordinary module, which deep-copies, pickles, compiles, and exports.  Where a graph would be
+    another network, it is the model's own copy, and the sanitizers are behind its modules; see `untraced.Untraced`.
 
     plan: pattern → configuration of the sanitizer, as JSON would hold it.
+    left_out: layers that "*" did not mean, for no nonlinearity was found between them and the next layer.
     """
 
-    def __init__(self, network: fx.GraphModule, plan: dict[str, dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        network: fx.GraphModule | Untraced,
+        plan: dict[str, dict[str, Any]],
+        architecture: str = "",
+        left_out: Iterable[str] = (),
+    ) -> None:
         super().__init__()
         self.network = network
-        self.architecture = type(network).__name__  # a copy of the graph loses it
+        self.architecture = architecture or type(network).__name__  # a copy of the graph loses it
         self.plan = plan
+        self.left_out = list(left_out)
         self.training = network.training
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,10 +73,13 @@ class SanitizedModel(nn.Module):
 
     def __repr__(self) -> str:
         lines = [f"  ({layer}): {sanitizer!r}" for layer, sanitizer in self.sanitizers.items()]
+        if self.left_out:
+            lines.append(f"  not, as they look linear: {', '.join(self.left_out)}")
         return "\n".join([f"SanitizedModel({self.architecture}, sanitizing", *lines, ")"])
 
     def _repr_html_(self) -> str:
         rows = [[layer, repr(sanitizer)] for layer, sanitizer in self.sanitizers.items()]
+        rows += [[layer, "none: it looks linear"] for layer in self.left_out]
         return html_table(f"{self.architecture}, sanitized", ["layer", "sanitizer"], rows)
 
 
@@ -72,31 +90,31 @@ def sanitize(model: nn.Module, plan: Sanitizer | Plan, *, example: Tensor | None
         layer names, each with its sanitizer: ``{"conv*": Mask(0.2), "fc7": MedianFilter(3)}``.  A pattern is a name, a glob,
         or a regular expression after ``re:`` that the whole name must match.  ``"*"`` means what a sanitizer alone means;
         any other pattern also hits linear layers (those without a nonlinearity) at their own output.
-    example: an input, (N, C, H, W), for networks that branch on shapes and do not say for which input they were made.
+    example: an input, (N, C, H, W), of which the shape counts; None takes the shape that the model says, or finds one.
 
-    Each place gets a copy of its sanitizer.  Pooling and output layers are never sanitized.  Raises ValueError, and attaches
-    nothing, if a pattern matches no hidden layer, if two patterns meet at one place, if the model is sanitized already, or
-    if it cannot be traced.
+    Each place gets a copy of its sanitizer.  Pooling and output layers are never sanitized.  Without its sanitizers the copy
+    has the model's logits and input gradients; this is checked, on one random image and on several.  Raises ValueError, and
+    attaches nothing, if a pattern matches no hidden layer, if two patterns meet at one place, if the model is sanitized
+    already, if an activation is neither (N, C, H, W) nor (N, F), or if no faithful copy can be made.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"the model must be an nn.Module, got {type(model).__name__}")
     if sanitized := sanitizers_of(model):
         raise ValueError(f"the model is sanitized already ({sanitized[0]}); pass the undefended model, and one plan for all")
     patterns = as_plan(plan)
-    traced = trace(copy.deepcopy(model), example)
+    traced = trace(model, example)
     layers = find_layers(traced)
     hits = _hits(layers, patterns)
-    for number, place in enumerate([node for node in traced.graph.nodes if node in hits]):
-        sanitizer = copy.deepcopy(patterns[hits[place]]).train(traced.training)
-        sanitizer.where, owner = activation_name(layers, place)
-        sanitizer.channels_last = isinstance(traced.get_submodule(owner.name), nn.Linear)
-        name = f"sanitizer_{number}"
-        traced.add_submodule(name, sanitizer)
-        with traced.graph.inserting_after(place):
-            inserted = traced.graph.call_module(name, (place,))
-        place.replace_all_uses_with(inserted, delete_user_cb=lambda user, new=inserted: user is not new)
-    traced.recompile()
-    return SanitizedModel(traced, plan_to_dict(patterns))
+    x = probe(model, example)
+    last = channels_last(traced, x, {place: activation_name(layers, place)[0] for place in hits})
+    parts = {}
+    for place in [node for node in traced.graph.nodes if node in hits]:
+        parts[place] = copy.deepcopy(patterns[hits[place]]).train(traced.training)
+        parts[place].where = activation_name(layers, place)[0]
+        parts[place].channels_last = last[place]
+    left_out = [layer.name for layer in layers if layer.place is not None and not layer.after and layer.place not in hits]
+    network = attached(model, traced, parts, x)
+    return SanitizedModel(network, plan_to_dict(patterns), type(model).__name__, left_out if "*" in patterns else ())
 
 
 def load(path: Path | str, model: nn.Module, *, example: Tensor | None = None) -> SanitizedModel:
@@ -112,12 +130,21 @@ def load(path: Path | str, model: nn.Module, *, example: Tensor | None = None) -
         plan = plan_from_dict(json.loads(metadata["plan"]))
     except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"'{path}' is no sanitized model written by save(): {type(error).__name__}: {error}") from error
-    defended = sanitize(model, plan, example=example)
+    defended = sanitize(_with_weights(model, path), plan, example=example)
     try:
         load_model(defended.network, str(path))
     except (RuntimeError, SafetensorError) as error:
         raise ValueError(f"the weights in '{path}' do not fit {type(model).__name__}: {error}") from error
     return defended
+
+
+def _with_weights(model: nn.Module, path: Path) -> nn.Module:
+    """A copy of the model with the weights of a file that fit it: the model that was sanitized, to compare the copy with."""
+    twin = copied(model)
+    weights = {name.removeprefix("body."): value for name, value in load_file(path).items()}
+    with contextlib.suppress(RuntimeError):  # of another architecture, which is told afterwards
+        twin.load_state_dict(weights, strict=False)
+    return twin
 
 
 def as_plan(plan: Sanitizer | Plan) -> Plan:
@@ -137,7 +164,11 @@ def plan_to_dict(plan: Sanitizer | Plan) -> dict[str, dict[str, Any]]:
 
 
 def plan_from_dict(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Sanitizer]:
-    """The inverse of `plan_to_dict`; ValueError for an unknown sanitizer or argument."""
+    """The inverse of `plan_to_dict`; ValueError for an unknown sanitizer or argument, TypeError for what is no such dict."""
+    if not isinstance(configs, Mapping) or not all(isinstance(config, Mapping) for config in configs.values()):
+        raise TypeError(f"a plan must map patterns to {{name: …, argument: …}}, got {shown(configs)}")
+    if nameless := [pattern for pattern, config in configs.items() if "name" not in config]:
+        raise ValueError(f"a sanitizer must have a name, got none for the pattern '{nameless[0]}'")
     return {pattern: make("sanitizer", SANITIZERS, **config) for pattern, config in configs.items()}
 
 
@@ -193,7 +224,7 @@ def list_layers(model: nn.Module, plan: Sanitizer | Plan | None = None, *, examp
 
 def _output_shapes(model: nn.Module, example: Tensor | None) -> dict[str, tuple[int, ...]]:
     if example is None:
-        if (shape := input_shape(model)) is None:
+        if (shape := likely_shape(model)) is None:
             return {}
         parameter = next(model.parameters())
         example = torch.zeros(1, *shape, device=parameter.device, dtype=parameter.dtype)
@@ -219,6 +250,9 @@ def calibrate(defended: SanitizedModel, images: Tensor, *, batch_size: int = 500
     """
     if len(images) == 0:
         raise ValueError("calibration needs at least one image, got none")
+    if not images.isfinite().all():
+        raise ValueError("calibration needs finite images, got NaN or infinity")
+    batch_size = BATCH_SIZE(batch_size, "batch_size", "calibrate")
     parts = list(defended.sanitizers.values())
     with preserved(defended), torch.no_grad():
         defended.eval()

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
+
+from sanact.values import LONGEST, meant, shown
 
 T = TypeVar("T")
 
 
-def make(kind: str, known: Mapping[str, Callable[..., T]], /, name: str, *positional: Any, **named: Any) -> T:
+def make(kind: str, known: Mapping[str, Callable[..., T]], /, name: str = "", *positional: Any, **named: Any) -> T:
     """``known[name](...)``; ValueError for a name or an argument that does not exist, saying which do."""
-    if name not in known:
-        raise ValueError(f"{kind} must be one of {', '.join(known)}, got '{name}'")
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(f"{kind} must be one of {', '.join(known)}, got {_quoted(name)}{meant(name, known)}")
     try:
         return known[name](*positional, **named)
     except TypeError as error:
-        takes = ", ".join(inspect.signature(known[name]).parameters)
-        came = ", ".join([*map(repr, positional), *(f"{key}={value!r}" for key, value in named.items())])
-        raise ValueError(f"{kind} '{name}' takes {takes or 'no arguments'}, got {came or 'none'}: {error}") from error
+        takes = list(inspect.signature(known[name]).parameters)
+        came = ", ".join([*map(shown, positional), *(f"{key}={shown(value)}" for key, value in named.items())])
+        hint = next(filter(None, (meant(key, takes) for key in named if key not in takes)), "")
+        raise ValueError(
+            f"{kind} '{name}' takes {', '.join(takes) or 'no arguments'}, got {came or 'none'}: {error}{hint}"
+        ) from error
 
 
 def parse(kind: str, known: Mapping[str, Callable[..., T]], text: str) -> T:
@@ -37,16 +43,21 @@ def parse(kind: str, known: Mapping[str, Callable[..., T]], text: str) -> T:
     return make(kind, known, named.pop("name"), *positional, **named)
 
 
+def _quoted(name: Any) -> str:
+    return f"'{name}'" if isinstance(name, str) and len(name) <= LONGEST else shown(name)
+
+
 def _value(text: str) -> Any:
     if text.lower() in ("true", "false", "none"):
         return {"true": True, "false": False, "none": None}[text.lower()]
     for number in (int, float):
         try:
-            return number(text)
+            value = number(text)
         except ValueError:
             continue
+        return text if value in (math.inf, -math.inf) and "inf" not in text.lower() else value  # of too many digits
     numerator, slash, denominator = text.partition("/")
     try:
         return float(numerator) / float(denominator) if slash else text
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, OverflowError):
         return text

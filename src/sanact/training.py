@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sanact.attacks import Attack, BudgetedAttack
+from sanact.checks import check_inputs, check_logits
 from sanact.data import Data, load_data
 from sanact.device import pick_device
 from sanact.evaluation.rows import part
@@ -27,9 +29,13 @@ from sanact.files import replacing
 from sanact.graph import input_shape
 from sanact.identity import fingerprint, own_code
 from sanact.models import build_model, load_weights, read_card
+from sanact.preserve import preserved
 from sanact.progress import progress_bar
+from sanact.values import BATCH_SIZE, SEED, SHARE, Number, OneOf, Rules, Whole, flag, shown
 
 Schedule = Literal["constant", "cosine", "one-cycle"]
+LONGEST = 200  # bytes of a name: most systems allow 255, and what is not finished has a longer one
+PIXELS = Whole(0, 4096, words="not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,18 +72,27 @@ class Recipe:
     channels_last: bool = False
     compile: bool = False
 
+    rules: ClassVar[Rules] = {
+        "epochs": Whole(1, 100_000, words="be positive"),
+        "lr": Number(0, open_least=True, words="be positive"),
+        "momentum": SHARE,
+        "batch_size": replace(BATCH_SIZE, words="be positive"),
+        "seed": SEED,
+        "schedule": OneOf(get_args(Schedule)),
+        "weight_decay": Number(0, words="not be negative"),
+        "label_smoothing": SHARE,
+        "crop": PIXELS,
+        "flip": flag,
+        "cutout": PIXELS,
+        "ema": SHARE,
+        "mixed_precision": flag,
+        "channels_last": flag,
+        "compile": flag,
+    }
+
     def __post_init__(self) -> None:
-        for field in ("epochs", "lr", "batch_size"):
-            if not getattr(self, field) > 0:
-                raise ValueError(f"{field} must be positive, got {getattr(self, field)} (recipe)")
-        for field in ("momentum", "label_smoothing", "ema"):
-            if not 0 <= getattr(self, field) < 1:
-                raise ValueError(f"{field} must be in [0, 1), got {getattr(self, field)} (recipe)")
-        for field in ("weight_decay", "crop", "cutout"):
-            if not 0 <= getattr(self, field) < float("inf"):
-                raise ValueError(f"{field} must not be negative, got {getattr(self, field)} (recipe)")
-        if self.schedule not in get_args(Schedule):
-            raise ValueError(f"schedule must be one of {', '.join(get_args(Schedule))}, got {self.schedule!r} (recipe)")
+        for field, rule in self.rules.items():
+            object.__setattr__(self, field, rule(getattr(self, field), field, "recipe"))
 
 
 def train(
@@ -99,13 +114,13 @@ def train(
         the same weights as one that was left alone.  It stays when training is done.
     watch: called after each epoch with its number, its mean loss, the accuracy in percent on the training batches as they came
         and on ``validation``, the last step size, and its minutes; for the epochs of an interrupted training once more.
-    The global random state ends as it was found.  Raises ValueError if the loss becomes NaN or infinite, and for a checkpoint
-    of another training.
+    A last batch of one image joins the one before it, for batch norm has no variance of one: the step after it is left out.
+    The global random state ends as it was found.  Raises ValueError if the loss becomes NaN or infinite, for a checkpoint of
+    another training, for a model that has nothing to learn, and for images and labels that do not fit it.
     """
-    if not len(data) or not len(validation):
-        raise ValueError(f"training and validation need images, got {len(data)} and {len(validation)} (data '{data.name}')")
+    _check_fit(model, data, validation, recipe)
     device = next(model.parameters()).device
-    steps = -(-len(data) // recipe.batch_size)
+    steps = len(_bounds(len(data), recipe.batch_size))
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)
     run = _Run(model, recipe, recipe.epochs * steps)
@@ -131,7 +146,9 @@ def train(
                 continue
             start, losses, hits = time.monotonic(), 0.0, 0
             model.train()
-            for batch in data.batches(recipe.batch_size, order=order):
+            for bounds in _bounds(len(data), recipe.batch_size):
+                (batch,) = data.batches(recipe.batch_size + 1, order=order[bounds])
+                check_inputs(batch.x, batch.y, "training")
                 x, y = augmented(batch.x, recipe.crop, recipe.flip, recipe.cutout).to(device), batch.y.to(device)
                 if attack is not None:
                     share = min(1.0, 3 * (run.taken + 1) / (recipe.epochs * steps))
@@ -161,6 +178,37 @@ def train(
             model.load_state_dict(run.kept.state_dict())
     model.eval()
     return run.history[-1]["validation accuracy"]
+
+
+def _bounds(count: int, size: int) -> list[slice]:
+    """Where the batches of so many examples lie; a last one of one example joins the one before."""
+    starts = list(range(0, count, size))
+    if size > 1 and len(starts) > 1 and count - starts[-1] == 1:
+        starts.pop()
+    return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], count], strict=True)]
+
+
+@torch.no_grad()
+def _check_fit(model: nn.Module, data: Data, validation: Data, recipe: Recipe) -> None:
+    """Raise ValueError for what would stop the training somewhere on its way."""
+    if not len(data) or not len(validation):
+        raise ValueError(f"training and validation need images, got {len(data)} and {len(validation)} (data '{data.name}')")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(f"the model has no parameters to train, or all are frozen: {type(model).__name__} (training)")
+    first = next(data[:1].batches(1))
+    with preserved(model):
+        logits = model.eval()(first.x.to(next(model.parameters()).device))
+    check_logits(logits, torch.zeros(1, dtype=torch.long, device=logits.device), "training")
+    for images in (data, validation):
+        low, high = int(images.labels.min()), int(images.labels.max())
+        if not 0 <= low <= high < logits.shape[1]:
+            raise ValueError(
+                f"the labels of '{images.name}' ({images.split}) must lie in 0..{logits.shape[1] - 1}, for the model has "
+                f"{logits.shape[1]} logits, got {low}..{high} (training)"
+            )
+    height, width = first.x.shape[2:]
+    if recipe.crop >= min(height, width):
+        raise ValueError(f"crop must be below the images' {height} x {width} pixels, got {recipe.crop} (recipe)")
 
 
 class _Run:
@@ -322,6 +370,9 @@ def train_and_save(
     validation: int | None = None,
     examples: int | None = None,
     classes: Sequence[str] = (),
+    image: str | None = None,
+    label: str | None = None,
+    names: Sequence[str] = (),
     half: bool = False,
     attack: Attack | None = None,
     device: str = "auto",
@@ -337,23 +388,30 @@ def train_and_save(
     validation: training images held out, with the class shares of the whole; None is a twelfth of them.  attack: see `train`.
     examples: of the training images that are left, so many with the class shares of the whole; None takes all.
     classes: by name, images of these only, in training and test; the network has logits for all.  Nothing takes all.
+    image, label, names: the columns, and the classes in the order of the logits; see `load_data`.
     half: save the weights in 16 bits; the accuracies on the card are those of the rounded weights.
     A training that was interrupted goes on from ``<out>.partial``, which is gone when it is done.
     Raises ValueError before any work if ``out`` does not end in ``.safetensors``, by which `load_weights` knows the format.
     """
-    if Path(out).suffix != ".safetensors":
-        raise ValueError(f"out must be a file that ends in .safetensors, got '{out}'")
+    if Path(out).suffix != ".safetensors" or os.path.isdir(out):
+        raise ValueError(f"out must be a file that ends in .safetensors, got '{out}'" + " (a folder)" * os.path.isdir(out))
+    if len(os.fsencode(Path(out).name)) > LONGEST:
+        raise ValueError(f"out must have a name of at most {LONGEST} bytes, got {shown(Path(out).name)}")
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    if start is not None and not os.path.isfile(start):
+        raise ValueError(f"no weights at '{start}' to start from")
     if attack is not None and not isinstance(attack, BudgetedAttack):
         raise ValueError(f"training needs an attack with a budget, got {attack!r}")
     chosen = pick_device(device)
-    everything = load_data(data, "train")
+    columns: dict[str, Any] = {"image": image, "label": label, "classes": names}
+    everything = load_data(data, "train", **columns)
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         model = build_model(name, classes=len(everything.classes))
     if start is not None:
         load_weights(model, start)
     model.to(chosen)
-    everything, test = (load_data(data, split, shape=input_shape(model)) for split in ("train", "test"))
+    everything, test = (load_data(data, split, shape=input_shape(model), **columns) for split in ("train", "test"))
     if classes:
         everything, test = everything.only(classes), test.only(classes)
     held_out, rest = everything.split_off(validation or max(len(everything) // 12, 1), seed=recipe.seed)

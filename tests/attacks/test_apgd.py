@@ -32,7 +32,7 @@ def visited(attack: APGD, model: nn.Module, x: Tensor, y: Tensor, **more: Any) -
 
 
 def loss_of(name: str, z: Tensor, y: int, target: int | None = None) -> Tensor:
-    """Of one row of logits, by the definitions."""
+    """Of one row of logits, by the definitions; of "dlr towards" its negative, as of all losses that are driven down."""
     other = max(z[i] for i in range(len(z)) if i != y)
     down = z.sort(descending=True).values
     match name:
@@ -42,6 +42,9 @@ def loss_of(name: str, z: Tensor, y: int, target: int | None = None) -> Tensor:
             return other - z[y]
         case "dlr":
             return (other - z[y]) / (down[0] - down[2] + 1e-12)
+        case "dlr towards":
+            others = z[[i for i in range(len(z)) if i != y]].sort(descending=True).values
+            return (others[0] - z[y]) / (others[0] - others[2] + 1e-12).detach()
         case _:
             return (z[target] - z[y]) / (down[0] - (down[2] + down[3]) / 2 + 1e-12)
 
@@ -113,6 +116,7 @@ def retraced(model: nn.Module, x: Tensor, start: Tensor, loss: Callable[[Tensor]
 def test_takes_the_steps_of_the_paper(model, x, norm, loss, targeted):
     attack = APGD(eps=EPS[norm], norm=norm, loss=loss, targeted=targeted, steps=40, early_stop=False)
     y = (model(x).argmax(1) + 2 * targeted) % 5
+    loss = "dlr towards" if targeted and loss == "dlr" else loss
     clean, *walk = visited(attack, model, x, y)
     assert torch.equal(clean, x) and len(walk) == 41
     for i in range(len(x)):

@@ -13,7 +13,7 @@ from tests.conftest import Linear
 
 
 def stages(attack: AutoAttack) -> dict[str, object]:
-    return {name: stage.args[0] for name, stage in attack.stages(nn.Identity())}  # type: ignore[attr-defined]
+    return {name: stage.args[0] for name, stage in attack.stages(nn.Identity(), torch.zeros(1, 1, 2, 2))}  # type: ignore[attr-defined]
 
 
 def test_the_stages_of_the_standard_version():
@@ -62,7 +62,7 @@ def test_each_stage_is_given_what_those_before_left_standing():
     attack = AutoAttack(eps=0.12, queries=300, steps=10)
     eps, generators = torch.full((6,), 0.12).double(), [torch.Generator().manual_seed(i) for i in range(6)]
     with torch.no_grad():
-        best, by = attack.credited(disguised, x, y, eps=eps, generator=generators)
+        best, by, _ = attack.credited(disguised, x, y, eps=eps, generator=generators)
     assert by == ["apgd-ce", "apgd-ce", "square", "square", "", "clean"]
     assert torch.equal(best[5], x[5]) and (disguised(best).argmax(1) == torch.tensor([1, 1, 1, 1, 0, 1])).all()
 
@@ -102,8 +102,8 @@ def test_on_a_randomized_model_a_single_lucky_draw_is_no_success():
     eps = torch.full((200,), 0.05)
     attack = AutoAttack(eps=0.05, version="rand", steps=5)
     with torch.no_grad():  # lead -1 at best: wrong in 31 % of the draws, and hardly ever in more than 10 of 20
-        _, by = attack.credited(Noisy(2.0).eval(), x, y, eps=eps, generator=torch.Generator().manual_seed(1))
-        _, within = attack.credited(Noisy(2.0).eval(), x, y, eps=4 * eps, generator=torch.Generator().manual_seed(1))
+        _, by, _ = attack.credited(Noisy(2.0).eval(), x, y, eps=eps, generator=torch.Generator().manual_seed(1))
+        _, within, _ = attack.credited(Noisy(2.0).eval(), x, y, eps=4 * eps, generator=torch.Generator().manual_seed(1))
     assert by.count("clean") < 10 and by.count("") > 60
     assert within.count("") < 5
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
@@ -252,6 +253,103 @@ def test_cw_finds_the_nearest_adversarial_point(linear, points, targeted):
     assert ratio.min() >= 1 and ratio.max() < 1.03
 
 
+# Models as people have them.
+
+
+@each(ALL)
+def test_a_model_may_write_into_its_input(attack, model, batch):
+    x, y = batch
+    shifted = nn.Sequential(InPlace(), model).eval()
+    y = shifted(x.clone()).argmax(1)
+    before = x.clone()
+    adversarial = attack(shifted, x, y)
+    assert torch.equal(x, before)
+    assert torch.equal(adversarial, attack(lambda x: model(3 * (x - 0.5)), x, y))
+
+
+class InPlace(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sub_(0.5).mul_(3)
+
+
+@each([*ALL, *TARGETED, *(replace(a, loss="dlr") for a in GRADIENT)])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_classes_left_out_with_minus_infinity_are_as_good_as_with_a_large_number(attack, model, batch, classes):
+    x, _ = batch
+    infinite, large = (
+        lambda x, value=value: model(x).masked_fill(torch.arange(5) >= classes, value) for value in (-torch.inf, -1e4)
+    )
+    y = infinite(x).topk(2, dim=1).indices[:, int(attack.targeted)]
+    won, truth = ((large(attack(kind, x, y)).argmax(1) == y) == attack.targeted for kind in (infinite, large))
+    assert won.sum() >= truth.sum()
+
+
+@each(ALL)
+def test_infinite_gradients_stop_nobody(attack, model, batch):
+    """At black pixels the root has an infinite slope; a smooth twin, whose root begins a little above 0, has not."""
+    x, _ = batch
+    steep, smooth = (lambda x, lift=lift: model((x + lift).sqrt()) for lift in (0.0, 1e-3))
+    y = smooth(x).argmax(1)
+    x, y = x[steep(x).argmax(1) == y], y[steep(x).argmax(1) == y]
+    if isinstance(attack, BudgetedAttack):
+        attack = replace(attack, eps=attack.eps / 3)
+    left, truth = ((kind(attack(kind, x, y)).argmax(1) == y).sum() for kind in (steep, smooth))
+    assert (x == 0).any() and len(x) > 5 and left <= truth + 1
+
+
+@each(ALL)
+@pytest.mark.parametrize("scale", [1e30, 1e-30], ids=["huge", "tiny"])
+def test_the_scale_of_the_logits_is_no_defense(attack, linear: Linear, points: Tensor, scale):
+    """The margin is what is climbed: beyond 1e30 the cross-entropy is flat, as it should be."""
+    if attack.name == "cw" and scale < 1:
+        pytest.skip("its objective weighs logits against distances, by a c of at most 1e10")
+    if isinstance(attack, GradientAttack):
+        attack = replace(attack, loss="margin")
+    x, y = points.float(), linear(points).argmax(1)
+    plain, scaled = (lambda x, scale=scale: scale * linear(x.double()).float() for scale in (1, scale))
+    left, truth = ((plain(attack(kind, x, y)).argmax(1) == y).sum() for kind in (scaled, plain))
+    assert left <= truth < len(x)
+
+
+@each(ALL)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
+def test_logits_may_have_another_dtype_than_images(attack, model, batch, dtype):
+    x, y = batch[0].float(), batch[1]
+    model = model.float()
+    adversarial = attack(lambda x: model(x).to(dtype), x, y)
+    won, truth = ((model(found).argmax(1) != y).sum() for found in (adversarial, attack(model, x, y)))
+    assert adversarial.dtype == torch.float32 and won >= truth - 2
+
+
+@each(ALL)
+def test_inference_mode_changes_nothing(attack, model, batch):
+    x, y = batch
+    expected = attack(model, x, y)
+    with torch.inference_mode():
+        assert torch.equal(attack(model, x, y), expected)
+        made = x.clone(), y.clone()
+        assert torch.equal(attack(model, *made), expected)
+    assert torch.equal(attack(model, *made), expected)
+
+
+@each(ALL)
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*not supported")
+def test_takes_torchscript(attack, model, batch, frozen):
+    script = torch.jit.script(model)
+    script = torch.jit.freeze(script) if frozen else copy.deepcopy(script)
+    torch.testing.assert_close(attack(script, *batch), attack(model, *batch))
+
+
+@each(ALL)
+def test_takes_images_a_rounding_outside(attack, model, batch):
+    x, y = batch
+    off = x + 5e-8 * (x == 1) - 3e-8 * (x == 0)
+    assert off.max() > 1 and off.min() < 0
+    assert torch.equal(attack(model, off, y), attack(model, x, y))
+
+
 # Bad input: what came, what is allowed, and which attack.
 
 
@@ -263,12 +361,31 @@ def test_cw_finds_the_nearest_adversarial_point(linear, points, targeted):
         (lambda x, y: (x - 0.5, y), ValueError, r"x must lie in \[0, 1\], got \[-0\.5, 0\.5\]"),
         (lambda x, y: (x * torch.nan, y), ValueError, r"x must lie in \[0, 1\], got \[nan, nan\]"),
         (lambda x, y: (x.long(), y), TypeError, r"x must be of a float dtype, got torch\.int64"),
+        (
+            lambda x, y: (x.half(), y),
+            TypeError,
+            r"x must be torch\.float32 or torch\.float64, got torch\.float16, .*half precision",
+        ),
+        (lambda x, y: (x.bfloat16(), y), TypeError, r"x must be torch\.float32 or torch\.float64, got torch\.bfloat16"),
+        (lambda x, y: (x.numpy(), y), TypeError, "x must be a tensor, got ndarray"),
         (lambda x, y: (x, y.double()), TypeError, r"y must hold class indices, got torch\.float64"),
         (lambda x, y: (x, y[:, None]), ValueError, r"x must be \(N, C, H, W\) and y \(N,\), got \(12, 1, 6, 6\) and \(12, 1\)"),
         (lambda x, y: (x, torch.full_like(y, 5)), ValueError, r"y must lie in 0\.\.4, got 5\.\.5"),
         (lambda x, y: (x, torch.full_like(y, -1)), ValueError, r"y must lie in 0\.\.4, got -1\.\.-1"),
     ],
-    ids=["above 1", "below 0", "nan", "integer x", "float y", "shape of y", "y too large", "y negative"],
+    ids=[
+        "above 1",
+        "below 0",
+        "nan",
+        "integer x",
+        "half x",
+        "bfloat x",
+        "array x",
+        "float y",
+        "shape of y",
+        "y too large",
+        "y negative",
+    ],
 )
 def test_bad_examples(attack, model, batch, change, error, message):
     with pytest.raises(error, match=rf"{message}.*\(attack '{attack.name}'\)"):
@@ -282,12 +399,33 @@ def test_bad_examples(attack, model, batch, change, error, message):
         (lambda z: z * torch.nan, "the model returned NaN logits for 12 of 12 examples"),
         (lambda z: z[:, :, None], r"the model must return logits \(12, classes\), got \(12, 5, 1\)"),
         (lambda z: z[:3], r"the model must return logits \(12, classes\), got \(3, 5\)"),
+        (lambda z: z[:, :1], r"two logits or more .*, got \(12, 1\): with a single column"),
+        (lambda z: z[:, 0], r"two logits or more .*, got \(12,\): with a single column"),
+        (lambda z: z / 0, r"the model returned \+inf logits for 12 of 12 examples|NaN"),
     ],
-    ids=["nan", "rank", "length"],
+    ids=["nan", "rank", "length", "one column", "no column", "infinite"],
 )
 def test_bad_models(attack, model, batch, wrong, message):
     with pytest.raises(ValueError, match=rf"{message}.*\(attack '{attack.name}'\)"):
         attack(lambda x: wrong(model(x)), *batch)
+
+
+@each(ALL)
+@pytest.mark.parametrize(
+    "wrap", [lambda z: (z, z), lambda z: {"logits": z}, lambda z: z.detach().numpy(), lambda z: z.argmax(1)]
+)
+def test_refuses_outputs_that_are_no_logits(attack, model, batch, wrap):
+    with pytest.raises(TypeError, match=rf"the model must return (a tensor of )?logits.* got .*\(attack '{attack.name}'\)"):
+        attack(lambda x: wrap(model(x)), *batch)
+
+
+@each(ALL)
+@pytest.mark.parametrize("generator", [3, "seed", [1] * 12], ids=str)
+def test_refuses_generators_that_are_none(attack, model, batch, generator):
+    with pytest.raises(
+        TypeError, match=rf"generator must be a torch\.Generator, or a list of them.*\(attack '{attack.name}'\)"
+    ):
+        attack(model, *batch, generator=generator)
 
 
 @each([attack for attack in ALL if attack.name not in ("square", "rays")])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sanact.attacks import CW
+from tests.conftest import Linear
 
 
 def by_hand(model: nn.Module, x: Tensor, y: int, attack: CW) -> Tensor:
@@ -134,3 +135,23 @@ def test_has_no_budget_and_replays_as_it_is():
 def test_bad_settings(change, message):
     with pytest.raises(ValueError, match=rf"{message} \(attack 'cw'\)"):
         CW(**change)
+
+
+@pytest.mark.parametrize("initial_c", [1e-3, 1e30])
+def test_c_stays_finite_however_often_it_is_raised(linear: Linear, points: Tensor, initial_c):
+    """Class 0 wins by a margin that no image makes up for: c grows tenfold 60 times."""
+    asked: list[Tensor] = []
+
+    def unbeatable(x: Tensor) -> Tensor:
+        asked.append(x.detach())
+        return linear(x.double()).float() + torch.tensor([1e3, 0.0])
+
+    x = points.float()
+    found = CW(search_steps=60, steps=2, initial_c=initial_c)(unbeatable, x, torch.zeros(len(x), dtype=torch.long))
+    assert torch.equal(found, x) and len(asked) == 120 and all(point.isfinite().all() for point in asked)
+
+
+def test_logits_of_half_precision_do_not_overflow_on_the_way_back(linear: Linear, points: Tensor):
+    x, y = points.float(), linear(points).argmax(1)
+    found = CW(initial_c=1e6, search_steps=3, steps=50, step_size=0.1)(lambda x: linear(x.double()).half(), x, y)
+    assert found.isfinite().all() and (linear(found.double()).argmax(1) != y).double().mean() > 0.9

@@ -11,7 +11,7 @@ import torch
 from scipy.stats import kstest
 from torch import Tensor, nn
 
-from sanact.attacks import BIM, FGSM, ILCM, MIM, PGD, GradientAttack
+from sanact.attacks import APGD, BIM, FGSM, ILCM, MIM, PGD, GradientAttack
 from sanact.attacks.gradient import Search
 
 NORMS = pytest.mark.parametrize("norm", ["Linf", "L2"])
@@ -339,3 +339,31 @@ def test_bad_settings_of_one(kind, change, message):
 def test_bad_budgets_per_example(model, x, eps, message):
     with pytest.raises(ValueError, match=rf"eps must (hold|be) {message} \(attack 'bim'\)"):
         BIM(eps=0.3)(model, x, model(x).argmax(1), eps=eps)
+
+
+@pytest.mark.parametrize("kind", [PGD, APGD])
+@pytest.mark.parametrize("rank", [1, 2, 4])
+def test_targeted_the_dlr_reaches_what_the_margin_reaches(model, x, kind, rank):
+    target = model(x).argsort(1, descending=True)[:, rank]
+    attack = kind(eps=1.0, steps=40, targeted=True)
+    by_dlr, by_margin = (model(replace(attack, loss=loss)(model, x, target)).argmax(1) == target for loss in ("dlr", "margin"))
+    assert by_dlr.sum() >= by_margin.sum() - 1 and by_margin.sum() > 3
+
+
+def test_of_three_classes_the_dlr_towards_the_least_likely_climbs():
+    weights = torch.randn(36, 3, generator=torch.Generator().manual_seed(0))
+    x = torch.rand(8, 1, 6, 6, generator=torch.Generator().manual_seed(1))
+    model = lambda x: x.flatten(1) @ weights  # noqa: E731
+    least = model(x).argmin(1)
+    towards = model(ILCM(eps=0.1, loss="dlr").for_replay()(model, x, model(x).argmax(1)))
+    assert (towards.softmax(1).gather(1, least[:, None]) > model(x).softmax(1).gather(1, least[:, None])).all()
+
+
+@pytest.mark.parametrize("kind", [BIM, MIM])
+def test_a_slope_that_is_infinite_at_black_pixels_does_not_hold_up_the_others(kind):
+    """Two classes by the mean of the roots: the gradient is infinite at the black half and points up everywhere."""
+    x = torch.full((2, 1, 4, 4), 0.25)
+    x[:, :, :2] = 0
+    root = lambda x: torch.stack([0.6 - x.sqrt().flatten(1).mean(1), 0 * x.flatten(1).sum(1)], dim=1)  # noqa: E731
+    moved = kind(eps=0.1, early_stop=False)(root, x, torch.zeros(2, dtype=torch.long))
+    torch.testing.assert_close(moved, x + 0.1)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.special import log_softmax
 
-from sanact.attacks.losses import cross_entropy, dlr, likeliest_others, margin, targeted_dlr
+from sanact.attacks.losses import cross_entropy, dlr, dlr_towards, likeliest_others, margin, targeted_dlr
 
 LOGITS = 5 * torch.randn(20, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 Y = torch.randint(0, 7, (20,), generator=torch.Generator().manual_seed(1))
@@ -77,3 +77,21 @@ def test_likeliest_others_are_all_but_y_in_the_order_of_their_logits():
     for row, label, others in zip(LOGITS, Y.tolist(), likeliest_others(LOGITS, Y, 3).tolist(), strict=True):
         assert others == [i for i in row.argsort(descending=True).tolist() if i != label][:3]
     assert likeliest_others(LOGITS, Y, 99).shape == (20, 6)
+
+
+def test_dlr_towards_a_class_ranks_the_others_alone():
+    expected = []
+    for row, target in zip(LOGITS.tolist(), Y.tolist(), strict=True):
+        others = sorted((value for i, value in enumerate(row) if i != target), reverse=True)
+        expected.append((row[target] - others[0]) / (others[0] - others[2]))
+    np.testing.assert_allclose(dlr_towards(LOGITS, Y).numpy(), expected)
+    assert torch.equal(dlr_towards(LOGITS, Y) > 0, LOGITS.argmax(1) == Y)
+    assert torch.equal(dlr_towards(LOGITS[:, :3], Y % 3), -margin(LOGITS[:, :3], Y % 3))
+
+
+@pytest.mark.parametrize("rank", range(7))
+def test_dlr_towards_a_class_climbs_whatever_its_rank(rank):
+    logits = LOGITS.clone().requires_grad_()
+    target = LOGITS.argsort(1, descending=True)[:, rank]
+    (gradient,) = torch.autograd.grad(dlr_towards(logits, target).sum(), logits)
+    assert (gradient.gather(1, target[:, None]) > 0).all()

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from importlib import import_module
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,6 +16,8 @@ from sanact.attacks import Square
 from sanact.attacks.square import pyramid, pyramids, tiles
 from sanact.data import Batch
 from tests.conftest import Linear
+
+module = import_module("sanact.attacks.square")  # the package has the class under nearly the same name
 
 EPS = {"Linf": 0.1, "L2": 1.0}
 NORMS = pytest.mark.parametrize("norm", EPS)
@@ -37,23 +43,52 @@ def margins(z: Tensor, y: Tensor) -> Tensor:
     return torch.stack([max(v for i, v in enumerate(row) if i != c) - row[c] for row, c in zip(z, y.tolist(), strict=True)])
 
 
-def trail(attack: Square, model: nn.Module, x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """The best point so far, by the margin, and the next that was tried."""
+def proposals(attack: Square, model: nn.Module, x: Tensor, y: Tensor) -> tuple[list[Tensor], Tensor]:
+    """The points that the search drew, whether or not the model was asked about them, and what was returned."""
     points: list[Tensor] = []
 
-    def watched(x: Tensor) -> Tensor:
-        points.append(x.clone())
-        return model(x)
+    def watched(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def run(*arguments: object) -> Tensor:
+            points.append(draw(*arguments))
+            return points[-1].clone()
 
-    returned = attack(watched, x, y)
-    assert len(points) == 1 + attack.queries and torch.equal(points[0], x)
-    best, steps = points[1], []
-    for point in points[2:]:
+        return run
+
+    with ExitStack() as patches:
+        for name in ("stripes", "tiles", "change_square", "change_window"):
+            patches.enter_context(patch.object(module, name, watched(getattr(module, name))))
+        returned = attack(model, x, y)
+    return points[: attack.queries], returned
+
+
+def trail(attack: Square, model: nn.Module, x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The best point so far, by the margin, and the next that was tried."""
+    points, returned = proposals(attack, model, x, y)
+    assert len(points) == attack.queries
+    best, steps = points[0], []
+    for point in points[1:]:
         steps.append((best, point))
         better = margins(model(point), y) > margins(model(best), y)
         best = torch.where(better[:, None, None, None], point, best)
     assert torch.equal(returned, best)
     return steps
+
+
+def test_a_square_that_changes_nothing_is_a_query_and_no_pass(model, x):
+    y, passes = model(x).argmax(1), []
+    attack = Square(eps=0.1, queries=400, early_stop=False)
+    points, _ = proposals(attack, model, x, y)
+    best, new = points[0], len(x) + len(x)  # x itself and the stripes
+    for point in points[1:]:
+        new += int((point != best).flatten(1).any(1).sum())
+        best = torch.where((margins(model(point), y) > margins(model(best), y))[:, None, None, None], point, best)
+
+    def counted(x: Tensor) -> Tensor:
+        passes.append(len(x))
+        return model(x)
+
+    attack(counted, x, y)
+    assert sum(passes) == new < len(x) * 401
 
 
 def side_at(query: int, pixels: int) -> int:
@@ -161,13 +196,8 @@ def test_in_l2_succeeds_beyond_the_boundary_and_not_before(linear: Linear, point
 
 
 def test_examples_that_are_won_leave_the_batch(linear: Linear, points: Tensor):
-    sizes: list[int] = []
-
-    def watched(x: Tensor) -> Tensor:
-        sizes.append(len(x))
-        return linear(x)
-
-    adversarial = Square(eps=0.39)(watched, points, linear(points).argmax(1))
+    drawn, adversarial = proposals(Square(eps=0.39), linear, points, linear(points).argmax(1))
+    sizes = [len(proposal) for proposal in drawn]
     assert sizes == sorted(sizes, reverse=True) and len(sizes) < 1000
     assert (linear(adversarial).argmax(1) != linear(points).argmax(1)).all()
 

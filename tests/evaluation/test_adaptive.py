@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from sanact import CW, FGSM, PGD, Mask, MedianFilter, sanitize
+from sanact.attacks.suite import StageWarning
+from sanact.data import Data
 from sanact.evaluation.adaptive import WORK, Adaptive
-from sanact.evaluation.judge import cells, judge
+from sanact.evaluation.judge import cells, examine, judge
 from sanact.evaluation.latent import LatentMatching, last_hidden
-from sanact.evaluation.rows import won_by
+from sanact.evaluation.rows import failures, won_by
 from sanact.gradients import gradient_choices
 from sanact.sanitizers import sanitizers_of
 from tests.evaluation.test_judge import cell, columns, images, tiny
@@ -31,7 +33,7 @@ def deep() -> nn.Module:
 
 
 def names(attack: Adaptive, model: nn.Module) -> list[str]:
-    return [name for name, _ in attack.stages(model)]
+    return [name for name, _ in attack.stages(model, X[:2])]
 
 
 def test_tries_every_gradient_with_every_loss_and_every_bypass():
@@ -68,7 +70,7 @@ def test_in_l2_carlini_and_wagner_join_and_rays_does_not():
 def test_leaves_no_more_than_any_of_its_parts_and_stays_in_the_ball(norm):
     defended = sanitize(tiny(), {"0": Mask(0.2, "max")})
     eps = {"Linf": 0.04, "L2": 0.3}[norm]
-    adversarial, by = replace(QUICK, eps=eps, norm=norm).credited(defended, X, Y)
+    adversarial, by, _ = replace(QUICK, eps=eps, norm=norm).credited(defended, X, Y)
     right = defended(adversarial).argmax(1) == Y
     assert int(right.sum()) <= int((defended(PGD(eps=eps, norm=norm, steps=20)(defended, X, Y)).argmax(1) == Y).sum())
     assert [name == "" for name in by] == right.tolist()
@@ -89,8 +91,8 @@ def test_leaves_the_model_as_it_was():
 def test_an_example_does_not_depend_on_its_batch():
     defended = sanitize(tiny(), {"0": Mask(0.2, "max")})
     generators = [[torch.Generator().manual_seed(i) for i in range(12)] for _ in range(2)]
-    whole, by = QUICK.credited(defended, X[:12], Y[:12], generator=generators[0])
-    part, by_part = QUICK.credited(defended, X[5:8], Y[5:8], generator=generators[1][5:8])
+    whole, by, _ = QUICK.credited(defended, X[:12], Y[:12], generator=generators[0])
+    part, by_part, _ = QUICK.credited(defended, X[5:8], Y[5:8], generator=generators[1][5:8])
     torch.testing.assert_close(part, whole[5:8])
     assert by_part == by[5:8]
 
@@ -98,6 +100,73 @@ def test_an_example_does_not_depend_on_its_batch():
 def test_the_guides_are_no_part_of_its_identity():
     assert Adaptive(eps=0.04, effort="quick") == QUICK and hash(QUICK) == hash(Adaptive(eps=0.04, effort="quick"))
     assert QUICK.config == {"name": "adaptive", "targeted": False, "eps": 0.04, "norm": "Linf", "effort": "quick"}
+
+
+class Mends(Adaptive):
+    """Two stages that fail in different ways, and one that wins everything."""
+
+    def stages(self, model, x):
+        def fails(x, y, eps, generator):
+            raise RuntimeError("no gradient through this part")
+
+        yield "first", fails
+        yield "far away", lambda x, y, eps, generator: (x + 2 * self.eps).clamp(0, 1)
+        yield "no image", lambda x, y, eps, generator: x * float("nan")
+        yield from super().stages(model, x)
+
+
+def test_a_stage_that_fails_does_not_end_the_suite_and_is_told():
+    broken = Mends(eps=0.3, effort="quick")
+    examples, by, failed = broken.credited(tiny(), X, Y)
+    assert (tiny()(examples).argmax(1) != Y).all() and "first" not in by
+    assert all(set(reasons) == {"first", "far away", "no image"} for reasons in failed)
+    assert failed[0]["first"] == "RuntimeError: no gradient through this part"
+    assert failed[0]["far away"] == "it left the ball for 40 of 40 examples"
+    given = cell(attack=broken, knowledge="adaptive")
+    rows = judge(given)
+    assert failures(rows)["first"] == (40, "RuntimeError: no gradient through this part")
+    assert "first failed on 40 of 40 images" in examine(given, rows)["verdict"]
+
+
+def test_a_suite_that_is_called_by_hand_warns_of_what_failed():
+    with pytest.warns(StageWarning) as told:
+        Mends(eps=0.3, effort="quick")(tiny(), X, Y)
+    assert len(told) == 3 and "the stage 'first' failed, RuntimeError: no gradient through this part" in str(told[0].message)
+
+
+class Steps(nn.Module):
+    """Rounds the image to eight levels in its own code: there is no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = tiny()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network((7 * x).round() / 7)
+
+
+def test_where_no_gradient_passes_the_identity_is_tried():
+    tried = names(QUICK, Steps().eval())
+    assert tried[0] == "pgd margin straight through, short" and "apgd margin straight through" in tried
+    wins = [name for name in QUICK.credited(Steps().eval(), X, Steps().eval()(X).argmax(1)).by if "straight" in name]
+    assert len(wins) > 5
+    assert not any("straight" in name for name in names(QUICK, sanitize(deep(), Mask(0.1, "max"))))
+
+
+def test_examples_of_another_network_are_tried_and_decide_the_key():
+    other = deep()
+    assert "transfer from the source margin" in names(replace(QUICK, source=other), tiny())
+    plain, helped = (cell(attack=QUICK, knowledge="adaptive", defense=None, source=net) for net in (None, other))
+    assert plain.slug != helped.slug and "source" not in plain.identity
+    assert helped.slug != cell(attack=QUICK, knowledge="adaptive", defense=None, source=tiny()).slug
+
+
+def test_the_quick_effort_claims_an_upper_bound_only():
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).eval()
+    data = Data.from_tensors(X, linear(X).argmax(1))
+    for effort, told in (("quick", "upper bound"), ("standard", "reliable")):
+        given = cell(data=data, model=linear, defense=None, attack=Adaptive(eps=0.01, effort=effort), knowledge="adaptive")
+        assert examine(given, judge(given))["verdict"] == told
 
 
 @pytest.mark.parametrize(

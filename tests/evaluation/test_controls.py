@@ -70,7 +70,7 @@ def test_nothing_is_left_where_the_undefended_model_has_nothing(measured, net, f
 
 
 def test_the_plain_white_box_number_is_suspect(measured, few):
-    assert verdict(diagnose(ATTACK, measured.defended, *few)).startswith("suspect: ")
+    assert verdict(list(diagnose(ATTACK, measured.defended, *few))).startswith("suspect: ")
 
 
 def undefended_falls(net: nn.Module, x: Tensor, y: Tensor) -> None:
@@ -119,4 +119,4 @@ def test_an_honestly_robust_model_is_judged_reliable(few):
     robust = load_model("mnist-cnn", weights="mnist-pgd")
     x, y = few
     assert accuracy(robust, ADAPTIVE(robust, x, y), y) >= 80
-    assert verdict(diagnose(ATTACK, robust, x, y)) == "reliable"
+    assert verdict(list(diagnose(ATTACK, robust, x, y))) == "reliable"

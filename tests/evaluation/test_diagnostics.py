@@ -84,7 +84,7 @@ def test_an_honest_attack_on_a_linear_model_is_reliable():
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).eval()
     with torch.no_grad():
         y = model(X).argmax(1)
-    found = diagnose(PGD(eps=0.02, steps=40, loss="margin"), model, X, y)
+    found = list(diagnose(PGD(eps=0.02, steps=40, loss="margin"), model, X, y))
     assert verdict(found) == "reliable"
     assert {"outputs differ", "vanishing gradient at the input", "silent success", "no bound", "larger budget"} <= {
         c.name for c in found

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from sanact import CW, FGSM, PGD, Attack, AutoAttack, Mask, MedianFilter, sanitize
 from sanact.data import Data
 from sanact.evaluation import judge as judge_module
-from sanact.evaluation.judge import Cell, cells, crafted_examples, judge
-from sanact.evaluation.rows import SCHEMA, accuracy
+from sanact.evaluation.judge import Cell, cells, check_plans, crafted_examples, examine, judge
+from sanact.evaluation.rows import SCHEMA, accuracy, failures
 
 PLAN = {"0": Mask(0.3)}
 
@@ -211,6 +211,48 @@ def test_a_cell_refuses(changes, message):
         cell(**changes)
 
 
+def test_an_attack_that_returns_its_input_is_suspect_whatever_the_knowledge():
+    for knowledge in ("oblivious", "white-box"):
+        given = cell(attack=Returns(), knowledge=knowledge)
+        rows = judge(given)
+        verdict = examine(given, rows)["verdict"]
+        assert verdict.startswith("suspect: ") and "returned its input for all 40 images: it attacked nothing" in verdict
+    assert examine(cell(knowledge="oblivious"), judge(cell(knowledge="oblivious"))) == {}
+
+
+class Breaks(Returns):
+    """Fails on every image but the first batch of ten."""
+
+    def craft(self, model, x, y, eps, generator):
+        if len(x) < 20:
+            raise IndexError("no such place")
+        return (x + 0.1).clamp(0, 1)
+
+
+def test_where_an_attack_fails_the_rows_are_of_the_images_and_say_why():
+    given = cell(attack=Breaks(eps=0.2))
+    rows = judge(given, batch_size=30)
+    assert failures(rows) == {"Breaks": (10, "IndexError: no such place")}
+    got = columns(rows)
+    assert (got["linf"][30:] == 0).all() and (got["linf"][:30] > 0).all()
+    assert (got["prediction"][30:] == got["clean_prediction"][30:]).all()
+    assert "Breaks failed on 10 of 40 images: IndexError: no such place (0.25)" in examine(given, rows)["verdict"]
+
+
+def test_a_model_that_is_never_right_is_judged_and_suspect():
+    wrong = Data.from_tensors(images().images.x, (torch.from_numpy(images().labels) + 1) % 3)
+    given = cell(data=wrong, defense=None)
+    assert examine(given, judge(given))["verdict"] == "suspect: no example is classified correctly (1)"
+
+
+def test_what_cannot_be_judged_is_refused_before_any_attack_runs():
+    bad = [cell(defense={"0": Mask(0.0, "fixed")}), cell(attack=PGD(eps=1.5)), cell(model=nan_net(), defense=None)]
+    for given, message in zip(bad, ("changed nothing in 40", "eps must be at most 1", "NaN logits"), strict=True):
+        with pytest.raises(ValueError, match=message):
+            check_plans([cell(), given])
+    check_plans([cell(), cell(defense=None)])
+
+
 class Remembers(nn.Module):
     """Answers differently each time it is called: tracing sees one call only."""
 
@@ -234,8 +276,8 @@ def nan_net() -> nn.Module:
     [
         ({"defense": Mask(0.0, "fixed")}, r"sanitizer 'mask' on '0' changed nothing in 40 examples: it defends nothing"),
         ({"attack": PGD(eps=1.5)}, "eps must be at most 1 in Linf, where the ball holds every image, got 1.5"),
+        ({"attack": PGD(eps=1e-12)}, "with eps 1e-12 every pixel stays what it is in torch.float32: it attacked nothing"),
         ({"attack": PGD(eps=9.0, norm="L2")}, "eps must be at most 8 in L2"),
-        ({"attack": Returns()}, "returned its input for all 40 examples: it attacked nothing"),
         ({"attack": Returns(shift=1e-3, eps=1e-4)}, r"went 0\.001\d* away in Linf, its budget is 0\.0001"),
         ({"attack": Returns(shift=1e-3, eps=0.06, norm="L1")}, r"went 0\.06\d* away in L1, its budget is 0\.06"),
         ({"attack": Returns(shift=0.5, eps=1.0)}, r"x must lie in \[0, 1\], got"),

@@ -21,6 +21,7 @@ ROWS = pa.table(
         "linf": [0.0, 0.1, 0.2, 0.1],
         "l2": [0.0, 1.0, 3.0, 0.5],
         "by": ["", "pgd", "pgd", "clean"],
+        "failed": ["", "", "", ""],
     },
     schema=SCHEMA,
 )

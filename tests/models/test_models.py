@@ -20,8 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.transforms.functional import normalize
 
-from sanact.models import MNISTCNN, PRETRAINED, Normalize, build_model, load_model, load_weights
-from sanact.plan import list_layers
+from sanact.models import MNISTCNN, PRETRAINED, Normalize, build_model, load_model, load_weights, read_plan
+from sanact.plan import list_layers, sanitize
+from sanact.sanitizers import Mask
 from sanact.training import accuracy
 from tests.conftest import load_or_skip
 
@@ -167,6 +168,77 @@ def test_weights_from_a_file(tmp_path, save):
     assert same_weights(loaded, network) and not loaded.training
 
 
+def small() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+
+WRAPPINGS = {
+    "data parallel": lambda state: {f"module.{name}": value for name, value in state.items()},
+    "compiled": lambda state: {f"_orig_mod.{name}": value for name, value in state.items()},
+    "both": lambda state: {f"_orig_mod.module.{name}": value for name, value in state.items()},
+    "averaged": lambda state: {"n_averaged": torch.tensor(3)} | {f"module.{name}": value for name, value in state.items()},
+    "checkpoint": lambda state: {"epoch": 3, "state_dict": state, "optimizer": {"lr": 0.1}},
+    "checkpoint of data parallel": lambda state: {"model": {f"module.{name}": value for name, value in state.items()}},
+    "lightning": lambda state: {"state_dict": {f"model.{name}": value for name, value in state.items()}},
+    "net": lambda state: {"net": state, "acc": 91.2},
+}
+
+
+@pytest.mark.parametrize("wrapped", WRAPPINGS.values(), ids=WRAPPINGS)
+def test_weights_are_taken_out_of_what_others_wrap_them_in(tmp_path, wrapped):
+    torch.manual_seed(1)
+    theirs, ours = small(), small()
+    torch.save(wrapped(theirs.state_dict()), tmp_path / "w.pt")
+    load_weights(ours, tmp_path / "w.pt")
+    assert same_weights(ours, theirs)
+
+
+def test_a_network_with_such_a_name_of_its_own_keeps_it(tmp_path):
+    theirs, ours = nn.ModuleDict({"module": small()}), nn.ModuleDict({"module": small()})
+    torch.save(theirs.state_dict(), tmp_path / "w.pt")
+    load_weights(ours, tmp_path / "w.pt")
+    assert same_weights(ours, theirs)
+
+
+def test_weights_of_timm_itself_go_behind_the_normalization(tmp_path):
+    network, bare = build_model("timm:test_resnet"), timm.create_model("test_resnet")
+    torch.save(bare.state_dict(), tmp_path / "w.pt")
+    load_weights(network, tmp_path / "w.pt")
+    assert same_weights(network.network, bare) and network.normalize.mean.shape == (1, 3, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            lambda state: {"state_dict": state, "state_dict_ema": state},
+            "holds several state dicts, state_dict, state_dict_ema: save the one that is meant",
+        ),
+        (
+            lambda state: {name: (10 * value).to(torch.int8) for name, value in state.items()},
+            r"'0\.weight' in '.*' must hold real numbers, as the network does \(torch\.float32\), got torch\.int8",
+        ),
+        (
+            lambda state: {name.replace("0.weight", "0.weight_orig"): value for name, value in state.items()},
+            "the file is of a pruned or weight-normed network",
+        ),
+    ],
+    ids=["two", "quantized", "pruned"],
+)
+def test_weights_of_which_nobody_knows_what_is_meant_are_refused(tmp_path, content, message):
+    torch.save(content(small().state_dict()), tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=message):
+        load_weights(small(), tmp_path / "w.pt")
+
+
+def test_weights_of_a_sanitized_model_do_not_lose_their_plan_in_silence(tmp_path):
+    sanitize(MNISTCNN().eval(), {"conv1": Mask(0.2)}).save(tmp_path / "w.safetensors")
+    assert read_plan(tmp_path / "w.safetensors") == {"conv1": {"name": "mask", "strength": 0.2, "reading": "fixed"}}
+    assert read_plan(OURS) == {}
+    with pytest.raises(ValueError, match=r'holds a sanitized model, with the plan \{"conv1": .*`sanact.load` reads it'):
+        load_model("mnist-cnn", weights=tmp_path / "w.safetensors")
+
+
 class Malicious:
     """Creates a file when it is unpickled."""
 
@@ -219,7 +291,7 @@ def test_missing_weights_are_refused(weights):
 
 @pytest.mark.parametrize(
     "state",
-    [nn.Linear(2, 2).state_dict(), MNISTCNN(classes=3).state_dict(), {"state_dict": MNISTCNN().state_dict()}, [torch.ones(1)]],
+    [nn.Linear(2, 2).state_dict(), MNISTCNN(classes=3).state_dict(), {"weights": MNISTCNN().state_dict()}, [torch.ones(1)]],
     ids=["layers", "classes", "checkpoint", "list"],
 )
 def test_weights_of_another_network_are_refused(tmp_path, state):
@@ -340,6 +412,13 @@ def slips():
 
 def nothing():
     pass
+
+def leaves():
+    raise SystemExit(3)
+
+def greets():
+    print("hello")
+    return Tiny()
 """
 
 
@@ -378,17 +457,23 @@ def test_a_users_model_with_weights(users_file, tmp_path):
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
-        ("absent", r"has no working 'absent': .*; it defines: Tiny, asks, fails, make, nothing, slips$"),
+        ("absent", r"has no working 'absent': .*; it defines: Tiny, asks, fails, greets, leaves, make, nothing, slips$"),
         ("slips", r"has no working 'slips': .*'Lineer'"),
         ("fails", r"^'fails' in '.*\.py' failed with KeyError: 'no such thing'$"),
         ("asks", r"^'asks' in '.*\.py' failed with TypeError: .*'size'"),
         ("value", r"^'value' in '.*\.py' failed with TypeError: .*not callable"),
+        ("leaves", r"^'leaves' in '.*\.py' failed with SystemExit: 3$"),
         ("nothing", r"^'nothing' in '.*\.py' must return an nn\.Module, got NoneType$"),
     ],
 )
 def test_a_users_factory_that_makes_no_model_is_refused(users_file, factory, message):
     with pytest.raises(ValueError, match=message):
         load_model(f"{users_file}:{factory}")
+
+
+def test_what_a_users_file_prints_does_not_stand_among_the_results(users_file, capsys):
+    load_model(f"{users_file}:greets")
+    assert capsys.readouterr() == ("", "hello\n")
 
 
 @pytest.mark.parametrize(("text", "error"), [("def make(:", "SyntaxError"), ("import no_such_library", "ModuleNotFoundError")])

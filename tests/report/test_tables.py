@@ -10,14 +10,14 @@ import pytest
 from rich.console import Console
 
 from sanact.evaluation.rows import SCHEMA, write_rows
-from sanact.report.tables import as_json, grid, layer_table, markdown, plan_text, results, rich_table
+from sanact.report.tables import as_json, grid, layer_table, markdown, plan_text, results, rich_table, shares
 
 MASK = {"conv1": {"name": "mask", "strength": 0.3, "reading": "max"}}
 PGD = {"name": "pgd", "eps": 0.1, "norm": "Linf", "steps": 40}
 CW = {"name": "cw", "steps": 1000}
 
 
-def write(folder, number, *, right, defense=None, attack=PGD, knowledge="white-box", l2=1.0, verdict="reliable"):
+def write(folder, number, *, right, defense=None, attack=PGD, knowledge="white-box", l2=1.0, verdict="reliable", failed=""):
     """A file of 10 rows, 9 right on the clean images and ``right`` on the attacked."""
     rows = pa.table(
         {
@@ -28,6 +28,7 @@ def write(folder, number, *, right, defense=None, attack=PGD, knowledge="white-b
             "linf": [0.1] * 10,
             "l2": [l2] * 10,
             "by": [""] * right + ["pgd"] * (10 - right),
+            "failed": [failed] * 10,
         },
         schema=SCHEMA,
     )
@@ -93,12 +94,38 @@ def test_an_attack_that_does_less_than_replay_is_suspect(paths):
     assert "60.0<br>31.3–83.2 |" in markdown(grid(found, "oblivious"))  # of replay nothing is claimed
 
 
+def test_the_quick_effort_is_an_upper_bound_whatever_older_rows_say(tmp_path):
+    worst = {"name": "adaptive", "eps": 0.1, "norm": "Linf", "effort": "quick"}
+    paths = [
+        write(tmp_path, number, right=5, attack=worst | {"effort": effort}, knowledge="adaptive", verdict=verdict)
+        for number, (effort, verdict) in enumerate([("quick", "reliable"), ("standard", "reliable"), ("quick", "suspect: x")])
+    ]
+    assert [r.verdict for r in results(paths) if r.knowledge] == ["upper bound", "reliable", "suspect: x"]
+    assert any(note.startswith("upper bound: the effort") for note in grid(results(paths[:1]), "adaptive").notes)
+    assert not any(note.startswith("upper bound") for note in grid(results(paths[1:2]), "adaptive").notes)
+
+
+def test_parts_that_failed_stand_in_the_table_of_what_won(tmp_path):
+    worst = {"name": "adaptive", "eps": 0.1, "norm": "Linf", "effort": "standard"}
+    path = write(tmp_path, 0, right=5, attack=worst, knowledge="adaptive", failed="cw exact: no way\nrays: too far")
+    (table,) = shares(results([path]))
+    assert table.rows == {"pgd": ["50.0"], "failed: cw exact": ["100.0"], "failed: rays": ["100.0"]}
+
+
+def test_replayed_rows_claim_nothing_unless_something_went_wrong(tmp_path):
+    paths = [
+        write(tmp_path, number, right=5, defense=MASK, knowledge="oblivious", verdict=verdict)
+        for number, verdict in enumerate(["reliable", "", "suspect: it attacked nothing (1)"])
+    ]
+    assert [r.verdict for r in results(paths) if r.knowledge] == ["", "", "suspect: it attacked nothing (1)"]
+
+
 def test_more_than_the_adaptive_attacker_leaves_is_suspect(tmp_path):
     worst = {"name": "adaptive", "eps": 0.1, "norm": "Linf", "effort": "quick"}
     paths = [write(tmp_path, 0, right=5), write(tmp_path, 1, right=3, attack=worst, knowledge="adaptive")]
-    assert [r.verdict for r in results(paths)] == ["", "suspect: the adaptive attacker: 30.0", "reliable"]
+    assert [r.verdict for r in results(paths)] == ["", "suspect: the adaptive attacker: 30.0", "upper bound"]
     elsewhere = write(tmp_path, 2, right=3, attack=worst | {"eps": 0.2}, knowledge="adaptive")
-    assert [r.verdict for r in results([paths[0], elsewhere])] == ["", "reliable", "reliable"]
+    assert [r.verdict for r in results([paths[0], elsewhere])] == ["", "reliable", "upper bound"]
 
 
 @pytest.mark.parametrize("verdict", ["suspect: beaten by random noise (0.4)", ""])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sanact import sanitize
 from sanact.gradients import gradient, gradient_choices
 from sanact.sanitizers import ASH, KWTA, SANITIZERS, Mask, MedianFilter, NonLocalMeans, Sanitizer, bypass
 
@@ -147,6 +148,45 @@ def test_a_constant_map_stays_as_it_is(sanitizer: Sanitizer):
     assert torch.allclose(sanitizer(a), a) != repr(sanitizer).startswith(tuple(CHANGES_CONSTANTS))
 
 
+DEGENERATE: dict[str, Tensor] = {
+    "zeros": torch.zeros(2, 3, 5, 5),
+    "constant": torch.full((2, 3, 5, 5), 2.5),
+    "negative": torch.full((2, 3, 5, 5), -2.5),
+    "one map constant": torch.cat([draw(2, 2, 5, 5, dtype=torch.float32), torch.zeros(2, 1, 5, 5)], 1),
+    "one element in a map": torch.zeros(2, 3, 5, 5).index_fill(3, torch.tensor([2]), 1.0),
+    "one element": torch.zeros(2, 3, 1, 1),
+    "one row": torch.zeros(2, 3, 1, 5),
+    "vectors": torch.zeros(2, 7),
+    "a vector of one": torch.ones(2, 1),
+    "tiny": torch.full((2, 3, 5, 5), 1e-42),
+    "tiny and different": 1e-30 * draw(2, 3, 5, 5, dtype=torch.float32),
+    "huge": 1e10 * draw(2, 3, 5, 5, dtype=torch.float32),
+}
+
+
+@pytest.mark.parametrize("a", DEGENERATE.values(), ids=DEGENERATE.keys())
+def test_outputs_and_gradients_of_degenerate_maps_are_finite(sanitizer: Sanitizer, a: Tensor):
+    for choice in gradient_choices(sanitizer):
+        here = a.clone().requires_grad_()
+        with gradient(sanitizer, choice):
+            out = sanitizer(here)
+        (found,) = torch.autograd.grad(out.sum(), here)
+        assert out.isfinite().all() and found.isfinite().all(), choice
+
+
+def test_an_infinite_element_spoils_no_other_example(sanitizer: Sanitizer):
+    a = draw(3, 3, 5, 5, dtype=torch.float32)
+    spoilt = a.clone()
+    spoilt[0, 1, 2, 2] = torch.inf
+    for choice in gradient_choices(sanitizer):
+        found = []
+        for maps in (a, spoilt):
+            here = maps.clone().requires_grad_()
+            with gradient(sanitizer, choice):
+                found.append(torch.autograd.grad(sanitizer(here)[1:].sum(), here)[0][1:])
+        torch.testing.assert_close(found[0], found[1], msg=choice)
+
+
 def test_does_something(sanitizer: Sanitizer):
     a = draw(2, 3, 9, 7)
     assert not torch.equal(sanitizer(a), a)
@@ -185,6 +225,45 @@ def test_refuses_another_rank_by_name(sanitizer: Sanitizer, shape: tuple[int, ..
     sanitizer.where = "layer7"
     with pytest.raises(ValueError, match=rf"\(N, C, H, W\) or \(N, F\), got .*sanitizer '{sanitizer.name}' on 'layer7'"):
         sanitizer(torch.rand(shape))
+
+
+class Halved(Sanitizer):
+    """A subclass without an __init__ of its own."""
+
+    def sanitize(self, maps: Tensor) -> Tensor:
+        return maps / 2
+
+
+class Scaled(Sanitizer):
+    def __init__(self, factor: float = 3.0, *more: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+
+class Forgets(Sanitizer):
+    def __init__(self, factor: float = 3.0) -> None:
+        super().__init__()
+
+
+def test_a_subclass_without_arguments_has_none_in_its_configuration():
+    assert Halved().config == {"name": "Halved"} and repr(Halved()) == "Halved()"
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(18, 2)).eval()
+    x = torch.rand(2, 1, 5, 5)
+    defended = sanitize(net, Halved(), example=x)
+    torch.testing.assert_close(defended(x), net[3](net[:3](x) / 2))
+    assert defended.plan == {"*": {"name": "Halved"}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Scaled, r"__init__ must name its arguments, so that they can be saved, got \*more: ?'?float'? \(Scaled\)"),
+        (Forgets, r"every argument of __init__ must be an attribute of the same name, 'factor' is none \(Forgets\)"),
+    ],
+)
+def test_a_configuration_that_cannot_be_saved_is_a_clear_error(kind: type[Sanitizer], message: str):
+    with pytest.raises(TypeError, match=message):
+        _ = kind().config
 
 
 def test_refuses_integers(sanitizer: Sanitizer):

@@ -132,7 +132,7 @@ def test_says_that_it_draws():
     [
         ({"draws": 0.0}, r"draws must be a positive number, got 0.0 \(sanitizer 'sap'\)"),
         ({"draws": float("inf")}, "got inf"),
-        ({"seed": 0.5}, r"seed must be a whole number, got 0.5 \(sanitizer 'sap'\)"),
+        ({"seed": 0.5}, r"seed must be a whole number ≥ 0, got 0.5 \(sanitizer 'sap'\)"),
     ],
 )
 def test_bad_input(arguments, message):

@@ -9,10 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from sanact.attacks.base import RESTARTS, STEPS, TARGETS
 from sanact.attacks.gradient import GradientAttack, Search
 from sanact.attacks.losses import LossName, likeliest_others, targeted_dlr
 from sanact.attacks.projections import Generators, Norm, per_example, project, random_start, sparse_sign, steepest
-from sanact.checks import Model, check_logits
+from sanact.checks import Model, logits_of
+from sanact.values import Number, Rules
 
 MOMENTUM = 0.75
 ROUNDING = 1e-6  # in L1, where steps often are projected back to where they came from: less is no change
@@ -47,19 +49,21 @@ class APGD(GradientAttack):
 
     norms: ClassVar[tuple[Norm, ...]] = ("Linf", "L2", "L1")
     losses: ClassVar[tuple[LossName, ...]] = ("ce", "margin", "dlr", "targeted-dlr")
+    rules: ClassVar[Rules] = {
+        **GradientAttack.rules,
+        "steps": STEPS,
+        "restarts": RESTARTS,
+        "rho": Number(0, 1, open_least=True),
+        "targets": TARGETS,
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field in ("steps", "restarts", "targets"):
-            value = getattr(self, field)
-            self.require(isinstance(value, int) and value >= 1, field, "a whole number ≥ 1")
-        self.require(0 < self.rho <= 1, "rho", "in (0, 1]")
         self.require(not (self.targeted and self.loss == "targeted-dlr"), "targeted", "False with loss 'targeted-dlr'")
 
     def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
         if self.loss == "targeted-dlr":
-            check_logits(logits := model(x), y, str(self))
-            rivals = list(likeliest_others(logits, y, self.targets).T)
+            rivals = list(likeliest_others(logits_of(model, x, y, self), y, self.targets).T)
             search: Search = TowardsRival(self, model, x, y, eps, rivals[0], toward=False)
         else:
             rivals, search = [y], Search(self, model, x, y, eps, y, toward=self.targeted)

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
 from sanact.attacks.apgd import APGD
-from sanact.attacks.base import BudgetedAttack
+from sanact.attacks.base import QUERIES, STEPS, TARGETS, BudgetedAttack
 from sanact.attacks.fab import FAB
 from sanact.attacks.losses import LossName
 from sanact.attacks.projections import Generators
 from sanact.attacks.square import Square
 from sanact.attacks.suite import Stage, Suite
 from sanact.checks import Model
+from sanact.values import OneOf, Rules, flag
 
 Version = Literal["standard", "plus", "rand"]
 
@@ -47,12 +48,17 @@ class AutoAttack(Suite):
     targets: int = 9
     early_stop: bool = True
 
+    rules: ClassVar[Rules] = {
+        **Suite.rules,
+        "version": OneOf(tuple(STAGES)),
+        "steps": STEPS,
+        "queries": QUERIES,
+        "targets": TARGETS,
+        "early_stop": flag,
+    }
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.version in STAGES, "version", f"one of {', '.join(STAGES)}")
-        for field in ("steps", "queries", "targets"):
-            value = getattr(self, field)
-            self.require(isinstance(value, int) and value >= 1, field, "a whole number ≥ 1")
         self.require(not self.targeted, "targeted", "False, for its stages choose the targets themselves")
 
     @property
@@ -62,7 +68,7 @@ class AutoAttack(Suite):
     def for_replay(self) -> Self:
         return replace(self, early_stop=False)
 
-    def stages(self, model: Model) -> Iterator[tuple[str, Stage]]:
+    def stages(self, model: Model, x: Tensor) -> Iterator[tuple[str, Stage]]:
         for name in STAGES[self.version]:
             yield name, partial(_run, self.attack(name), model)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -15,44 +14,83 @@ from torch import Tensor, nn
 from sanact.attacks.projections import Generators, Norm
 from sanact.checks import Model, check_inputs, check_mode
 from sanact.preserve import preserved
+from sanact.values import POSITIVE, OneOf, Rules, Whole, flag, shown
+
+STEPS = Whole(1, 100_000)
+RESTARTS = Whole(1, 1_000)
+QUERIES = Whole(1, 1_000_000)
+TARGETS = Whole(1, 100_000)
 
 
 @contextmanager
 def untouched(model: Model) -> Iterator[None]:
-    """For the block, no gradients but those asked for, and none to parameters; the model ends as it was found."""
-    with preserved(model) if isinstance(model, nn.Module) else nullcontext(), torch.no_grad():
+    """For the block, no gradients but those asked for, and none to parameters; the model ends as it was found.
+
+    A caller's torch.inference_mode is left for the block: inside it there are no gradients to be had.
+    """
+    with (
+        torch.inference_mode(False),
+        preserved(model) if isinstance(model, nn.Module) else nullcontext(),
+        torch.no_grad(),
+    ):
         yield
+
+
+def copied(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Images in [0, 1] and whole labels that are nobody else's, and can be differentiated even if made in inference_mode."""
+    return x.detach().clone().clamp_(0, 1), y.long().clone()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attack(ABC):
     """Crafts adversarial examples against the model it is given; the dataclass is its configuration.
 
-    Call: model (x → logits), x (N, C, H, W) in [0, 1], y (N,) class indices → the examples, like x, in [0, 1].
+    Call: model (x → logits), x (N, C, H, W) in [0, 1], y (N,) class indices → the examples, like x, in [0, 1].  x is float32 or
+        float64; a model that computes in half precision converts it.
     generator: source of randomness, on the CPU: one for the batch, or one per example, so that an example's outcome does not
         depend on its batch; None draws as from seed 0.
     targeted: drive the prediction to y instead of away from it.
-    What is returned claims nothing: the judge predicts again.  Raises ValueError or TypeError for a model in training mode,
-    x outside [0, 1], labels out of range, NaN logits or gradients; warns of probabilities in place of logits.
+    What is returned claims nothing: the judge predicts again.  Raises ValueError or TypeError for a model in training mode, x
+    outside [0, 1] by more than a rounding, which is cut off, x of half precision, labels out of range, outputs that are no
+    logits of two classes or more, NaN logits or gradients; warns of probabilities in place of logits.
     """
 
     targeted: bool = False
 
-    def __call__(self, model: Model, x: Tensor, y: Tensor, *, generator: Generators | None = None) -> Tensor:
-        return self._on_guard(model, x, y, torch.empty(0), generator)
+    rules: ClassVar[Rules] = {"targeted": flag}  # by field, what its value may be
 
-    def _on_guard(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators | None) -> Tensor:
+    def __post_init__(self) -> None:
+        for field, rule in self.rules.items():
+            object.__setattr__(self, field, rule(getattr(self, field), field, str(self)))
+
+    def __call__(self, model: Model, x: Tensor, y: Tensor, *, generator: Generators | None = None) -> Tensor:
+        return self._on_guard(model, x, y, None, generator)
+
+    def _on_guard(self, model: Model, x: Tensor, y: Tensor, eps: Tensor | None, generator: Generators | None) -> Tensor:
         self._check(model, x, y, generator)
+        budgets = self._budgets(x, eps)
         if not len(x):
             return x.clone()
         with untouched(model):
-            return self.craft(model, x.detach(), y.long(), eps, generator or torch.Generator().manual_seed(0))
+            return self.craft(model, *copied(x, y), budgets, generator or torch.Generator().manual_seed(0))
 
     def _check(self, model: Model, x: Tensor, y: Tensor, generator: Generators | None) -> None:
         check_mode(model, str(self))
+        if isinstance(x, Tensor) and x.is_floating_point() and x.element_size() < 4:
+            raise TypeError(
+                f"x must be torch.float32 or torch.float64, got {x.dtype}, in which rounding takes points out of the ball; "
+                f"give x.float(), and let a model of half precision convert it ({self})"
+            )
         check_inputs(x, y, str(self))
+        each = generator if isinstance(generator, Sequence) else [generator]
+        if generator is not None and not all(isinstance(one, torch.Generator) for one in each):
+            raise TypeError(f"generator must be a torch.Generator, or a list of them, got {generator!r} ({self})")
         if isinstance(generator, Sequence) and len(generator) != len(x):
             raise ValueError(f"generator must be one, or one per example: {len(x)}, got {len(generator)} ({self})")
+
+    def _budgets(self, x: Tensor, eps: Tensor | None) -> Tensor:
+        """The radius of each example's ball, (N,); empty where the attack has none."""
+        return torch.empty(0)
 
     @abstractmethod
     def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
@@ -81,7 +119,7 @@ class Attack(ABC):
     def require(self, fulfilled: bool, field: str, allowed: str) -> None:
         """Raise ValueError for a field that is out of its range."""
         if not fulfilled:
-            raise ValueError(f"{field} must be {allowed}, got {getattr(self, field)!r} (attack '{self.name}')")
+            raise ValueError(f"{field} must be {allowed}, got {shown(getattr(self, field))} ({self})")
 
     def __str__(self) -> str:
         return f"attack '{self.name}'"
@@ -99,11 +137,11 @@ class BudgetedAttack(Attack):
     norm: Norm = "Linf"
 
     norms: ClassVar[tuple[Norm, ...]] = ("Linf", "L2")
+    rules: ClassVar[Rules] = {**Attack.rules, "eps": POSITIVE}
 
     def __post_init__(self) -> None:
-        number = isinstance(self.eps, (int, float)) and math.isfinite(self.eps)
-        self.require(number and self.eps > 0, "eps", "a positive number")
-        self.require(self.norm in self.norms, "norm", f"one of {', '.join(self.norms)}")
+        super().__post_init__()
+        object.__setattr__(self, "norm", OneOf(self.norms)(self.norm, "norm", str(self)))
 
     def __call__(
         self,
@@ -114,11 +152,13 @@ class BudgetedAttack(Attack):
         eps: Tensor | None = None,
         generator: Generators | None = None,
     ) -> Tensor:
-        return self._on_guard(model, x, y, self._budgets(x, eps), generator)
+        return self._on_guard(model, x, y, eps, generator)
 
     def _budgets(self, x: Tensor, eps: Tensor | None) -> Tensor:
         if eps is None:
             eps = torch.full((len(x),), self.eps, dtype=torch.float64)
+        if not isinstance(eps, Tensor):
+            raise TypeError(f"eps must be a tensor, one number per example, got {type(eps).__name__} ({self})")
         if eps.shape != x.shape[:1]:
             raise ValueError(f"eps must hold one number per example, {tuple(x.shape[:1])}, got {tuple(eps.shape)} ({self})")
         if bool((bad := ~((eps >= 0) & eps.isfinite())).any()):

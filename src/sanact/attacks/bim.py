@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
+from sanact.attacks.base import STEPS
 from sanact.attacks.gradient import GradientAttack, Search
 from sanact.attacks.projections import Generators
 from sanact.checks import Model
+from sanact.values import POSITIVE, Maybe, Rules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +27,7 @@ class BIM(GradientAttack):
     steps: int = 10
     step_size: float | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require(isinstance(self.steps, int) and self.steps >= 1, "steps", "a whole number ≥ 1")
-        self.require(self.step_size is None or 0 < self.step_size < math.inf, "step_size", "a positive number or None")
+    rules: ClassVar[Rules] = {**GradientAttack.rules, "steps": STEPS, "step_size": Maybe(POSITIVE)}
 
     def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
         search = Search(self, model, x, y, eps, y, toward=self.targeted)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from sanact.attacks.base import Attack
+from sanact.attacks.base import STEPS, Attack
 from sanact.attacks.losses import margin
-from sanact.attacks.projections import Generators, Norm
-from sanact.checks import Model, check_logits, gradient_of
+from sanact.attacks.projections import Generators, Norm, per_example
+from sanact.checks import Model, gradient_of, logits_of
+from sanact.values import NOT_NEGATIVE, POSITIVE, Rules, Whole, flag
+
+LARGEST = 1e10  # c
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +23,8 @@ class CW(Attack):
 
         minimize over w  ‖x' - x‖₂² + c · max( z_y - max_{i≠y} z_i, -κ ),   x' = (tanh w + 1) / 2
 
-    by Adam, and c by a binary search of its own for each example: tenfold until it succeeds, then bisection.  Targeted, the
-    two logits change places.  An example that finds nothing is returned as it was.
+    by Adam, and c by a binary search of its own for each example: tenfold until it succeeds, at most to 1e10, then bisection.
+    Targeted, the two logits change places.  An example that finds nothing is returned as it was.
 
     search_steps: of the search for c, ≥ 1.  steps: of Adam in each, ≥ 1.  step_size: of Adam, > 0, in units of w.
     confidence: κ ≥ 0, the margin in logits that counts as success.  initial_c: > 0.
@@ -38,13 +41,15 @@ class CW(Attack):
     initial_c: float = 1e-3
     abort_early: bool = True
 
-    def __post_init__(self) -> None:
-        for field in ("search_steps", "steps"):
-            value = getattr(self, field)
-            self.require(isinstance(value, int) and value >= 1, field, "a whole number ≥ 1")
-        for field in ("step_size", "initial_c"):
-            self.require(0 < getattr(self, field) < math.inf, field, "a positive number")
-        self.require(0 <= self.confidence < math.inf, "confidence", "a number ≥ 0")
+    rules: ClassVar[Rules] = {
+        **Attack.rules,
+        "search_steps": Whole(1, 100),
+        "steps": STEPS,
+        "step_size": POSITIVE,
+        "confidence": NOT_NEGATIVE,
+        "initial_c": POSITIVE,
+        "abort_early": flag,
+    }
 
     @property
     def budget(self) -> tuple[Norm, float | None]:
@@ -58,7 +63,7 @@ class CW(Attack):
             found = self._minimize(model, x, y, c, best, distance)
             upper = torch.where(found, torch.minimum(upper, c), upper)
             lower = torch.where(found, lower, torch.maximum(lower, c))
-            c = torch.where(upper.isinf(), 10 * c, (lower + upper) / 2)
+            c = torch.where(upper.isinf(), (10 * c).clamp_max(max(LARGEST, self.initial_c)), (lower + upper) / 2)
         return best
 
     def _minimize(self, model: Model, x: Tensor, y: Tensor, c: Tensor, best: Tensor, distance: Tensor) -> Tensor:
@@ -68,24 +73,25 @@ class CW(Attack):
         w = torch.atanh((2 * x - 1) * (1 - 1e-6))
         mean, square = torch.zeros_like(w), torch.zeros_like(w)
         lowest, earlier = (x.new_full((len(x),), torch.inf) for _ in range(2))
+        steepest = torch.finfo(w.dtype).max ** 0.5 / 10  # that Adam can square
         every = max(self.steps // 10, 50)  # fewer tell nothing: black and white pixels hardly move in 50 steps
         for step in range(1, self.steps + 1):
+            bent = torch.tanh(w)
+            candidate = (bent + 1) / 2
             with torch.enable_grad():
-                w.requires_grad_()
-                candidate = (torch.tanh(w) + 1) / 2
-                logits = model(candidate)
-                check_logits(logits.detach(), y[index], str(self))
-                squared = (candidate - x[index]).square().flatten(1).sum(1)
+                point = candidate.detach().requires_grad_()
+                logits = logits_of(model, point, y[index], self)
                 short = margin(logits, y[index]) * (1 if self.targeted else -1)  # what is missing to success, without κ
-                objective = squared + c[index] * (short + self.confidence).clamp_min(0)
-                if step == 1:  # the distance has a gradient, too, which would hide that the logits have none
-                    gradient_of(short, w, str(self), retain_graph=True)
-                gradient = gradient_of(objective, w, str(self))
-            w, squared, objective = w.detach(), squared.detach(), objective.detach()
+                slope = gradient_of(short, point, self)
+            delta, short = candidate - x[index], short.detach().to(x)
+            squared, missing = delta.square().flatten(1).sum(1), short + self.confidence
+            objective = squared + c[index] * missing.clamp_min(0)
+            slope = 2 * delta + per_example(c[index] * (missing >= 0), slope) * slope
+            gradient = slope.clamp(-steepest, steepest) * (1 - bent.square()) / 2
 
-            success = short.detach() <= -self.confidence if self.confidence else short.detach() < 0
+            success = short <= -self.confidence if self.confidence else short < 0
             closer = success & (squared < distance[index])
-            best[index[closer]], distance[index[closer]] = candidate.detach()[closer], squared[closer]
+            best[index[closer]], distance[index[closer]] = candidate[closer], squared[closer]
             found[index[success]] = True
 
             mean = 0.9 * mean + 0.1 * gradient

@@ -8,10 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sanact.attacks.base import BudgetedAttack
+from sanact.attacks.base import RESTARTS, STEPS, TARGETS, BudgetedAttack
 from sanact.attacks.losses import likeliest_others, margin
 from sanact.attacks.projections import Generators, Norm, length, per_example, project, random_start, to_hyperplane
-from sanact.checks import Model, check_logits, gradient_of
+from sanact.checks import Model, gradient_of, logits_of
+from sanact.values import LARGE, SHARE, Maybe, Number, Rules, flag
 
 DUAL: dict[Norm, Norm] = {"Linf": "L1", "L2": "L2", "L1": "Linf"}
 LAST = 3  # points tried on the line from x to the closest that was found
@@ -45,21 +46,20 @@ class FAB(BudgetedAttack):
     early_stop: bool = False
 
     norms: ClassVar[tuple[Norm, ...]] = ("Linf", "L2", "L1")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for field in ("steps", "restarts"):
-            value = getattr(self, field)
-            self.require(isinstance(value, int) and value >= 1, field, "a whole number ≥ 1")
-        counted = self.targets is None or (isinstance(self.targets, int) and self.targets >= 1)
-        self.require(counted, "targets", "a whole number ≥ 1 or None")
-        self.require(0 <= self.alpha_max <= 1, "alpha_max", "in [0, 1]")
-        self.require(1 <= self.eta < torch.inf, "eta", "a number ≥ 1")
-        self.require(0 <= self.beta < 1, "beta", "in [0, 1)")
+    rules: ClassVar[Rules] = {
+        **BudgetedAttack.rules,
+        "targets": Maybe(TARGETS),
+        "steps": STEPS,
+        "restarts": RESTARTS,
+        "alpha_max": Number(0, 1),
+        "eta": Number(1, LARGE, words="be a number ≥ 1"),
+        "beta": SHARE,
+        "early_stop": flag,
+    }
 
     def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
         closest = Closest(self, model, x, y, eps)
-        logits = closest.visit(torch.arange(len(x), device=x.device), x)
+        logits, _ = closest.visit(torch.arange(len(x), device=x.device), x)
         rivals = [None] if self.targeted or self.targets is None else [*likeliest_others(logits, y, self.targets).T]
         for closest.rival in rivals:
             for restart in range(self.restarts):
@@ -74,25 +74,31 @@ class FAB(BudgetedAttack):
 
     def _approach(self, closest: Closest, start: Tensor) -> None:
         index = closest.open()  # the examples still in the batch
-        here = start[index]
+        here, often = start[index], False
         for _ in range(self.steps):
             if not len(index):
                 return
-            value, slope, won = closest.linearize(index, here)
+            if often:  # most points are left at once: their gradients would be taken in vain
+                won, value, slope = closest.visit(index, here)[1], torch.zeros_like(closest.eps[index]), torch.zeros_like(here)
+            else:
+                value, slope, won = closest.linearize(index, here)
+            blank, often = won | often, 2 * int(won.sum()) > len(won)
             if self.early_stop:
                 stay = closest.distance[index] > closest.eps[index]
-                index, here, value, slope, won = (part[stay] for part in (index, here, value, slope, won))
+                index, here, value, slope, won, blank = (part[stay] for part in (index, here, value, slope, won, blank))
             if bool(won.any()):
                 origin = closest.x[index[won]]
                 here[won] = origin + self.beta * (here[won] - origin)
-                value[won], slope[won], _ = closest.linearize(index[won], here[won])
+            if bool(blank.any()):
+                value[blank], slope[blank], _ = closest.linearize(index[blank], here[blank])
             here = self._step(closest.x[index], here, value, slope)
         if len(index):
             closest.visit(index, here)
 
     def _step(self, x: Tensor, here: Tensor, value: Tensor, slope: Tensor) -> Tensor:
-        from_here = to_hyperplane(here, value, slope, self.norm)
-        from_x = to_hyperplane(x, value + (slope * (x - here)).flatten(1).sum(1), slope, self.norm)
+        places, values = torch.cat([here, x]), torch.cat([value, value + (slope * (x - here)).flatten(1).sum(1)])
+        both = to_hyperplane(places, values, torch.cat([slope, slope]), self.norm)
+        from_here, from_x = both[: len(x)], both[len(x) :]
         near, far = length(from_here, self.norm), length(from_x, self.norm)
         alpha = per_example((near / (near + far).clamp_min(torch.finfo(x.dtype).tiny)).clamp_max(self.alpha_max), x)
         return ((1 - alpha) * (here + self.eta * from_here) + alpha * (x + self.eta * from_x)).clamp(0, 1)
@@ -110,18 +116,20 @@ class Closest:
         """The examples to go on with."""
         return torch.nonzero(self.distance > (self.eps if self.attack.early_stop else 0))[:, 0]
 
-    def visit(self, index: Tensor, here: Tensor) -> Tensor:
-        """The logits at ``here``, (n, K), for the examples ``index``."""
-        logits = self.model(here)
-        self._note(index, here, logits)
-        return logits
+    def visit(self, index: Tensor, here: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits at ``here``, (n, K), and whether the goal is reached there, (n,), for the examples ``index``."""
+        logits = logits_of(self.model, here, self.y[index], self.attack)
+        return logits, self._note(index, here, logits)
 
     def linearize(self, index: Tensor, here: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """z_t - z_y at ``here``, (n,), its gradient, and whether the goal is reached there, (n,), for ``index``."""
+        """z_t - z_y at ``here``, (n,), its gradient, and whether the goal is reached there, (n,), for ``index``.
+
+        The first two are over the largest entry of the gradient: it is the same boundary.
+        """
         y = self.y[index]
         with torch.enable_grad():
             point = here.detach().requires_grad_()
-            logits = self.model(point)
+            logits = logits_of(self.model, point, y, self.attack)
             won = self._note(index, here, logits.detach())
             if self.attack.targeted:
                 values = [-margin(logits, y)]
@@ -132,10 +140,13 @@ class Closest:
         nearest = torch.full_like(self.eps[index], torch.inf)
         chosen, slope = torch.zeros_like(nearest), torch.zeros_like(here)
         for place, value in enumerate(values):
-            gradient = gradient_of(value, point, str(self.attack), retain_graph=place + 1 < len(values))
-            away = value.detach().abs() / length(gradient, DUAL[self.attack.norm]).clamp_min(torch.finfo(here.dtype).tiny)
+            gradient = gradient_of(value, point, self.attack, retain_graph=place + 1 < len(values))
+            value, gradient = over_slope(value.detach(), gradient)
+            if len(values) == 1:
+                return value, gradient, won
+            away = value.abs() / length(gradient, DUAL[self.attack.norm]).clamp_min(torch.finfo(here.dtype).tiny)
             nearer = away < nearest
-            nearest, chosen = torch.where(nearer, away, nearest), torch.where(nearer, value.detach(), chosen)
+            nearest, chosen = torch.where(nearer, away, nearest), torch.where(nearer, value, chosen)
             slope = torch.where(per_example(nearer, slope), gradient, slope)
         return chosen, slope, won
 
@@ -147,19 +158,17 @@ class Closest:
         x, y, sign = self.x[index], self.y[index], -1 if self.attack.targeted else 1
         way = self.best[index] - x
         inner, outer = torch.zeros_like(self.eps[index]), torch.ones_like(self.eps[index])  # shares of the way
-        below, above = (sign * margin(self.model(x + share * way), y) for share in (0, 1))
+        below, above = (sign * margin(logits_of(self.model, x + share * way, y, self.attack), y) for share in (0, 1))
         for _ in range(LAST):
             crossing = inner + (outer - inner) * (-below / (above - below).clamp_min(torch.finfo(x.dtype).tiny)).clamp(0, 1)
-            share = crossing + (outer - crossing) / 100  # on the boundary itself, rounding would decide
+            share = (crossing + (outer - crossing) / 100).to(x)  # on the boundary itself, rounding would decide
             here = x + per_example(share, x) * way
-            logits = self.visit(index, here)
+            logits, won = self.visit(index, here)
             lead = sign * margin(logits, y)
-            won = (logits.argmax(1) == y) == self.attack.targeted
             inner, below = torch.where(won, inner, share), torch.where(won, below, lead)
             outer, above = torch.where(won, share, outer), torch.where(won, lead, above)
 
     def _note(self, index: Tensor, here: Tensor, logits: Tensor) -> Tensor:
-        check_logits(logits, self.y[index], str(self.attack))
         won = (logits.argmax(1) == self.y[index]) == self.attack.targeted
         distance = length(here - self.x[index], self.attack.norm)
         none_yet = self.distance[index].isinf()
@@ -167,3 +176,9 @@ class Closest:
         self.best[index[closer | none_yet]] = here[closer | none_yet]
         self.distance[index[closer]] = distance[closer]
         return won
+
+
+def over_slope(value: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+    """Both over the largest entry of the slope, example by example, lest its squares and sums over- or underflow."""
+    scale = slope.flatten(1).abs().amax(1).clamp_min(torch.finfo(slope.dtype).tiny)
+    return value.to(slope) / scale, slope / per_example(scale, slope)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from sanact.attacks.base import BudgetedAttack
-from sanact.attacks.losses import LOSSES, LossName
-from sanact.attacks.projections import per_example, project, steepest
-from sanact.checks import Model, check_logits, gradient_of
+from sanact.attacks.losses import LOSSES, LossName, dlr_towards
+from sanact.attacks.projections import per_example, project, steepest, to_scale
+from sanact.checks import Model, gradient_of, logits_of
+from sanact.values import OneOf, Rules, Whole, flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +34,11 @@ class GradientAttack(BudgetedAttack):
     draws: int = 1
 
     losses: ClassVar[tuple[LossName, ...]] = ("ce", "margin", "dlr")
+    rules: ClassVar[Rules] = {**BudgetedAttack.rules, "early_stop": flag, "draws": Whole(1, 10_000)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.loss in self.losses, "loss", f"one of {', '.join(self.losses)}")
-        self.require(isinstance(self.draws, int) and self.draws >= 1, "draws", "a whole number ≥ 1")
+        object.__setattr__(self, "loss", OneOf(self.losses)(self.loss, "loss", str(self)))
 
     def for_replay(self) -> Self:
         return replace(self, early_stop=False)
@@ -58,7 +59,8 @@ class GradientAttack(BudgetedAttack):
             if self.early_stop and bool(won.any()):
                 index, here, gradient, mean = (part[~won] for part in (index, here, gradient, mean))
             if decay:
-                size = gradient.flatten(1).norm(p=1, dim=1).clamp_min(torch.finfo(gradient.dtype).tiny)
+                gradient = to_scale(gradient)
+                size = gradient.flatten(1).abs().sum(1).clamp_min(torch.finfo(gradient.dtype).tiny)
                 gradient = mean = decay * mean + gradient / per_example(size, gradient)
             moved = here + per_example(step_size[index], here) * steepest(gradient, self.norm)
             here = project(moved, search.x[index], search.eps[index], self.norm)
@@ -98,13 +100,12 @@ class Search:
         for _ in range(self.attack.draws):
             with torch.set_grad_enabled(slope):
                 point = here.detach().requires_grad_(slope)
-                logits = self.model(point)
-                check_logits(logits.detach(), self.y[index], str(self.attack))
+                logits = logits_of(self.model, point, self.y[index], self.attack)
                 value = self.objective(logits, index)
             loss += value.detach() / self.attack.draws
             hits += (logits.detach().argmax(1) == self.y[index]) == self.attack.targeted
             if slope and not (self.attack.early_stop and self.attack.draws == 1 and bool(hits.all())):
-                gradient += gradient_of(value, point, str(self.attack)) / self.attack.draws
+                gradient += gradient_of(value, point, self.attack) / self.attack.draws
         won = 2 * hits > self.attack.draws
         better = (won & ~self.won[index]) | ((won == self.won[index]) & (loss >= self.loss[index]))
         chosen = index[better]
@@ -113,4 +114,6 @@ class Search:
 
     def objective(self, logits: Tensor, index: Tensor) -> Tensor:
         """What is driven up, (n,)."""
+        if self.sign < 0 and self.attack.loss == "dlr":
+            return dlr_towards(logits, self.labels[index])
         return self.sign * LOSSES[self.attack.loss](logits, self.labels[index])

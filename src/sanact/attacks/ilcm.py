@@ -9,7 +9,7 @@ from torch import Tensor
 from sanact.attacks.bim import BIM
 from sanact.attacks.gradient import Search
 from sanact.attacks.projections import Generators
-from sanact.checks import Model, check_logits
+from sanact.checks import Model, logits_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +27,7 @@ class ILCM(BIM):
         self.require(not self.targeted, "targeted", "False, for it chooses the target itself")
 
     def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
-        logits = model(x)
-        check_logits(logits, y, str(self))
+        logits = logits_of(model, x, y, self)
         search = Search(self, model, x, y, eps, logits.argmin(1), toward=True)
         self.climb(search, x, steps=self.steps, step_size=self.stride(eps))
         return search.best

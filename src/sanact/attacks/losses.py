@@ -41,6 +41,20 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     return margin(logits, y) / (first - third + TINY)
 
 
+def dlr_towards(logits: Tensor, target: Tensor) -> Tensor:
+    """(z_t - z_(1)) / (z_(1) - z_(3)), with z_(k) the k-th largest of the classes other than t; positive where t is predicted.
+
+    With t among the ranks, as in `dlr`, the ratio would be constant wherever t comes third.  The divisor has no gradient: the
+    ratio would also rise where the others spread, t left behind.
+    logits (N, K), target (N,) → (N,); of fewer than 4 classes it is z_t - z_(1).
+    """
+    lead = -margin(logits, target)
+    if logits.shape[1] < 4:
+        return lead
+    first, _, third = logits.scatter(1, target[:, None], -float("inf")).topk(3, dim=1).values.unbind(1)
+    return lead / (first - third + TINY).detach()
+
+
 def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """(z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2), positive where the target t leads y.
 

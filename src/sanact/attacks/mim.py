@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -11,6 +11,7 @@ from sanact.attacks.bim import BIM
 from sanact.attacks.gradient import Search
 from sanact.attacks.projections import Generators
 from sanact.checks import Model
+from sanact.values import NOT_NEGATIVE, Rules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +26,7 @@ class MIM(BIM):
 
     decay: float = 1.0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require(0 <= self.decay < math.inf, "decay", "a number ≥ 0")
+    rules: ClassVar[Rules] = {**BIM.rules, "decay": NOT_NEGATIVE}
 
     def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
         search = Search(self, model, x, y, eps, y, toward=self.targeted)

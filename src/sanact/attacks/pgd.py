@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from sanact.attacks.base import RESTARTS
 from sanact.attacks.bim import BIM
 from sanact.attacks.gradient import Search
 from sanact.attacks.projections import Generators, random_start
 from sanact.checks import Model
+from sanact.values import Rules, flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +24,9 @@ class PGD(BIM):
 
     steps: of each start.  step_size: α; None is 2.5 eps / steps, so that the ball can be crossed from any start.
     restarts: random starts, ≥ 1; the best iterate of all is kept.  random_start: False starts at x, and then once.
+    In L2 a single random start may lie on the far side of the ball, and the steps, 2.5 radii in all, end before they are around
+    it: of the points that lie 2 % inside the ball, on linear models of 3 by 3 to 8 by 8 pixels, 7 to 9 of 10 are reached; with
+    5 restarts, or without a random start, nearly all, as by APGD and FAB.
     Paper: Madry et al. 2018, arXiv:1706.06083.  Deviation: the best iterate is kept, not the last.
     """
 
@@ -28,9 +34,10 @@ class PGD(BIM):
     restarts: int = 1
     random_start: bool = True
 
+    rules: ClassVar[Rules] = {**BIM.rules, "restarts": RESTARTS, "random_start": flag}
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(isinstance(self.restarts, int) and self.restarts >= 1, "restarts", "a whole number ≥ 1")
         self.require(self.random_start or self.restarts == 1, "restarts", "1 without random_start: all would be alike")
 
     def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:

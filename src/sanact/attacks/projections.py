@@ -44,9 +44,13 @@ def steepest(gradient: Tensor, norm: Norm) -> Tensor:
         return gradient.sign()
     if norm == "L1":
         return sparse_sign(gradient, torch.ones_like(gradient.flatten(1)[:, 0]))
-    tiny = torch.finfo(gradient.dtype).tiny
-    gradient = gradient / per_example(gradient.flatten(1).abs().amax(1), gradient).clamp_min(tiny)  # lest its square underflow
-    return gradient / per_example(l2_norm(gradient), gradient).clamp_min(tiny)
+    gradient = to_scale(gradient)
+    return gradient / per_example(l2_norm(gradient), gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
+
+
+def to_scale(gradient: Tensor) -> Tensor:
+    """Over its largest entry, example by example, lest squares and sums over- or underflow; 0 stays 0."""
+    return gradient / per_example(gradient.flatten(1).abs().amax(1), gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
 
 
 def sparse_sign(gradient: Tensor, count: Tensor) -> Tensor:

@@ -8,9 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sanact.attacks.base import BudgetedAttack
+from sanact.attacks.base import QUERIES, BudgetedAttack
 from sanact.attacks.projections import Generators, Norm, per_example
-from sanact.checks import Model, check_logits
+from sanact.checks import Model, logits_of
+from sanact.values import Rules
 
 TOLERANCE = 1e-3  # of a radius, in input units
 
@@ -33,10 +34,10 @@ class RayS(BudgetedAttack):
     queries: int = 2000
 
     norms: ClassVar[tuple[Norm, ...]] = ("Linf",)
+    rules: ClassVar[Rules] = {**BudgetedAttack.rules, "queries": QUERIES}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(isinstance(self.queries, int) and self.queries >= 1, "queries", "a whole number ≥ 1")
         self.require(not self.targeted, "targeted", "False")
 
     def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
@@ -63,9 +64,7 @@ class RayS(BudgetedAttack):
         return _along(x, torch.minimum(radius, eps), direction)
 
     def _fooled(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        logits = model(x)
-        check_logits(logits, y, str(self))
-        return logits.argmax(1) != y
+        return logits_of(model, x, y, self).argmax(1) != y
 
 
 def _along(x: Tensor, radius: Tensor, direction: Tensor) -> Tensor:

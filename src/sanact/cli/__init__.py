@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from sanact.cli.ending import contained, told
 from sanact.cli.judging import demo, evaluate, reproduce, train
 from sanact.cli.reading import compare, explore, layers, report, robustbench
 from sanact.cli.stopping import stoppable
@@ -18,16 +19,15 @@ app = typer.Typer(
 )
 
 for verb in (demo, evaluate, reproduce, train, layers, compare, report, explore, robustbench):
-    app.command()(stoppable(verb))
+    app.command()(stoppable(contained(verb)))
 
 
 def main() -> None:
     """Run the command line; an error that a user can mend is one line, not a traceback."""
     try:
         app()
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
+    except Exception as error:
         from rich.console import Console
 
-        message = " ".join(str(error).split())
-        Console(stderr=True).print("error:", message, style="red", markup=False, highlight=False, soft_wrap=True)
+        Console(stderr=True).print("error:", told(error), style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(1) from error

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,23 +16,33 @@ from sanact.cli.options import (
     PLAN,
     BatchSize,
     Classes,
+    ClassNames,
     Device,
     EffortOption,
+    ImageColumn,
     Json,
     KnowledgeOption,
+    LabelColumn,
     Out,
     Quiet,
     Seed,
     Split,
     Weights,
+    columns,
     command_line,
     every_table,
     is_calibrated,
+    path,
+    read_class_names,
     read_model,
     read_plan,
     read_radius,
     show,
 )
+from sanact.values import OneOf, shown
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def demo(
@@ -67,6 +78,9 @@ def evaluate(
     data: Annotated[str, typer.Option(help=DATA)] = "mnist",
     split: Split = "test",
     weights: Weights = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    class_names: ClassNames = None,
     plan: Annotated[list[str] | None, typer.Option("--plan", "-p", help=PLAN)] = None,
     attack: Annotated[
         list[str] | None,
@@ -98,35 +112,66 @@ def evaluate(
     """
     from sanact.attacks import ATTACKS
     from sanact.data import load_data
+    from sanact.device import pick_device
     from sanact.engine import run
+    from sanact.evaluation.adaptive import WORK
     from sanact.evaluation.judge import cells
     from sanact.evaluation.threat import KNOWLEDGE, usual_eps
     from sanact.graph import input_shape
     from sanact.report.tables import grid, results
+    from sanact.sanitizers import sanitizers_of
     from sanact.spec import parse
 
+    pick_device(device)
+    OneOf(tuple(WORK))(effort, "effort", "evaluate")
+    for attacker in knowledge or ():
+        OneOf(tuple(KNOWLEDGE))(attacker, "knowledge", "evaluate")
     eps, radius = usual_eps(data), read_radius(l2)
     attacks = [parse("attack", ATTACKS, text) for text in attack or [f"fgsm:eps={eps}", f"pgd:eps={eps}"]]
+    if twice := [one for one in attacks if attacks.count(one) > 1]:
+        raise ValueError(f"each attack must be given once, got {twice[0]!r} twice (evaluate)")
     defenses = [None, read_plan(plan)] if plan else [None]
-    network, whole = read_model(model, data, split, weights)
+    found_by = columns(image_column, label_column, class_names)
+    network, whole = read_model(model, data, split, weights, found_by=found_by)
+    inside = ", ".join(map(str, sanitizers_of(network)))
+    if inside and plan:
+        raise ValueError(f"the model has its own sanitizers ({inside}): --plan cannot add others, got {shown(plan)} (evaluate)")
     whole = whole.only(classes) if classes else whole
     chosen = whole.sample(examples or min(1000, len(whole)), seed=seed)
-    calibration = load_data(data, "train", shape=input_shape(network)) if is_calibrated(plan) else None
-    judged = cells(
-        chosen,
-        network,
-        f"{model} ({Path(weights).stem})" if weights else model,
-        defenses,
-        attacks,
-        knowledge or KNOWLEDGE,  # type: ignore[arg-type]  # the cell checks it
-        seed=seed,
-        calibration=calibration and calibration.sample(min(1000, len(calibration)), seed=seed),
-        effort=effort,  # type: ignore[arg-type]  # the attack checks it
-        l2=radius,
-    )
+    calibration = load_data(data, "train", shape=input_shape(network), **found_by) if is_calibrated(plan) else None
+    if inside and not quiet:
+        typer.echo(f"the model has sanitizers inside ({inside}): it is judged as it is, and beside it without them", err=True)
+    judged = [
+        cell
+        for one in ([bare(network), network] if inside else [network])
+        for cell in cells(
+            chosen,
+            one,
+            f"{model} ({Path(weights).stem})" if weights else model,
+            defenses,
+            attacks,
+            knowledge or KNOWLEDGE,  # type: ignore[arg-type]  # checked above
+            seed=seed,
+            calibration=calibration and calibration.sample(min(1000, len(calibration)), seed=seed),
+            effort=effort,  # type: ignore[arg-type]  # checked above
+            l2=radius,
+        )
+    ]
+    if not judged:
+        raise ValueError(f"nothing to judge: no attack has a budget for the {', '.join(knowledge or ())} attacker (evaluate)")
     found = results(run(judged, out=out, batch_size=batch_size, device=device, progress=not quiet), l2=radius)
     known = {cell.knowledge for cell in judged}
     show([grid(found, one) for one in reversed(KNOWLEDGE) if one in known], as_json)
+
+
+def bare(network: nn.Module) -> nn.Module:
+    """A copy of a network with sanitizers inside, in which all of them are bypassed."""
+    from sanact.sanitizers import sanitizers_of
+
+    copied = copy.deepcopy(network)
+    for sanitizer in sanitizers_of(copied):
+        sanitizer.bypassed = True
+    return copied
 
 
 def reproduce(
@@ -160,6 +205,7 @@ def reproduce(
 
     Example: sanact reproduce table2 --data mnist --examples 100
     """
+    from sanact.device import pick_device
     from sanact.evaluation.threat import KNOWLEDGE
     from sanact.experiments import EXPERIMENTS, FIGURES, Setting
     from sanact.files import replacing
@@ -167,10 +213,9 @@ def reproduce(
     from sanact.report.inside import NAMES, Drawing, draw
     from sanact.report.tables import every_result, markdown
 
-    if distance not in NAMES:
-        raise ValueError(f"distance must be one of {', '.join(NAMES)}, got '{distance}'")
-    if experiment not in EXPERIMENTS:
-        raise ValueError(f"experiment must be one of {', '.join(EXPERIMENTS)}, got '{experiment}'")
+    OneOf(tuple(NAMES))(distance, "distance", "reproduce")
+    OneOf(tuple(EXPERIMENTS))(experiment, "experiment", "reproduce")
+    pick_device(device)
     setting = Setting(
         data=data,
         examples=examples or (100 if experiment in FIGURES else 1000),
@@ -202,9 +247,12 @@ def reproduce(
 def train(
     model: Annotated[str, typer.Argument(help=MODEL, show_default=False)],
     data: Annotated[str, typer.Option(help=DATA)] = "digits",
-    out: Annotated[Path, typer.Option(help="Safetensors file; a card in Markdown is put beside it.")] = Path(
-        "weights.safetensors"
-    ),
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    class_names: ClassNames = None,
+    out: Annotated[
+        Path, typer.Option(parser=path, metavar="PATH", help="Safetensors file; a card in Markdown is put beside it.")
+    ] = Path("weights.safetensors"),
     start: Annotated[Path | None, typer.Option(help="File of weights to start from.", show_default="fresh ones")] = None,
     validation: Annotated[
         int | None, typer.Option(min=1, help="Training images to hold out, with equal class shares.", show_default="a twelfth")
@@ -272,6 +320,9 @@ def train(
         validation=validation,
         examples=examples,
         classes=classes or (),
+        image=image_column,
+        label=label_column,
+        names=read_class_names(class_names),
         half=half,
         attack=parse("attack", ATTACKS, attack) if attack else None,
         device=device,

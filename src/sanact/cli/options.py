@@ -7,11 +7,13 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from sanact.values import BATCH_SIZE, SEED, shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,16 +37,46 @@ def _quiet(quiet: bool) -> bool:
     return quiet
 
 
+def path(text: Any) -> Path:
+    """A path; typer's error for an empty one, which would be the current folder."""
+    if not str(text).strip():
+        raise typer.BadParameter(f"must be a path, got '{text}'")
+    return Path(text)
+
+
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.", callback=_quiet)]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Seed = Annotated[int, typer.Option(help="Of every random draw.")]
+Seed = Annotated[int, typer.Option(help="Of every random draw.", callback=lambda seed: SEED(seed, "seed", "--seed"))]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …; auto takes CUDA where there is one.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Examples at once: memory, not results, depends on it.")]
+BatchSize = Annotated[
+    int, typer.Option(min=1, max=BATCH_SIZE.most, help="Examples at once: memory, not results, depends on it.")
+]
 KnowledgeOption = Annotated[
     list[str] | None, typer.Option("--knowledge", "-k", help="oblivious, white-box, adaptive; repeat.", show_default="all")
 ]
 EffortOption = Annotated[str, typer.Option("--effort", help="Of the adaptive attacker: quick, standard, thorough.")]
-Out = Annotated[Path, typer.Option(help="Folder for rows; a run that was interrupted goes on from what it finds there.")]
+Out = Annotated[
+    Path,
+    typer.Option(
+        parser=path, metavar="PATH", help="Folder for rows; a run that was interrupted goes on from what it finds there."
+    ),
+]
+OutFile = typer.Option(parser=path, metavar="PATH", help="File to write.")
+ImageColumn = Annotated[
+    str | None, typer.Option("--image-column", help="Of the data.", show_default="the only one that holds images")
+]
+LabelColumn = Annotated[
+    str | None, typer.Option("--label-column", help="Of the data.", show_default="the only one that holds classes")
+]
+ClassNames = Annotated[
+    str | None,
+    typer.Option(
+        "--class-names",
+        help="All classes in the order of the model's outputs, for data that lack some or order them otherwise: "
+        "a file with a name a line, or names with commas between.",
+        show_default="those of the data, over all splits",
+    ),
+]
 Weights = Annotated[
     str | None,
     typer.Option(
@@ -83,20 +115,88 @@ def read_plan(texts: list[str]) -> Any:
 
     if len(texts) == 1 and texts[0].endswith(".json"):
         try:
-            return plan_from_dict(json.loads(Path(texts[0]).read_text(encoding="utf-8")))
-        except (OSError, json.JSONDecodeError, AttributeError, TypeError) as error:
+            text = Path(texts[0]).read_text(encoding="utf-8")
+            plan = plan_from_dict(json.loads(text, object_pairs_hook=_once))
+        except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
             raise ValueError(f"'{texts[0]}' holds no plan, {{pattern: {{name: …, argument: …}}}}: {error}") from error
+        if not plan:
+            raise ValueError(f"'{texts[0]}' holds no plan: it has no pattern")
+        return plan
     return parse_plan(texts)
 
 
-def read_model(model: str, data: str, split: str, weights: str | None) -> tuple[nn.Module, Data]:
-    """A network by name, and the images by name in the shape it takes."""
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, whose names must differ: of two alike Python keeps the last without a word."""
+    names = [name for name, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"'{twice[0]}' is given twice")
+    return dict(pairs)
+
+
+def columns(image: str | None, label: str | None, class_names: str | None) -> dict[str, Any]:
+    """What `load_data` is to know of the columns and classes of the data."""
+    return {"image": image, "label": label, "classes": read_class_names(class_names)}
+
+
+def read_class_names(text: str | None) -> list[str]:
+    """Names from a file, a line each, or with commas between; none for None."""
+    if text is None:
+        return []
+    lines = Path(text).read_text(encoding="utf-8").splitlines() if os.path.isfile(text) else text.split(",")
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise ValueError(f"class-names must be names with commas between, or a file with a name a line, got {shown(text)}")
+    return names
+
+
+def read_model(
+    model: str, data: str, split: str, weights: str | None, *, found_by: Mapping[str, Any] | None = None
+) -> tuple[nn.Module, Data]:
+    """A network by name, and the images by name in the shape it takes.
+
+    weights: those that `SanitizedModel.save` wrote make it the sanitized model that they are of.
+    found_by: columns and classes, for `load_data`.
+    Raises ValueError for data with more classes than the network has outputs; where they have fewer, their note says so.
+    """
     from sanact.data import load_data
     from sanact.graph import input_shape
-    from sanact.models import load_model
+    from sanact.models import build_model, load_model, read_plan
+    from sanact.plan import load
 
-    network = load_model(model, weights=weights, classes=len(load_data(data, split).classes) if weights else None)
-    return network, load_data(data, split, shape=input_shape(network))
+    found_by = found_by or {}
+    classes = len(load_data(data, split, **found_by).classes) if weights else None
+    if weights and os.path.isfile(weights) and read_plan(weights):
+        network = build_model(model, classes=classes).eval()
+        images = load_data(data, split, shape=input_shape(network), **found_by)
+        network = load(weights, network, example=next(images[:1].batches(1)).x).eval()
+    else:
+        network = load_model(model, weights=weights, classes=classes)
+        images = load_data(data, split, shape=input_shape(network), **found_by)
+    return network, _fitting(network, images)
+
+
+def _fitting(network: nn.Module, images: Data) -> Data:
+    """The images, with a note where they have fewer classes than the network has outputs; ValueError where they have more."""
+    from dataclasses import replace
+
+    import torch
+
+    from sanact.checks import check_mode
+    from sanact.preserve import preserved
+
+    check_mode(network, images.name)
+    with preserved(network), torch.no_grad():
+        logits = network(next(images[:1].batches(1)).x)
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+        return images  # which the judge's checks say
+    count, outputs = len(images.classes), logits.shape[1]
+    if count > outputs:
+        raise ValueError(
+            f"'{images.name}' has {count} classes, the model has {outputs} outputs; name the classes of the outputs with "
+            "--class-names, or take a model with as many"
+        )
+    note = f"{count} classes where the model has {outputs}" if count < outputs else ""
+    return replace(images, note=", ".join(filter(None, (images.note, note))))
 
 
 def is_calibrated(texts: list[str] | None) -> bool:

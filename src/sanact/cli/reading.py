@@ -8,7 +8,25 @@ from typing import Annotated
 
 import typer
 
-from sanact.cli.options import DATA, L2, MODEL, PLAN, Json, Split, Weights, console, read_model, read_plan, read_radius
+from sanact.cli.options import (
+    DATA,
+    L2,
+    MODEL,
+    PLAN,
+    ClassNames,
+    ImageColumn,
+    Json,
+    LabelColumn,
+    OutFile,
+    Split,
+    Weights,
+    columns,
+    console,
+    read_model,
+    read_plan,
+    read_radius,
+)
+from sanact.values import image_shape
 
 
 def layers(
@@ -33,9 +51,10 @@ def layers(
 
     network = build_model(model).eval()
     try:
-        example = torch.zeros(1, *map(int, shape.split(","))) if shape else None
+        sides = image_shape([int(side) for side in shape.split(",")], "input", "layers") if shape is not None else None
     except ValueError as error:
         raise ValueError(f"input must be C,H,W, as in 3,224,224, got '{shape}'") from error
+    example = torch.zeros(1, *sides) if sides else None
     listed = list_layers(network, read_plan(plan) if plan else None, example=example)
     if as_json:
         typer.echo(json.dumps([asdict(layer) for layer in listed], indent=2))
@@ -48,6 +67,9 @@ def explore(
     data: Annotated[str, typer.Option(help=DATA)] = "mnist",
     split: Split = "test",
     weights: Weights = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    class_names: ClassNames = None,
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Of this machine.", show_default="the first free one")
     ] = None,
@@ -63,7 +85,8 @@ def explore(
         raise ValueError(f"the explorer needs Gradio: pip install 'sanact[app]' ({error})") from error
     from sanact.evaluation.threat import usual_eps
 
-    page = build(*read_model(model, data, split, weights), eps=usual_eps(data) / 2)
+    found_by = columns(image_column, label_column, class_names)
+    page = build(*read_model(model, data, split, weights, found_by=found_by), eps=usual_eps(data) / 2)
     address = launch(page, port=port, browser=browser)
     typer.echo(f"{address} — stop it with Ctrl-C")
     page.block_thread()
@@ -71,7 +94,7 @@ def explore(
 
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of rows, or files of rows.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="HTML file.")] = Path("report.html"),
+    out: Annotated[Path, OutFile] = Path("report.html"),
     l2: L2 = "usual",
 ) -> None:
     """Write one page of a run, or of several: verdict and headline first, then tables, curves, examples and parameters.
@@ -114,9 +137,10 @@ def compare(
 def robustbench(
     rows: Annotated[list[Path], typer.Argument(help="Files of rows: of autoattack, adaptive, or both.", show_default=False)],
     name: Annotated[str, typer.Option(help="Title of the paper, or what the model is called.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="JSON file.")] = Path("record.json"),
+    out: Annotated[Path, OutFile] = Path("record.json"),
     reported: Annotated[
-        float | None, typer.Option(help="Robust accuracy that the authors claim, in %.", show_default="what the rows say")
+        float | None,
+        typer.Option(min=0, max=100, help="Robust accuracy that the authors claim, in %.", show_default="what the rows say"),
     ] = None,
     architecture: Annotated[str, typer.Option(help="Of the network.", show_default="the model's name")] = "",
     link: Annotated[str, typer.Option(help="To the paper.")] = "",

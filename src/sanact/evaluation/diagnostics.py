@@ -7,7 +7,7 @@ Pintor et al. 2022, arXiv:2106.09947.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 from unittest.mock import patch
@@ -15,19 +15,21 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from sanact.attacks import FGSM, PGD, Attack, BudgetedAttack, Square, Suite
+from sanact.attacks import APGD, FGSM, PGD, Attack, BudgetedAttack, Square, Suite
 from sanact.attacks.base import untouched
 from sanact.attacks.losses import margin
 from sanact.attacks.projections import diameter, length, per_example, random_start
 from sanact.checks import Model
 from sanact.evaluation.adaptive import Adaptive
-from sanact.gradients import gradient, gradient_choices
+from sanact.evaluation.honesty import answers, fresh_copy, slopes
+from sanact.gradients import annealed, gradient, gradient_choices
 from sanact.sanitizers import Sanitizer, bypass, sanitizers_of
 
 EXAMPLES = 50  # that the model has right, for the checks that attack again
 WATCHED = 3  # of them, one by one, for the points that an attack visits
 VANISHING = 1e-6
 SHARE = 0.02  # of them: one of fifty may be chance
+LATER = 200  # steps of what the next effort would try
 
 
 class Check(NamedTuple):
@@ -42,54 +44,80 @@ class Check(NamedTuple):
         return not self.figure <= self.threshold  # NaN fails
 
 
-def verdict(checks: Sequence[Check]) -> str:
-    """ "reliable", or "suspect: " and the checks that failed."""
+def verdict(checks: Iterable[Check], *, bound: bool = False) -> str:
+    """ "suspect: " and the checks that failed; else "reliable", or "upper bound" for an effort too small to be relied on."""
     failed = [f"{check.name} ({check.figure:.3g})" for check in checks if check.failed]
-    return "suspect: " + ", ".join(failed) if failed else "reliable"
+    if failed:
+        return "suspect: " + ", ".join(failed)
+    return "upper bound" if bound else "reliable"
 
 
-def diagnose(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, *, by: Sequence[str] | None = None) -> list[Check]:
+def diagnose(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, *, by: Sequence[str] | None = None) -> Iterator[Check]:
     """Look at an attack on ``model`` from every side that has exposed one before, on a few examples (N, C, H, W), (N,).
 
     by: what won each example when the attack was run on them, as in `rows.SCHEMA`; None runs it.
-    The undefended model is this one with its sanitizers bypassed.
+    The undefended model is this one with its sanitizers bypassed.  The checks come one by one, the cheap ones first:
 
     - outputs differ: largest difference of two passes over the same images, relative to the largest logit.
+    - answers depend on the batch: the same between an image alone, in its batch, and in another order.
+    - answers depend on earlier queries: the same between a model that has answered others before, and a fresh copy.
     - gradients in the forward pass: calls of autograd while predicting, by a model that optimizes or purifies.
     - vanishing gradient: share of examples on which that of the margin, at the input or at a sanitizer, is so small that a
       change as large as the activation would move the logits by less than a millionth of the largest.
+    - gradient against finite differences: median relative difference of the two slopes of the margin, along random directions,
+      and along the gradient's own sign; for the adaptive attacker, who has other gradients through the sanitizers, without
+      them.
     - silent success: share on which the attack met an adversarial example and returned another.
     - beaten by: share that something else wins and the attack does not: random noise, one step, twice the steps, the margin
       loss, its own examples crafted on the undefended model, another gradient through the sanitizers, queries without
-      gradients.  Of a suite, what queries alone won.
+      gradients.  Of the adaptive attacker, what the next effort would try: more steps through each gradient, gates that close
+      slowly, and each gradient towards each of the likeliest classes; not for the effort "quick", which claims an upper bound.
+    - won by queries: of a suite, what queries alone won.
     - larger budget: accuracy gained at twice the budget.
     - no bound: accuracy above chance where the budget covers half of the input range, and of an attack without a budget.
     """
+    fresh = fresh_copy(model)
     with untouched(model):
         logits = model(x)
     right = [i for i, same in enumerate((logits.argmax(1) == y).tolist()) if same and not (by and by[i] == "clean")][:EXAMPLES]
     if not right:
-        return [Check("no example is classified correctly", 1.0, 0.0)]
+        yield Check("no example is classified correctly", 1.0, 0.0)
+        return
     x, y = x[right], y[right]
+    yield (differ := Check("outputs differ", _difference(model, x), 1e-4))
+    if not differ.failed:  # a model that draws at random answers differently in any case
+        yield from (
+            Check(f"answers depend on {what}", figure, 1e-3) for what, figure in answers(model, fresh, x, _noise_size(attack))
+        )
+    yield Check("gradients in the forward pass", _autograd_calls(model, x[:1]), 0)
+    yield from (
+        Check(f"vanishing gradient at {place}", share, 0.0) for place, share in _vanishing_gradients(model, x, y).items()
+    )
+    if not differ.failed:
+        own = sanitizers_of(model) if isinstance(attack, Adaptive) else []
+        with bypass(own):
+            found = list(slopes(model, x, y, _noise_size(attack)))
+        yield from (Check(f"gradient against finite differences, {way}", figure, 0.5) for way, figure in found)
     by = [by[i] for i in right] if by else _won_by(attack, model, x, y)
     standing = torch.tensor([not name for name in by], device=x.device)
-    vanishing = _vanishing_gradients(model, x, y)
-    blind = sum(name in ("square", "rays") for name in by) / len(x)
-    return [
-        Check("outputs differ", _difference(model, x), 1e-4),
-        Check("gradients in the forward pass", _autograd_calls(model, x[:1]), 0),
-        *(Check(f"vanishing gradient at {place}", share, 0.0) for place, share in vanishing.items()),
-        *(Check(f"beaten by {rival}", share, SHARE) for rival, share in _rivals(attack, model, x, y, standing)),
-        Check("won by queries without gradients alone", blind, SHARE)
-        if isinstance(attack, Suite)
-        else Check("silent success", _silent(attack, model, x[:WATCHED], y[:WATCHED]), 0.0),
-        *_budgets(attack, model, x, y, float(standing.float().mean()), 1 / logits.shape[1]),
-    ]
+    yield from (Check(f"beaten by {rival}", share, SHARE) for rival, share in _rivals(attack, model, x, y, standing))
+    if isinstance(attack, Suite):
+        blind = sum(name in ("square", "rays") for name in by) / len(x)
+        yield Check("won by queries without gradients alone", blind, SHARE)
+    else:
+        yield Check("silent success", _silent(attack, model, x[:WATCHED], y[:WATCHED]), 0.0)
+    yield from _budgets(attack, model, x, y, float(standing.float().mean()), 1 / logits.shape[1])
+
+
+def _noise_size(attack: Attack) -> float:
+    """How far from an image the attack may look, in Linf."""
+    norm, eps = attack.budget
+    return min(eps, 0.1) if eps is not None and norm == "Linf" else 0.1
 
 
 def _won_by(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> list[str]:
     if isinstance(attack, Suite):
-        return attack.credited(model, x, y)[1]
+        return attack.credited(model, x, y).by
     with untouched(model):
         return ["" if right else attack.name for right in (model(attack(model, x, y)).argmax(1) == y).tolist()]
 
@@ -110,9 +138,8 @@ def _rivals(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, standing: Te
     yield "random noise", share(lambda x, y: _noise(model, x, y, eps, norm))
     again: BudgetedAttack = attack
     if isinstance(attack, Adaptive):
-        again = PGD(eps=eps, norm=norm, steps=200, loss="margin")
-        for choice in gradient_choices(model):
-            yield f"200 steps through the {choice} gradient", share(_through(again, model, choice))
+        if attack.effort != "quick":
+            yield from ((name, share(rival)) for name, rival in _next_effort(attack, model))
         return
     if not isinstance(attack, FGSM):
         yield "one step", share(lambda x, y: FGSM(eps=eps, norm=norm)(model, x, y))
@@ -128,6 +155,25 @@ def _rivals(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, standing: Te
         yield f"the {choice} gradient", share(_through(again, model, choice))
     if not isinstance(attack, Square):
         yield "queries without gradients", share(lambda x, y: Square(eps=eps, norm=norm, queries=200)(model, x, y))
+
+
+def _next_effort(attack: Adaptive, model: nn.Module) -> Iterator[tuple[str, Callable[[Tensor, Tensor], Tensor]]]:
+    """What the adaptive attacker with more patience would try on what is standing."""
+    ball: dict[str, Any] = {"eps": attack.eps, "norm": attack.norm}
+    for choice in gradient_choices(model):
+        yield f"{LATER} steps through the {choice} gradient", _through(PGD(**ball, steps=LATER, loss="margin"), model, choice)
+        targeted = APGD(**ball, loss="targeted-dlr", targets=3, steps=LATER // 2)
+        yield f"targets through the {choice} gradient", _through(targeted, model, choice)
+        if choice.endswith("sigmoid"):
+            yield f"gates that close, {choice}", _closing(APGD(**ball, loss="margin", steps=LATER, restarts=2), model, choice)
+
+
+def _closing(attack: APGD, model: nn.Module, choice: str) -> Callable[[Tensor, Tensor], Tensor]:
+    def run(x: Tensor, y: Tensor) -> Tensor:
+        with annealed(model, choice, attack.steps) as closing:
+            return attack(closing, x, y)
+
+    return run
 
 
 def _through(

@@ -10,7 +10,7 @@ import math
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -24,22 +24,26 @@ from torch import Tensor, nn
 
 from sanact.attacks import Attack, Suite
 from sanact.attacks.projections import Norm, diameter, length
+from sanact.attacks.suite import Outcome, reason
 from sanact.checks import check_inputs, check_logits, check_mode
 from sanact.content import content
 from sanact.data import Batch, Data, Integers
 from sanact.device import pick_device
 from sanact.evaluation.adaptive import Adaptive, Effort
-from sanact.evaluation.diagnostics import EXAMPLES, diagnose, verdict
-from sanact.evaluation.rows import SCHEMA, Parts
+from sanact.evaluation.diagnostics import EXAMPLES, Check, diagnose, verdict
+from sanact.evaluation.rows import SCHEMA, Parts, clean_accuracy, failures
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge, Radius, l2_budget
-from sanact.graph import fold_batch_norms
+from sanact.faithful import difference
+from sanact.folding import fold_batch_norms
 from sanact.identity import fingerprint, own_code
 from sanact.plan import Plan, SanitizedModel, as_plan, calibrate, changed, plan_to_dict, sanitize
 from sanact.progress import Advance
 from sanact.sanitizers import Sanitizer, bypass, sanitizers_of
+from sanact.values import BATCH_SIZE, SEED, OneOf, Whole, shown
 
 GUIDES = 100
 KEPT = 16
+KEEP = Whole(0, 2**31)
 LONGEST = 150  # bytes of a cell's name before its hash: file systems take 255, of which endings need some
 
 
@@ -50,6 +54,7 @@ class Cell:
     model: undefended, in evaluation mode; x in [0, 1] → logits.  model_name: for people; weights are told apart by content.
     defense: what is attached to the model; None judges it as it is.  calibration: clean training data, for a defense that
         needs some.  attack, knowledge: who attacks.  seed: of the attack's draws, of which each example has its own.
+    source: another network of the same data, whose examples the adaptive attacker tries, too.
     """
 
     data: Data
@@ -60,10 +65,17 @@ class Cell:
     knowledge: Knowledge
     seed: int = 0
     calibration: Data | None = None
+    source: nn.Module | None = None
 
     def __post_init__(self) -> None:
-        if self.knowledge not in KNOWLEDGE:
-            raise ValueError(f"knowledge must be one of {', '.join(KNOWLEDGE)}, got {self.knowledge!r} ({self})")
+        kinds = {"data": Data, "model": nn.Module, "model_name": str, "attack": Attack, "calibration": Data | None}
+        for name, kind in kinds.items():
+            if not isinstance(value := getattr(self, name), kind):
+                raise TypeError(f"{name} must be of type {getattr(kind, '__name__', kind)}, got {shown(value)} (cell)")
+        if self.defense is not None:
+            as_plan(self.defense)
+        OneOf(tuple(KNOWLEDGE))(self.knowledge, "knowledge", str(self))
+        object.__setattr__(self, "seed", SEED(self.seed, "seed", str(self)))
         if isinstance(self.attack, Adaptive) != (self.knowledge == "adaptive"):
             raise ValueError(f"an adaptive attacker, and nobody else, runs the attack Adaptive, got {self.attack} ({self})")
         if self.defense is None and self.knowledge == "oblivious":  # there is nothing to be oblivious of
@@ -73,18 +85,35 @@ class Cell:
 
     @property
     def defense_name(self) -> str:
-        names = dict.fromkeys(config["name"] for config in plan_to_dict(self.defense).values()) if self.defense else {}
-        return "+".join(names) or "none"
+        return "+".join(dict.fromkeys(config["name"] for config in (self._parts or {}).values())) or "none"
+
+    @property
+    def _parts(self) -> dict[str, Any] | None:
+        """The plan, or the sanitizers that the model has inside it, by their modules' names."""
+        if self.defense is not None:
+            return plan_to_dict(self.defense)
+        return self._inside.get("inside")
+
+    @property
+    def _inside(self) -> dict[str, Any]:
+        named = self.model.named_modules()
+        inside = {part.where or name: part.config for name, part in named if isinstance(part, Sanitizer) and not part.bypassed}
+        return {"inside": inside} if inside else {}
 
     @property
     def identity(self) -> dict[str, Any]:
         """What the rows depend on; two cells with the same identity have the same rows."""
         return self._crafting() | {
-            "defense": plan_to_dict(self.defense) if self.defense is not None else None,
+            "defense": self._parts,
             **({"sanitizers": content(dict(as_plan(self.defense))).hex()[:16]} if self.defense is not None else {}),
             "calibration": self.calibration.fingerprint if self.calibration else None,
             "attack": self.attack.config,
             "knowledge": self.knowledge,
+            **(
+                {"source": fingerprint(self.source, self._shape)}
+                if self.source is not None and self.knowledge == "adaptive"
+                else {}
+            ),
         }
 
     def _crafting(self) -> dict[str, Any]:
@@ -98,7 +127,7 @@ class Cell:
                 "fingerprint": self.data.fingerprint,
                 **self.data.marks,
             },
-            "model": {"name": self.model_name, "fingerprint": fingerprint(self.model, self._shape)},
+            "model": {"name": self.model_name, "fingerprint": fingerprint(self.model, self._shape)} | self._inside,
             "attack": self.attack.for_replay().config,
             "seed": self.seed,
             **({"attack_code": code} if code else {}),
@@ -142,12 +171,13 @@ def cells(
     calibration: Data | None = None,
     effort: Effort = "standard",
     l2: Radius | None = None,
+    source: nn.Module | None = None,
 ) -> list[Cell]:
     """Every combination, defense by defense; of the undefended model, replayed and white-box examples are the same.
 
     calibration: for the defenses that need data.
     effort, l2: of the adaptive attacker, who goes for each norm and budget of the attacks once, the smallest first, and for L2
-        balls of radius ``l2`` where an attack has no budget; "usual" is that of the data.
+        balls of radius ``l2`` where an attack has no budget; "usual" is that of the data.  source: see `Cell`.
     """
     attacks, knowledge = list(attacks), list(knowledge)
     attackers: list[tuple[Attack, Knowledge]] = [(a, k) for a, k in itertools.product(attacks, knowledge) if k != "adaptive"]
@@ -166,6 +196,7 @@ def cells(
             knowledge=known,
             seed=seed,
             calibration=calibration if defense and any(part.needs_data for part in as_plan(defense).values()) else None,
+            source=source,
         )
         for defense in defenses
         for attack, known in attackers
@@ -189,10 +220,13 @@ def judge(
     device: "auto" takes CUDA where there is one, else the CPU.
     folder: where finished batches are kept until the cell is done, and crafted examples: those that other cells can replay, and
         of other cells the first ``keep``; None keeps nothing.
+    An attack that fails leaves the images as they are, and the rows say why; see `examine`.
     Raises ValueError for what would be a false claim of robustness: a sanitizer that changes nothing, a defended model that
-    without its sanitizers is another than the undefended, an attack that left its ball or returned its input; and for a
-    model or data as `Attack` does.
+    without its sanitizers is another than the undefended, an attack that left its ball; and for a model or data as `Attack`
+    does.
     """
+    BATCH_SIZE(batch_size, "batch_size", str(cell))
+    KEEP(keep, "keep", str(cell))
     device = pick_device(device)
     cell = _with_guides(cell, device)
     base, judged = _models(cell, device)
@@ -207,42 +241,32 @@ def judge(
         x, y = batch.x.to(device), batch.y.to(device)
         if number == 0:
             _check_models(cell, base, judged, x, y)
-        generators = [_generator(cell.seed, place) for place in batch.index]
-        for sanitizer in sanitizers_of(judged):
-            sanitizer.rewind()
-        by: list[str] | None = None
         known = crafted and not len(crafted.missing(batch.index))
-        if isinstance(cell.attack, Suite) and cell.knowledge != "oblivious":
-            adversarial, by = cell.attack.credited(judged, x, y, generator=generators)
-        elif not cell.replays:
-            adversarial = cell.attack(judged, x, y, generator=generators)
-        elif crafted and known:
-            adversarial = _replayed(crafted, batch).to(x)
+        if crafted and known and cell.replays:
+            outcome = _untold(_replayed(crafted, batch).to(x))
         else:
-            adversarial = cell.attack.for_replay()(base, x, y, generator=generators)
-        if crafted and not known and (chosen := np.isin(batch.index, kept)).any():
-            crafted.write(_to_table(batch.index[chosen], adversarial[chosen], x[chosen]))
-        rows = _decide(cell, judged, batch, x, y, adversarial, by)
+            outcome = _attack(cell, base, judged, x, y, [_generator(cell.seed, place) for place in batch.index])
+        if crafted and not known and (chosen := np.isin(batch.index, kept)).any() and not any(outcome.failed):
+            crafted.write(_to_table(batch.index[chosen], outcome.examples[chosen], x[chosen]))
+        rows = _decide(cell, judged, batch, x, y, outcome)
         if finished:
             finished.write(rows)
         tables.append(rows)
         if advance:
             advance(len(rows))
-    table = finished.read(cell.data.index) if finished else pa.concat_tables(tables)
-    if pc.max(table["linf"]).as_py() == 0 and pc.any(pc.equal(table["clean_prediction"], table["label"])).as_py():
-        raise ValueError(f"{cell.attack} returned its input for all {len(table)} examples: it attacked nothing ({cell})")
-    return table
+    return finished.read(cell.data.index) if finished else pa.concat_tables(tables)
 
 
-def check_plans(cells: Iterable[Cell]) -> None:
-    """Raise what `sanitize` raises for a plan that cannot be attached: before the first attack runs, not after hours."""
-    seen: list[tuple[nn.Module, Sanitizer | Plan | None]] = []
+def check_plans(cells: Iterable[Cell], *, batch_size: int = 100, device: str | torch.device = "auto") -> None:
+    """Raise what `judge` raises for a model, its images, a plan or a budget: before the first attack runs, not after hours."""
+    device = pick_device(device)
+    made: list[tuple[Cell, nn.Module, nn.Module]] = []
     for cell in cells:
-        if not any(cell.model is model and cell.defense is defense for model, defense in seen):
-            seen.append((cell.model, cell.defense))
-            _, judged = _models(cell, torch.device("cpu"))
-            with torch.no_grad():
-                judged(next(cell.data[:1].batches(1)).x)
+        there = (pair for known, *pair in made if known.model is cell.model and known.defense is cell.defense)
+        base, judged = next(there, None) or _models(cell, device)
+        made.append((cell, base, judged))
+        first = next(cell.data.batches(batch_size))
+        _check_models(cell, base, judged, first.x.to(device), first.y.to(device))
 
 
 def crafted_examples(cell: Cell, folder: Path) -> Tensor:
@@ -257,17 +281,41 @@ def crafted_examples(cell: Cell, folder: Path) -> Tensor:
 def examine(cell: Cell, rows: pa.Table, *, device: str | torch.device = "auto") -> dict[str, Any]:
     """The diagnostics of a cell, of which these are the rows, and its verdict, for its header.
 
-    Nothing for replayed examples, which claim nothing.
+    Replayed examples claim nothing: of them only what went wrong is told.
     """
-    if cell.knowledge == "oblivious":
+    checks = _mishaps(cell, rows)
+    if cell.knowledge != "oblivious":
+        device = pick_device(device)
+        cell = _with_guides(cell, device)
+        _, judged = _models(cell, device)
+        first = next(cell.data.batches(min(2 * EXAMPLES, len(cell.data))))
+        by = rows["by"].to_pylist()[: len(first.y)]
+        checks += _as_far_as_it_goes(diagnose(cell.attack, judged, first.x.to(device), first.y.to(device), by=by))
+    elif not checks:
         return {}
-    device = pick_device(device)
-    cell = _with_guides(cell, device)
-    _, judged = _models(cell, device)
-    first = next(cell.data.batches(min(2 * EXAMPLES, len(cell.data))))
-    by = rows["by"].to_pylist()[: len(first.y)]
-    checks = diagnose(cell.attack, judged, first.x.to(device), first.y.to(device), by=by)
-    return {"verdict": verdict(checks), "checks": [check._asdict() for check in checks]}
+    bound = isinstance(cell.attack, Adaptive) and cell.attack.effort == "quick"
+    return {"verdict": verdict(checks, bound=bound), "checks": [check._asdict() for check in checks]}
+
+
+def _mishaps(cell: Cell, rows: pa.Table) -> list[Check]:
+    """What the rows themselves say against their number."""
+    checks = [
+        Check(f"{part} failed on {number} of {len(rows)} images: {why}", number / len(rows), 0.0)
+        for part, (number, why) in failures(rows).items()
+    ]
+    if pc.max(rows["linf"]).as_py() == 0 and clean_accuracy(rows).hits and not checks:
+        checks.append(Check(f"{cell.attack} returned its input for all {len(rows)} images: it attacked nothing", 1.0, 0.0))
+    return checks
+
+
+def _as_far_as_it_goes(checks: Iterable[Check]) -> Iterator[Check]:
+    """The checks; one that fails with an error ends them, and is itself a reason to doubt the number."""
+    try:
+        yield from checks
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of as many kinds as there are models
+        yield Check(f"the checks ended early: {reason(error)}", 1.0, 0.0)
 
 
 def circumstances(cell: Cell, device: str | torch.device) -> dict[str, Any]:
@@ -288,7 +336,8 @@ def _with_guides(cell: Cell, device: torch.device) -> Cell:
     if not isinstance(cell.attack, Adaptive):
         return cell
     guides = next(cell.data.batches(min(GUIDES, len(cell.data)))).x.to(device)
-    return replace(cell, attack=replace(cell.attack, guides=guides))
+    source = copy.deepcopy(cell.source).to(device) if cell.source is not None else None
+    return replace(cell, attack=replace(cell.attack, guides=guides, source=source))
 
 
 def _models(cell: Cell, device: torch.device) -> tuple[nn.Module, nn.Module]:
@@ -311,23 +360,43 @@ def _check_models(cell: Cell, base: nn.Module, judged: nn.Module, x: Tensor, y: 
     norm, eps = cell.attack.budget
     if eps is not None and eps > (whole := diameter(x, norm)):
         raise ValueError(f"eps must be at most {whole:g} in {norm}, where the ball holds every image, got {eps} ({cell})")
+    if eps is not None and torch.equal(x + eps, x) and torch.equal(x - eps, x):
+        raise ValueError(f"with eps {eps:g} every pixel stays what it is in {x.dtype}: it attacked nothing ({cell})")
     if isinstance(judged, SanitizedModel):
         with bypass(judged.sanitizers.values()):
-            if not torch.allclose(judged(x), base(x), rtol=1e-3, atol=1e-3):
-                raise ValueError(
-                    f"without its sanitizers the defended model is another than the undefended: its forward method does "
-                    f"something that tracing could not see ({cell})"
-                )
-        idle = [layer for layer, share in changed(judged, x).items() if share == 0]
+            if found := difference(base, judged, x):
+                raise ValueError(f"without its sanitizers the defended model is another than the undefended: {found} ({cell})")
+        idle = [layer for layer, share in changed(judged, x).items() if share == 0 and not judged.sanitizers[layer].bypassed]
         if idle:
             raise ValueError(f"{judged.sanitizers[idle[0]]} changed nothing in {len(x)} examples: it defends nothing ({cell})")
 
 
+def _attack(cell: Cell, base: nn.Module, judged: nn.Module, x: Tensor, y: Tensor, generators: list[torch.Generator]) -> Outcome:
+    """The examples of one batch; where the attack fails they are the images themselves, with the reason."""
+    for sanitizer in sanitizers_of(judged):
+        sanitizer.rewind()
+    attack = cell.attack
+    try:
+        if isinstance(attack, Suite) and cell.knowledge != "oblivious":
+            return attack.credited(judged, x, y, generator=generators)
+        if cell.replays:
+            return _untold(attack.for_replay()(base, x, y, generator=generators))
+        return _untold(attack(judged, x, y, generator=generators))
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of as many kinds as there are models and attacks
+        return Outcome(x.clone(), [], [{attack.name: reason(error)} for _ in x])
+
+
+def _untold(examples: Tensor) -> Outcome:
+    """Examples of which only the judge knows what they won."""
+    return Outcome(examples, [], [])
+
+
 @torch.no_grad()
-def _decide(
-    cell: Cell, judged: nn.Module, batch: Batch, x: Tensor, y: Tensor, adversarial: Tensor, by: list[str] | None
-) -> pa.Table:
+def _decide(cell: Cell, judged: nn.Module, batch: Batch, x: Tensor, y: Tensor, outcome: Outcome) -> pa.Table:
     """Range and budget again, and the predictions that count."""
+    adversarial, by, failed = outcome
     if adversarial.shape != x.shape:
         raise ValueError(f"{cell.attack} returned {tuple(adversarial.shape)} for {tuple(x.shape)} ({cell})")
     check_inputs(adversarial, y, str(cell.attack))
@@ -348,6 +417,7 @@ def _decide(
         distances["Linf"].cpu(),
         distances["L2"].cpu(),
         by,
+        ["\n".join(f"{name}: {why}" for name, why in errors.items()) for errors in failed] or [""] * len(x),
     ]
     return pa.table(
         [pa.array(np.asarray(column), type=field.type) for column, field in zip(columns, SCHEMA, strict=True)],

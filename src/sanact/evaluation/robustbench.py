@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sanact.evaluation.rows import clean_accuracy, header, hits, part, read_rows
+from sanact.evaluation.rows import clean_accuracy, header, hits, part, read_rows, verdict_of
 from sanact.evaluation.statistics import wilson
 from sanact.files import replacing
+from sanact.values import Maybe, Number, shown
 
 STANDARD = {"version": "standard", "steps": 100, "queries": 5000, "targets": 9}  # a smaller AutoAttack is another attack
 
@@ -96,6 +97,9 @@ def write_record(
     versions go into the footnote.
     Raises ValueError for rows of an oblivious attacker, or of any other attack: they are no robust accuracies.
     """
+    if not name.strip():
+        raise ValueError(f"name must be the title of the paper or of the model, got {shown(name)} (robustbench)")
+    Maybe(Number(0, 100))(reported, "reported", "robustbench, in percent")
     tables = [read_rows(path) for path in rows]
     kinds = [_kind(path, header(table)["cell"]) for path, table in zip(rows, tables, strict=True)]
     if not rows or len(set(kinds)) < len(kinds):
@@ -116,7 +120,7 @@ def write_record(
         reported=lowest if reported is None else reported,
         autoattack_acc=figures.get("autoattack"),
         external=lowest if "adaptive" in standing else None,
-        unreliable=any(header(table).get("verdict") != "reliable" for table in tables),
+        unreliable=any(verdict_of(header(table)) != "reliable" for table in tables),
         architecture=architecture or cell["model"]["name"],
         additional_data=additional_data,
         number_forward_passes=number_forward_passes,
@@ -163,7 +167,8 @@ def _footnote(tables: Sequence[pa.Table], kinds: Sequence[str], worst: np.ndarra
     cell, n = facts["cell"], len(worst)
     found = wilson(int(worst.sum()), n)
     verdicts = "; ".join(
-        f"{kind}: {header(table).get('verdict', 'not checked')}" for kind, table in zip(kinds, tables, strict=True)
+        f"{kind}: {verdict_of(header(table)).replace('suspect: not checked', 'not checked')}"
+        for kind, table in zip(kinds, tables, strict=True)
     )
     return " ".join(
         [

@@ -28,6 +28,7 @@ SCHEMA = pa.schema(
         ("linf", pa.float32()),  # distance of the two, in input units
         ("l2", pa.float32()),
         ("by", pa.string()),  # the part of the attack that won it; "" where none did, "clean" where there was nothing to win
+        ("failed", pa.string()),  # parts of the attack that ended in an error on it, a line each, with the reason; mostly ""
     ]
 )
 HEADER = b"sanact"
@@ -162,8 +163,35 @@ def clean_accuracy(rows: pa.Table) -> Accuracy:
 
 def won_by(rows: pa.Table) -> dict[str, int]:
     """How many examples each part of the attack won, the most first."""
-    counts = Counter(rows["by"].to_pylist() if "by" in rows.column_names else [])
+    counts = Counter(_column(rows, "by"))
     return {part: number for part, number in counts.most_common() if part not in ("", "clean")}
+
+
+def failures(rows: pa.Table) -> dict[str, tuple[int, str]]:
+    """The parts of the attack that ended in an error, by name: on how many examples, and why."""
+    found: dict[str, tuple[int, str]] = {}
+    for line in (line for text in _column(rows, "failed") for line in text.splitlines()):
+        part, _, why = line.partition(": ")
+        found[part] = (found.get(part, (0, ""))[0] + 1, why)
+    return found
+
+
+def verdict_of(facts: Mapping[str, Any]) -> str:
+    """What the header of a cell says of its number: "reliable", "upper bound", "suspect: why", or "" where nothing is claimed.
+
+    A replayed number claims nothing, unless something went wrong.  An adaptive one at the quick effort is an upper bound,
+    whatever its header says.
+    """
+    cell = facts["cell"]
+    told = str(facts.get("verdict", "" if cell["knowledge"] == "oblivious" else "suspect: not checked"))
+    if cell["knowledge"] == "oblivious":
+        return told if told.startswith("suspect") else ""
+    return "upper bound" if told == "reliable" and cell["attack"].get("effort") == "quick" else told
+
+
+def _column(rows: pa.Table, name: str) -> list[str]:
+    """A column of text, of rows that may be older than it."""
+    return [text or "" for text in rows[name].to_pylist()] if name in rows.column_names else [""] * len(rows)
 
 
 def _share(hits: pa.ChunkedArray) -> Accuracy:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import nn
 
@@ -18,6 +18,7 @@ from sanact.evaluation.threat import KNOWLEDGE, Knowledge
 from sanact.models import load_model
 from sanact.plan import Plan
 from sanact.sanitizers import Sanitizer
+from sanact.values import BATCH_SIZE, SEED, OneOf, Whole, meant
 
 Part = Literal["validation", "test"]
 
@@ -122,7 +123,14 @@ class Setting:
 
     def __post_init__(self) -> None:
         if self.data not in SOURCES:
-            raise ValueError(f"data must be one of {', '.join(SOURCES)} to reproduce the paper, got '{self.data}'")
+            hint = meant(self.data, SOURCES)
+            raise ValueError(f"data must be one of {', '.join(SOURCES)} to reproduce the paper, got '{self.data}'{hint}")
+        Whole(1, 10_000_000)(self.examples, "examples", "reproduce")
+        SEED(self.seed, "seed", "reproduce")
+        BATCH_SIZE(self.batch_size, "batch_size", "reproduce")
+        OneOf(get_args(Effort))(self.effort, "effort", "reproduce")
+        for known in self.knowledge:
+            OneOf(tuple(KNOWLEDGE))(known, "knowledge", "reproduce")
 
     @property
     def source(self) -> Source:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
+import os
 import re
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from sanact.models.mnist_cnn import CIFARCNN, MNISTCNN
 from sanact.models.resnet import ResNet18, ResNet18For64
 from sanact.spec import parse
+from sanact.values import CLASSES, meant, shown
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "mnist-cnn": MNISTCNN,
@@ -36,6 +39,9 @@ PRETRAINED: dict[tuple[str, str], str] = {  # (model, name of the weights) → f
     ("resnet18:width=48", "cifar10"): "resnet18_w48_cifar10.safetensors",
     ("resnet18-64:width=32", "tiny-imagenet"): "resnet18_tiny_imagenet.safetensors",
 }
+WRAPPED = ("state_dict", "model_state_dict", "model_state", "model", "net", "state_dict_ema", "model_ema")  # in checkpoints
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+REWRITTEN = ("weight_orig", "weight_mask", "weight_g", "weight_v")
 
 __all__ = [
     "CIFARCNN",
@@ -48,6 +54,7 @@ __all__ = [
     "load_model",
     "load_weights",
     "read_card",
+    "read_plan",
 ]
 
 
@@ -63,6 +70,8 @@ def load_model(name: str, *, weights: Path | str | None = None, classes: int | N
     For images in colour its weights lie with the channels innermost in memory, which is faster, on the CPU at least.
     Raises ValueError for an unknown name, a factory that fails, or weights that are missing, corrupt, or of another network.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"model must be a name, got {type(name).__name__}: {shown(name)} (load_model)")
     if weights is None and name.startswith("timm:"):
         return _ready(build_model(name, pretrained=True))
     model = build_model(name, classes=classes if weights is not None else None)
@@ -87,7 +96,8 @@ def load_model(name: str, *, weights: Path | str | None = None, classes: int | N
 
 
 def _ready(model: nn.Module) -> nn.Module:
-    colour = getattr(model, "input_shape", (3,))[0] > 1
+    shape = getattr(model, "input_shape", None)
+    colour = not isinstance(shape, (tuple, list)) or len(shape) != 3 or shape[0] != 1
     return model.eval().to(memory_format=torch.channels_last if colour else torch.preserve_format)
 
 
@@ -96,7 +106,7 @@ def build_model(name: str, *, classes: int | None = None, pretrained: bool = Fal
 
     classes: how many; None leaves it to the network.  A factory of the user's own decides for itself.
     """
-    number = {} if classes is None else {"classes": classes}
+    number = {} if classes is None else {"classes": CLASSES(classes, "classes", f"model '{name}'")}
     ours = name.partition(":")[0]
     if ours in MODELS:
         return parse("model", {ours: partial(MODELS[ours], **number)}, name)
@@ -105,36 +115,99 @@ def build_model(name: str, *, classes: int | None = None, pretrained: bool = Fal
     path, colon, factory = name.rpartition(":")
     if colon and path.endswith(".py"):
         return _from_file(Path(path), factory)
-    raise ValueError(f"model must be one of {', '.join(MODELS)}, timm:NAME, or path/to/file.py:factory, got '{name}'")
+    raise ValueError(
+        f"model must be one of {', '.join(MODELS)}, timm:NAME, or path/to/file.py:factory, got '{name}'{meant(name, MODELS)}"
+    )
 
 
 def load_weights(model: nn.Module, path: Path | str) -> None:
-    """Fill ``model`` from a safetensors file or a PyTorch state dict (tensors only: nothing in it is executed)."""
+    """Fill ``model`` from a safetensors file or a PyTorch state dict (tensors only: nothing in it is executed).
+
+    A state dict may lie in a checkpoint, under one of the names in `WRAPPED`, and its names may have one of `PREFIXES` in
+    front, as `DataParallel` and `torch.compile` put it there.  Raises ValueError for a file that is missing, corrupt, or of
+    another network; for whole numbers where the network has real ones; and for what `SanitizedModel.save` wrote: its plan would
+    be lost.
+    """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"no weights at '{path}'")
-    try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
-        raise ValueError(f"'{path}' holds no weights: {type(error).__name__}: {error}") from error
-    except Exception as error:  # UnpicklingError, for anything but tensors
-        raise ValueError(f"'{path}' is no state dict of tensors; save model.state_dict(), as safetensors best") from error
+    if plan := read_plan(path):
+        raise ValueError(
+            f"'{path}' holds a sanitized model, with the plan {json.dumps(plan)}, and no bare weights; `sanact.load` reads it, "
+            "and so does `sanact evaluate`"
+        )
+    state = _unwrapped(_read(path), model, path)
+    _check_types(model, state, path)
     try:
         model.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
         told = f"; by its card the file holds {card['model']}" if (card := read_card(path)) else ""
+        if any(str(name).endswith(REWRITTEN) or ".parametrizations." in str(name) for name in state):
+            told += "; the file is of a pruned or weight-normed network: make its weights plain before they are saved"
         misfits = _misfits(model, state) if isinstance(state, dict) else []
         what = f"{misfits[0]}, and {len(misfits) - 1} more such" if len(misfits) > 1 else "".join(misfits) or error
         raise ValueError(f"the weights in '{path}' do not fit {type(model).__name__}: {what}{told}") from error
 
 
+def _read(path: Path) -> Any:
+    if not os.path.isfile(path):
+        raise ValueError(f"no weights at {shown(str(path))}")
+    try:
+        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
+        raise ValueError(f"'{path}' holds no weights: {type(error).__name__}: {error}") from error
+    except Exception as error:  # UnpicklingError, for anything but tensors
+        raise ValueError(f"'{path}' is no state dict of tensors; save model.state_dict(), as safetensors best") from error
+
+
+def _unwrapped(state: Any, model: nn.Module, path: Path) -> Any:
+    """The state dict in a checkpoint, its names without what wrappers put in front, where there is but one reading."""
+    wanted = model.state_dict().keys()
+    if isinstance(state, Mapping) and not wanted & state.keys():
+        inner = [name for name in WRAPPED if isinstance(state.get(name), Mapping)]
+        if len(inner) > 1:
+            raise ValueError(f"'{path}' holds several state dicts, {', '.join(inner)}: save the one that is meant")
+        state = state[inner[0]] if inner else state
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+        return state
+    found = dict(state)
+    while not wanted & found.keys():
+        counted = {"n_averaged"} & found.keys()  # of `AveragedModel`
+        prefix = next((one for one in PREFIXES if all(name.startswith(one) for name in found.keys() - counted)), None)
+        if prefix is None or found.keys() == counted:
+            break
+        found = {name.removeprefix(prefix): value for name, value in found.items() if name not in counted}
+    if isinstance(getattr(model, "normalize", None), Normalize):  # timm's own weights, without what is in front of the network
+        around = {name: value for name, value in model.state_dict().items() if not name.startswith("network.")}
+        if {f"network.{name}" for name in found} | around.keys() == wanted:
+            return {f"network.{name}": value for name, value in found.items()} | around
+    return found if wanted & found.keys() else state
+
+
+def _check_types(model: nn.Module, state: Any, path: Path) -> None:
+    """Raise ValueError where whole numbers stand for real ones, which PyTorch would take for such: quantized weights."""
+    for name, own in model.state_dict().items() if isinstance(state, Mapping) else []:
+        value = state.get(name)
+        if isinstance(own, Tensor) and isinstance(value, Tensor) and own.is_floating_point() and not value.is_floating_point():
+            raise ValueError(
+                f"'{name}' in '{path}' must hold real numbers, as the network does ({own.dtype}), got {value.dtype}"
+            )
+
+
+def read_plan(path: Path | str) -> dict[str, Any]:
+    """The plan in a file that `SanitizedModel.save` wrote, as JSON has it; nothing in any other file."""
+    return _from_header(path, "plan")
+
+
 def read_card(path: Path | str) -> dict[str, str]:
     """What `sanact train` wrote of how the weights in a file came about; nothing for anybody else's."""
+    return _from_header(path, "card")
+
+
+def _from_header(path: Path | str, key: str) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:
-            card: dict[str, str] = json.loads((file.metadata() or {}).get("card", "{}"))
-            return card
-    except (SafetensorError, OSError):
+            found = json.loads((file.metadata() or {}).get(key, "{}"))
+            return found if isinstance(found, dict) else {}
+    except (SafetensorError, OSError, ValueError):
         return {}
 
 
@@ -182,23 +255,25 @@ def _timm(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
 
 def _from_file(path: Path, factory: str) -> nn.Module:
     spec = importlib.util.spec_from_file_location("sanact_user_" + re.sub(r"\W", "_", path.stem), path)
-    if spec is None or spec.loader is None or not path.is_file():
+    if spec is None or spec.loader is None or not os.path.isfile(path):
         raise ValueError(f"no file '{path}' to take the model '{factory}' from")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # so that what it defines can be pickled
     neighbours = str(path.parent.resolve())
     sys.path.insert(0, neighbours)  # as Python does for a script
     try:
-        spec.loader.exec_module(module)
-        make = getattr(module, factory)
-        model = make()
+        with redirect_stdout(sys.stderr):  # where the results go, nothing else may be printed
+            spec.loader.exec_module(module)
+            make = getattr(module, factory)
+            model = make()
     except AttributeError as error:
         made = [name for name, value in inspect.getmembers(module, callable) if value.__module__ == module.__name__]
         raise ValueError(f"'{path}' has no working '{factory}': {error}; it defines: {', '.join(made) or 'nothing'}") from error
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything, and may want to end the program
         raise ValueError(f"'{factory}' in '{path}' failed with {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(neighbours)
     if not isinstance(model, nn.Module):
-        raise ValueError(f"'{factory}' in '{path}' must return an nn.Module, got {type(model).__name__}")
+        what = f"the class {model.__name__}" if inspect.isclass(model) else type(model).__name__
+        raise ValueError(f"'{factory}' in '{path}' must return an nn.Module, got {what}")
     return model

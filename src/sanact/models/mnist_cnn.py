@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sanact.values import CLASSES
+
 
 class MNISTCNN(nn.Module):
     """Four convolutions and three linear layers: the MNIST network of Carlini and Wagner, which the paper calls MNIST-CNN.
@@ -20,6 +22,7 @@ class MNISTCNN(nn.Module):
 
     def __init__(self, classes: int = 10) -> None:
         super().__init__()
+        classes = CLASSES(classes, "classes", "mnist-cnn")
         channels, height, _ = self.input_shape
         first, second, hidden = self.widths
         left = ((height - 4) // 2 - 4) // 2

@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sanact.values import CLASSES, Whole
+
+WIDTH = Whole(1, 512, words="be at least 1")  # of 512 the weights take 3 GB
 SHIFT, SCALE = 0.5, 4.0  # of pixels: about mean 0 and standard deviation 1 for photographs
 
 
@@ -39,8 +42,7 @@ class ResNet18(nn.Module):
 
     def __init__(self, classes: int = 10, width: int = 64) -> None:
         super().__init__()
-        if width < 1:
-            raise ValueError(f"width must be at least 1, got {width} (resnet18)")
+        width, classes = WIDTH(width, "width", "resnet18"), CLASSES(classes, "classes", "resnet18")
         self.conv1 = nn.Conv2d(3, width, 3, self.input_shape[1] // 32, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         widths = [width * share for share in (1, 1, 1, 2, 2, 4, 4, 8, 8)]

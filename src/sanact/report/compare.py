@@ -13,7 +13,7 @@ import pyarrow as pa
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from sanact.evaluation.rows import accuracy, header, hits, part, read_rows
+from sanact.evaluation.rows import accuracy, header, hits, part, read_rows, verdict_of
 from sanact.evaluation.statistics import Accuracy, Paired, holm, paired
 from sanact.evaluation.threat import Radius, l2_budget
 from sanact.report.tables import attack_title, defense_name, plan_text
@@ -25,7 +25,7 @@ LEVEL = 0.05
 class Side:
     """One of the two: a defended or undefended model, its accuracy, and what the attacker knew.
 
-    verdict: "reliable", "suspect: why", or None where nobody looked whether the attack failed.
+    verdict: "reliable", "upper bound", "suspect: why", or None where nobody looked whether the attack failed.
     """
 
     name: str
@@ -68,7 +68,11 @@ class Comparison:
             told = f"{first} is better than {second} by {measured}."
         else:
             told = f"no difference between {first} and {second} can be told apart from chance: {measured}."
-        doubts = "".join(f" {letter} is {side.verdict}." for letter, side in (("A", self.a), ("B", self.b)) if side.suspect)
+        doubts = "".join(
+            f" {letter} is {'an ' * (side.verdict == 'upper bound')}{side.verdict}."
+            for letter, side in (("A", self.a), ("B", self.b))
+            if side.suspect
+        )
         return f"{self.attack}: {told}{doubts}"
 
 
@@ -148,7 +152,7 @@ def _compare(a: Path, b: Path, *, l2: Radius | None) -> Comparison:
             plan=cell["defense"],
             knowledge=cell["knowledge"],
             accuracy=accuracy(table, l2=budget),
-            verdict=header(table).get("verdict"),
+            verdict=verdict_of(header(table)) if "verdict" in header(table) else None,
             rows=path.name,
         )
         for path, table, cell, name in zip((a, b), tables, cells, _names(cells), strict=True)

@@ -21,7 +21,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
 
-from sanact.evaluation.rows import Parts, header, part, read_rows
+from sanact.evaluation.rows import Parts, header, part, read_rows, verdict_of
 from sanact.evaluation.threat import KNOWLEDGE, Radius
 from sanact.report.figures import accuracy_by_budget
 from sanact.report.inside import draw
@@ -255,11 +255,7 @@ def _run(path: Path, rows: pa.Table, room: Room) -> Run:
     cell = facts["cell"]
     title = f"{defense_name(cell['defense'])} · {attack_title(cell['attack'])} · {cell['knowledge']}"
     checks = [{**check, "failed": not check["figure"] <= check["threshold"]} for check in facts.get("checks", [])]
-    told = (
-        "replayed examples claim nothing"
-        if cell["knowledge"] == "oblivious"
-        else str(facts.get("verdict", "suspect: not checked"))
-    )
+    told = verdict_of(facts) or "replayed examples claim nothing"
     parameters = {key: value for key, value in facts.items() if key not in ("checks", "verdict", "classes")} | {
         "rows": path.name
     }

@@ -12,7 +12,7 @@ import pyarrow as pa
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from sanact.evaluation.rows import accuracy, clean_accuracy, header, part, read_rows, won_by
+from sanact.evaluation.rows import accuracy, clean_accuracy, failures, header, part, read_rows, verdict_of, won_by
 from sanact.evaluation.statistics import Accuracy
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge, Radius, l2_budget
 from sanact.notebook import html_table
@@ -33,6 +33,7 @@ TITLES = {
 }
 CLEAN = "clean"
 BELOW = "▼ below the paper's figure"
+BOUND = "upper bound: the effort of the attacker is small, and more of it may leave less"
 SUSPECT = (
     "suspect: a check of the attack failed, or another attacker left less, so that the true accuracy may be lower. "
     "Shares in brackets are of the examples checked"
@@ -46,8 +47,9 @@ class Result:
     attack: the title of its column.  family: the attack without its budget.  eps: the budget, or None.  knowledge: "" for
     the accuracy on clean images.  plan: what was attached where.
     paper: the figure a paper gives, in percent, or None.
-    verdict: of the checks of the attack, "reliable" or "suspect: why"; "" for clean and for replayed examples, of which nothing
-    is claimed.  won_by: how many examples each part of the attack won.
+    verdict: of the checks of the attack, "reliable", "upper bound" or "suspect: why"; "" for clean and for replayed examples,
+    of which nothing is claimed.  won_by: how many examples each part of the attack won.  failed: on how many it ended in an
+    error.
     """
 
     data: str
@@ -63,6 +65,7 @@ class Result:
     paper: float | None = None
     verdict: str = ""
     won_by: Mapping[str, int] = field(default_factory=dict)
+    failed: Mapping[str, int] = field(default_factory=dict)
     rows: str = ""
 
     @property
@@ -116,6 +119,7 @@ def results_of(tables: Mapping[str, pa.Table], *, l2: Radius | None = None) -> l
                     knowledge=cell["knowledge"],
                     accuracy=accuracy(rows, l2=budget),
                     won_by=won_by(rows),
+                    failed={stage: number for stage, (number, _) in failures(rows).items()},
                     verdict=_verdict(facts, budget),
                 )
             )
@@ -143,11 +147,10 @@ def _ball(result: Result) -> tuple[Any, ...]:
 
 
 def _verdict(facts: Mapping[str, Any], budget: float | None) -> str:
-    if facts["cell"]["knowledge"] == "oblivious":
-        return ""
-    if budget is not None:
+    told = verdict_of(facts)
+    if budget is not None and told and facts["cell"]["knowledge"] != "oblivious":
         return "suspect: the attack seeks the nearest example, and was not checked at this budget"
-    return str(facts.get("verdict", "suspect: not checked"))
+    return told
 
 
 def _key(result: Result) -> tuple[str, ...]:
@@ -206,28 +209,32 @@ class Listing:
 
 
 def shares(found: Sequence[Result]) -> list[Listing]:
-    """Which part of an adaptive attack won what share of the examples, a table a budget: one row a part, a column a defense."""
+    """Which part of an adaptive attack won what share of the examples, a table a budget: one row a part, a column a defense.
+
+    Parts that ended in an error stand below, with the share of the images on which they did.
+    """
     adaptive = [result for result in found if result.knowledge == "adaptive"]
     tables = []
     for attack in dict.fromkeys(result.attack for result in adaptive):
         columns = [result for result in adaptive if result.attack == attack]
         parts = dict.fromkeys(part for result in columns for part in result.won_by)
+        broken = dict.fromkeys(part for result in columns for part in result.failed)
         first = columns[0]
         tables.append(
             Listing(
                 f"what won: {attack}, each example to the first that won it\n{first.model} on {first.accuracy.n:,} images of "
                 f"{first.data} ({first.split}), in % of the images",
                 [result.defense for result in columns],
-                {part: [_share(result, part) for result in columns] for part in parts},
+                {part: [_share(result.won_by, part, result) for result in columns] for part in parts}
+                | {f"failed: {part}": [_share(result.failed, part, result) for result in columns] for part in broken},
                 first="won by",
             )
         )
     return tables
 
 
-def _share(result: Result, part: str) -> str:
-    won = result.won_by.get(part, 0)
-    return f"{100 * won / result.accuracy.n:.1f}" if won else "-"
+def _share(counts: Mapping[str, int], part: str, result: Result) -> str:
+    return f"{100 * counts[part] / result.accuracy.n:.1f}" if part in counts else "-"
 
 
 def grid(found: Sequence[Result], knowledge: Knowledge, columns: Sequence[str] = ()) -> Grid:
@@ -257,6 +264,7 @@ def grid(found: Sequence[Result], knowledge: Knowledge, columns: Sequence[str] =
     notes = [f"{name}: {plan}" for plan, name in names.items() if name != plan]
     notes += [BELOW] * any(_below(result) for result in chosen)
     suspects = [f"{r.defense}, {r.attack}: {r.verdict}" for r in chosen if r.suspect]
+    notes += [BOUND] * any(result.verdict == "upper bound" for result in chosen)
     notes += [SUSPECT] * any(result.verdict for result in chosen) + suspects
     return Grid(title, columns, rows, notes)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sanact.sanitizers.base import Sanitizer
 from sanact.sanitizers.gates import ALL, kth_largest, leaky_gate, sigmoid_gate
+from sanact.values import Number, OneOf
 
 Variant = Literal["p", "b", "s"]
 
@@ -34,11 +35,8 @@ class ASH(Sanitizer):
 
     def __init__(self, percentile: float = 65, variant: Variant = "s") -> None:
         super().__init__()
-        if not 0 < percentile < 100:
-            raise ValueError(f"percentile must be in (0, 100), got {percentile} (sanitizer 'ash')")
-        if variant not in get_args(Variant):
-            raise ValueError(f"variant must be one of {', '.join(get_args(Variant))}, got {variant!r} (sanitizer 'ash')")
-        self.percentile, self.variant = float(percentile), variant
+        self.percentile = Number(0, 100, open_least=True, open_most=True)(percentile, "percentile", str(self))
+        self.variant = OneOf(get_args(Variant))(variant, "variant", str(self))
 
     def sanitize(self, maps: Tensor) -> Tensor:
         kept = ~(maps.detach().abs() < self._threshold(maps))

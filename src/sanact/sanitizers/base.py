@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
+from sanact.parts import Part
+
 CACHED = 2**17  # elements
 
 P = ParamSpec("P")
@@ -33,29 +35,18 @@ def eager(function: Callable[P, R]) -> Callable[P, R]:
     return uncompiled
 
 
-class Sanitizer(nn.Module):
+class Sanitizer(Part):
     """An operator on one hidden activation: tensor in, tensor of the same shape and dtype out, never in place.
 
     forward: a (N, C, H, W), each of the C feature maps on its own, or (N, F), each vector on its own.  An activation
     (N, C, 1, 1), what global pooling leaves, is a vector too: its maps have no extent.  Any float dtype.
     Raises ValueError for another rank, TypeError for another dtype.
 
-    where: the layer the sanitizer is attached to, for messages.  channels_last: take (N, H, W, C) for (N, C, H, W), as a
-    linear layer works on maps.  bypassed: return the input; see `bypass`.
-    randomized: whether it draws random numbers; see `rewind`.
-    gradient: what is differentiated in its place: "exact", "identity", or the name of a surrogate; see `sanact.gradients`.
-    gate_width: of a surrogate that opens gradually, as a share of the largest magnitude; see `sanact.gradients.annealed`.
-    faithful: the surrogates that return what `sanitize` does, and differ in the gradient alone.
-    The gradient of one that autograd cannot pass is an error in the backward pass, never silently zero.
+    where: the layer the sanitizer is attached to.  channels_last: take (N, H, W, C) for (N, C, H, W), as a linear layer works
+    on maps.  bypassed: return the input; see `bypass`.
     """
 
-    where: str = ""
     channels_last: bool = False
-    bypassed: bool = False
-    randomized: bool = False
-    gradient: str = "exact"
-    gate_width: float = 0.03
-    faithful: frozenset[str] = frozenset()
 
     def forward(self, a: Tensor) -> Tensor:
         if not a.is_floating_point():
@@ -65,10 +56,10 @@ class Sanitizer(nn.Module):
         if self.bypassed:
             return a
         if a.ndim == 2 or a.shape[2:] == (1, 1):
-            return self._differentiable(a.reshape(a.shape[0], 1, 1, a.shape[1])).reshape(a.shape)
+            return self.differentiable(self.sanitize, a.reshape(a.shape[0], 1, 1, a.shape[1])).reshape(a.shape)
         if self.channels_last:
-            return self._differentiable(a.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return self._differentiable(a)
+            return self.differentiable(self.sanitize, a.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.differentiable(self.sanitize, a)
 
     @abstractmethod
     def sanitize(self, maps: Tensor) -> Tensor:
@@ -82,34 +73,18 @@ class Sanitizer(nn.Module):
     def calibrate(self, activations: Iterable[Tensor]) -> None:
         """Learn from clean activations, batches of what `forward` takes; one that needs none does nothing."""
 
-    def rewind(self) -> None:
-        """Begin the random draws again, as a new copy would; one that draws none does nothing."""
-
-    @property
-    def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
-        """Smooth stand-ins for `sanitize` that an attacker may differentiate, by name."""
-        return {}
-
-    def _differentiable(self, maps: Tensor) -> Tensor:
-        """What `sanitize` returns, with the gradient that was chosen."""
-        if not (torch.is_grad_enabled() and maps.requires_grad):
-            return self.sanitize(maps)
-        if self.gradient == "exact":
-            clean = self.sanitize(maps)
-            return clean if clean.requires_grad else _NoGradient.apply(maps, clean, str(self))
-        stand_in = maps if self.gradient == "identity" else self.surrogates[self.gradient](maps)
-        if self.gradient in self.faithful:
-            return stand_in
-        with torch.no_grad():
-            clean = self.sanitize(maps)
-        passed: Tensor = _StraightThrough.apply(stand_in, clean)
-        return passed
-
     @property
     def config(self) -> dict[str, Any]:
         """The arguments that make this sanitizer again, with the name it has in SANITIZERS."""
-        arguments = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
-        return {"name": self.name} | arguments
+        return {"name": self.name} | {name: self._argument(name) for name in _arguments(type(self))}
+
+    def _argument(self, name: str) -> Any:
+        try:
+            return getattr(self, name)
+        except AttributeError:
+            raise TypeError(
+                f"every argument of __init__ must be an attribute of the same name, '{name}' is none ({type(self).__name__})"
+            ) from None
 
     @property
     def name(self) -> str:
@@ -124,32 +99,16 @@ class Sanitizer(nn.Module):
         return f"sanitizer '{self.name}'" + (f" on '{self.where}'" if self.where else "")
 
 
-class _StraightThrough(torch.autograd.Function):
-    """The clean maps, with the gradient of the stand-in."""
-
-    @staticmethod
-    def forward(ctx: Any, stand_in: Tensor, clean: Tensor) -> Tensor:
-        return clean.view_as(clean)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient, None
-
-
-class _NoGradient(torch.autograd.Function):
-    """A result that autograd cannot trace back to the maps: an error for who tries, and not a gradient of zero."""
-
-    @staticmethod
-    def forward(ctx: Any, maps: Tensor, clean: Tensor, who: str) -> Tensor:
-        ctx.who = who
-        return clean.view_as(clean)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        raise RuntimeError(
-            f"there is no gradient through {ctx.who}: its operations are not differentiable; attack it with the gradient "
-            f"'identity' or a surrogate (sanact.gradients)"
-        )
+def _arguments(kind: type[Sanitizer]) -> list[str]:
+    """The names of the arguments of ``__init__``; none where it is that of nn.Module."""
+    if kind.__init__ is nn.Module.__init__:
+        return []
+    parameters = inspect.signature(kind).parameters.values()
+    if unnamed := [
+        parameter for parameter in parameters if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]:
+        raise TypeError(f"__init__ must name its arguments, so that they can be saved, got {unnamed[0]} ({kind.__name__})")
+    return [parameter.name for parameter in parameters]
 
 
 def sanitizers_of(model: Any) -> list[Sanitizer]:
@@ -220,6 +179,13 @@ def local_mean(maps: Tensor, size: int) -> Tensor:
 def variance(a: Tensor, dims: tuple[int, int]) -> Tensor:
     """Of the elements of each map, kept broadcastable; unlike `torch.var`, silent on an empty batch."""
     return (a - a.mean(dims, keepdim=True)).square().mean(dims, keepdim=True)
+
+
+def deviation(a: Tensor, dims: tuple[int, int]) -> Tensor:
+    """The square root of `variance`; of a constant map it is 0, and so is its gradient."""
+    squared = variance(a, dims)
+    constant = squared == 0
+    return squared.masked_fill(constant, 1).sqrt().masked_fill(constant, 0)
 
 
 def odd(name: str, value: int, sanitizer: str, *, least: int = 3) -> int:

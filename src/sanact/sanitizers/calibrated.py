@@ -45,6 +45,8 @@ class Calibrated(Sanitizer):
         if not count:
             raise ValueError(f"calibration needs at least one activation, got none ({self})")
         mean = total / count
+        if not mean.isfinite().all():
+            raise ValueError(f"calibration needs finite activations, got NaN or infinity ({self})")
         self.mean, self.std = mean.float(), (squares / count - mean.square()).clamp_min(0).sqrt().float()
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sanact.sanitizers.base import Sanitizer
 from sanact.sanitizers.gates import ALL, SPATIAL, kth_largest, leaky_gate, sigmoid_gate
+from sanact.values import Number, OneOf
 
 Over = Literal["volume", "map"]
 
@@ -31,11 +32,8 @@ class KWTA(Sanitizer):
 
     def __init__(self, share: float = 0.2, over: Over = "volume") -> None:
         super().__init__()
-        if not 0 < share < 1:
-            raise ValueError(f"share must be in (0, 1), got {share} (sanitizer 'k-wta')")
-        if over not in get_args(Over):
-            raise ValueError(f"over must be one of {', '.join(get_args(Over))}, got {over!r} (sanitizer 'k-wta')")
-        self.share, self.over = float(share), over
+        self.share = Number(0, 1, open_least=True, open_most=True)(share, "share", str(self))
+        self.over = OneOf(get_args(Over))(over, "over", str(self))
 
     def sanitize(self, maps: Tensor) -> Tensor:
         with torch.no_grad():

@@ -11,11 +11,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
-from sanact.sanitizers.base import variance
+from sanact.sanitizers.base import deviation
 from sanact.sanitizers.calibrated import Calibrated
 from sanact.sanitizers.gates import ALL, SPATIAL, leaky_gate, sigmoid_gate
+from sanact.values import LARGE, Number, OneOf
 
 Reading = Literal["fixed", "max", "max_all", "quantile", "mean_std", "calibrated"]
+STRENGTH = {
+    "fixed": Number(0, LARGE, words="be a number ≥ 0 for reading 'fixed'"),
+    "max": Number(0, 1, words="be in [0, 1] for reading 'max'"),
+    "max_all": Number(0, 1, words="be in [0, 1] for reading 'max_all'"),
+    "quantile": Number(0, 1, open_most=True, words="be in [0, 1) for reading 'quantile'"),
+    "mean_std": Number(-LARGE, LARGE, words="be a number for reading 'mean_std'"),
+    "calibrated": Number(-LARGE, LARGE, words="be a number for reading 'calibrated'"),
+}
 
 
 class Mask(Calibrated):
@@ -42,19 +51,8 @@ class Mask(Calibrated):
 
     def __init__(self, strength: float = 0.4, reading: Reading = "fixed") -> None:
         super().__init__()
-        if reading not in get_args(Reading):
-            raise ValueError(f"reading must be one of {', '.join(get_args(Reading))}, got {reading!r} (sanitizer 'mask')")
-        low, high = {
-            "fixed": (0.0, math.inf),
-            "mean_std": (-math.inf, math.inf),
-            "calibrated": (-math.inf, math.inf),
-        }.get(reading, (0.0, 1.0))
-        if not (math.isfinite(strength) and low <= strength <= high) or (reading == "quantile" and strength == 1):
-            raise ValueError(
-                f"strength must be in [{low:g}, {high:g}{')' if reading == 'quantile' else ']'} for reading '{reading}', "
-                f"got {strength} (sanitizer 'mask')"
-            )
-        self.strength, self.reading = float(strength), reading
+        self.reading = OneOf(get_args(Reading))(reading, "reading", str(self))
+        self.strength = STRENGTH[self.reading](strength, "strength", str(self))
 
     @property
     def needs_data(self) -> bool:
@@ -94,6 +92,6 @@ class Mask(Calibrated):
             return flat.kthvalue(rank, dim=2, keepdim=True).values[..., None]
         if self.reading == "mean_std":
             magnitude = maps.abs()
-            return magnitude.mean(SPATIAL, keepdim=True) + self.strength * variance(magnitude, SPATIAL).sqrt()
+            return magnitude.mean(SPATIAL, keepdim=True) + self.strength * deviation(magnitude, SPATIAL)
         mean, std = self.statistics(maps)
         return mean + self.strength * std

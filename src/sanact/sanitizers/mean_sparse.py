@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from sanact.sanitizers.calibrated import Calibrated
 from sanact.sanitizers.gates import leaky_gate, sigmoid_gate
+from sanact.values import POSITIVE
 
 
 class MeanSparse(Calibrated):
@@ -28,9 +28,7 @@ class MeanSparse(Calibrated):
 
     def __init__(self, alpha: float = 0.2) -> None:
         super().__init__()
-        if not (math.isfinite(alpha) and alpha > 0):
-            raise ValueError(f"alpha must be a positive number, got {alpha} (sanitizer 'mean-sparse')")
-        self.alpha = float(alpha)
+        self.alpha = POSITIVE(alpha, "alpha", str(self))
 
     @property
     def needs_data(self) -> bool:

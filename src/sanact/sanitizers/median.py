@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sanact.sanitizers.base import Sanitizer, eager, in_slices, local_mean, odd, pad_by_reflection, reflected
+from sanact.sanitizers.base import Sanitizer, eager, in_slices, local_mean, pad_by_reflection, reflected
+from sanact.values import Whole
+
+KERNEL = Whole(3, 31, odd=True)  # the window's elements are compared one by one: 961 tensors as large as the maps
 
 Comparison = tuple[int, int, bool, bool]  # wires i < j, and whether the smaller, the larger is needed afterwards
 
@@ -29,7 +32,7 @@ class MedianFilter(Sanitizer):
 
     def __init__(self, kernel_size: int = 3) -> None:
         super().__init__()
-        self.kernel_size = odd("kernel_size", kernel_size, "median")
+        self.kernel_size = KERNEL(kernel_size, "kernel_size", str(self))
 
     @eager  # fusing it takes minutes and runs slower; it stays eager inside a compiled network
     def sanitize(self, maps: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
@@ -11,9 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sanact.sanitizers.base import Sanitizer, eager, in_slices, joined, local_mean, odd, pad_by_reflection, slices, variance
+from sanact.sanitizers.base import Sanitizer, eager, in_slices, joined, local_mean, pad_by_reflection, slices, variance
+from sanact.values import POSITIVE, OneOf, Whole
 
 Unit = Literal["std", "absolute"]
+PATCH = Whole(1, 31, odd=True)  # by which maps are widened
+WINDOW = Whole(3, 101, odd=True)  # 5,000 passes over the maps
 
 
 class NonLocalMeans(Sanitizer):
@@ -39,13 +41,9 @@ class NonLocalMeans(Sanitizer):
 
     def __init__(self, h: float = 0.5, patch_size: int = 3, window_size: int = 7, unit: Unit = "std") -> None:
         super().__init__()
-        if not (math.isfinite(h) and h > 0):
-            raise ValueError(f"h must be a positive number, got {h} (sanitizer 'nl-means')")
-        if unit not in get_args(Unit):
-            raise ValueError(f"unit must be one of {', '.join(get_args(Unit))}, got {unit!r} (sanitizer 'nl-means')")
-        self.h, self.unit = float(h), unit
-        self.patch_size = odd("patch_size", patch_size, "nl-means", least=1)
-        self.window_size = odd("window_size", window_size, "nl-means")
+        self.h, self.unit = POSITIVE(h, "h", str(self)), OneOf(get_args(Unit))(unit, "unit", str(self))
+        self.patch_size = PATCH(patch_size, "patch_size", str(self))
+        self.window_size = WINDOW(window_size, "window_size", str(self))
 
     @eager  # fusing it takes minutes and runs slower; it stays eager inside a compiled network
     def sanitize(self, maps: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Callable
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from sanact.sanitizers.base import Sanitizer, eager, in_slices
 from sanact.sanitizers.gates import ALL
+from sanact.values import POSITIVE, SEED
 
 
 class SAP(Sanitizer):
@@ -35,11 +35,7 @@ class SAP(Sanitizer):
 
     def __init__(self, draws: float = 1.0, seed: int = 0) -> None:
         super().__init__()
-        if not (math.isfinite(draws) and draws > 0):
-            raise ValueError(f"draws must be a positive number, got {draws} (sanitizer 'sap')")
-        if not isinstance(seed, int):
-            raise ValueError(f"seed must be a whole number, got {seed!r} (sanitizer 'sap')")
-        self.draws, self.seed = float(draws), seed
+        self.draws, self.seed = POSITIVE(draws, "draws", str(self)), SEED(seed, "seed", str(self))
         self.rewind()
 
     def rewind(self) -> None:

@@ -1,0 +1,110 @@
+"""Sanitizers put behind places of a network, so that without them the copy is the network."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from torch import Tensor, fx, nn
+
+from sanact.faithful import difference, is_random, repeats_itself
+from sanact.graph import free_name
+from sanact.layouts import channel_axes, shapes_of
+from sanact.sanitizers import Sanitizer, bypass, sanitizers_of
+from sanact.untraced import Untraced, untraced
+
+BY_BATCH = "a branch depends on the number of images"
+
+
+def channels_last(traced: fx.GraphModule, x: Tensor, places: Mapping[fx.Node, str]) -> dict[fx.Node, bool]:
+    """Whether each activation is (N, H, W, C), not (N, C, H, W); a vector is neither.
+
+    places: the operations whose output is an activation, each with the layer's name, for messages.
+    Raises ValueError for activations of another rank, or whose channels cannot be followed from their layer.
+    """
+    shapes = shapes_of(traced, x[:1])
+    axes = channel_axes(traced, shapes)
+    found = {}
+    for place, name in places.items():
+        shape = shapes.get(place, ())
+        if shape and len(shape) not in (2, 4):
+            raise ValueError(f"an activation must be (N, C, H, W) or (N, F), got {shape} (behind the layer '{name}')")
+        maps = len(shape) == 4 and shape[2:] != (1, 1)
+        channels = axes.get(place, frozenset())
+        if maps and channels not in (frozenset({1}), frozenset({3})):
+            raise ValueError(
+                f"an activation must be (N, C, H, W) or (N, H, W, C); which axis of {shape} has the channels cannot be told "
+                f"(behind the layer '{name}')"
+            )
+        found[place] = maps and 3 in channels
+    return found
+
+
+def attached(
+    model: nn.Module, traced: fx.GraphModule, parts: Mapping[fx.Node, Sanitizer], x: Tensor
+) -> fx.GraphModule | Untraced:
+    """A copy of the model, each part behind its place: the graph itself, or else the model's own code with hooks.
+
+    traced: the model's graph, into which the parts are put.  x: images to compare the two on, several.
+    Raises ValueError, saying what tells them apart, if neither is the model when all parts are bypassed.
+    """
+    with bypass(parts.values()):
+        lost = BY_BATCH if traced.meta["by batch"] else difference(model, _inserted(traced, parts), x)
+        if not lost:
+            return traced
+        try:
+            own = untraced(model, traced, parts)
+            failed = difference(model, own, x)
+            if not failed:
+                own.check_once()
+                failed = _unread(model, own, x[:1])
+            if not failed:
+                return own
+        except ValueError as error:
+            failed = str(error)
+    raise ValueError(
+        f"without its sanitizers the defended {type(model).__name__} would be another than the undefended: {lost}"
+        f"{_cause(model, lost, x)}; and its own forward method cannot be kept: {failed}. Make activations with modules "
+        "(nn.ReLU for F.relu), put what tracing loses into a module without layers, or name other layers"
+    )
+
+
+def _unread(model: nn.Module, own: Untraced, x: Tensor) -> str:
+    """Which sanitizer's result the network does not read, as behind an in-place module whose input is read again."""
+    for part in sanitizers_of(own):
+        handle = part.register_forward_hook(lambda module, given, output: torch.randn_like(output))
+        try:
+            if x.device.type != "meta" and not difference(model, own, x):
+                return f"it does not read what the module of '{part.where}' returns"
+        finally:
+            handle.remove()
+    return ""
+
+
+def _cause(model: nn.Module, lost: str, x: Tensor) -> str:
+    """What torch.fx may have lost, in parentheses."""
+    if lost == BY_BATCH:
+        return ""
+    if model._forward_hooks or model._forward_pre_hooks or model._backward_hooks or model._backward_pre_hooks:
+        return " (a hook on the model itself is lost)"
+    if not repeats_itself(model, x):
+        return " (the model does not repeat itself with the same random state)"
+    if is_random(model, x):
+        return " (random numbers are drawn once, when the network is traced)"
+    if "gradient" in lost:
+        return " (lost is a no_grad block, or the backward of a torch.autograd.Function)"
+    return " (lost is what Python decides while forward runs: autocast, isinstance, a counter)"
+
+
+def _inserted(traced: fx.GraphModule, parts: Mapping[fx.Node, Sanitizer]) -> fx.GraphModule:
+    """The graph with the parts in it."""
+    for number, (place, part) in enumerate(parts.items()):
+        name = free_name(traced, f"sanitizer_{number}")
+        traced.add_submodule(name, part)
+        with traced.graph.inserting_after(place):
+            inserted = traced.graph.call_module(name, (place,))
+        place.replace_all_uses_with(inserted, partial(operator.ne, inserted))
+    traced.recompile()
+    return traced

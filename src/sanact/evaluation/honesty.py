@@ -1,0 +1,106 @@
+"""Does a model answer the same question the same way, and does its gradient say what it does?"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from sanact.attacks.base import untouched
+from sanact.attacks.losses import margin
+from sanact.sanitizers import sanitizers_of
+
+DIRECTIONS = 4
+SMALL = 1e-3  # a step short enough for the slope at a point
+QUERIES = 10  # batches that a model is asked before it is asked again
+
+
+def fresh_copy(model: nn.Module) -> nn.Module:
+    """A copy that has answered nothing since; the model itself where it cannot be copied."""
+    try:
+        return copy.deepcopy(model)
+    except Exception:  # a model may hold anything
+        return model
+
+
+def answers(model: nn.Module, fresh: nn.Module, x: Tensor, size: float) -> Iterator[tuple[str, float]]:
+    """What the logits depend on beside the image: the largest difference, relative to the largest logit.
+
+    fresh: a copy of the model that has answered no question about x.  x: (N, C, H, W).  size: of the noise around them, in
+    Linf.  The model must not draw at random; one with sanitizers that do is left out.
+    """
+    if any(part.randomized for part in sanitizers_of(model)):
+        return
+    with untouched(model), untouched(fresh):
+        yield "earlier queries", _memory(model, fresh, x, size)
+        whole = model(x)
+        alone = torch.cat([model(x[i : i + 1]) for i in range(len(x))])
+        mixed = model(torch.cat([x, x.flip(0)]).flip(0))
+    turned = torch.cat([whole, whole.flip(0)]).flip(0)
+    yield "the batch", max(_apart(alone, whole), _apart(mixed, turned))
+
+
+def _memory(model: nn.Module, fresh: nn.Module, x: Tensor, size: float) -> float:
+    """How differently the fresh copy answers about points near x, of which it knows nothing."""
+    generator = torch.Generator().manual_seed(0)
+
+    def near() -> Tensor:
+        return (x + size * (2 * torch.rand(x.shape, generator=generator) - 1).to(x)).clamp(0, 1)
+
+    points = near()
+    before, first = fresh(points), model(x)
+    for _ in range(QUERIES):
+        model(near())
+    return max(_apart(model(points), before), _apart(model(x), first))
+
+
+def _apart(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max() / b.abs().max().clamp_min(1e-12))
+
+
+def slopes(model: nn.Module, x: Tensor, y: Tensor, size: float) -> Iterator[tuple[str, float]]:
+    """How far the gradient of the margin is from what finite differences measure, 0 to 2.
+
+        | s - ⟨∇m, d⟩ | / max( |s|, |⟨∇m, d⟩| ),   s = ( m(x + h d) - m(x - h d) ) / 2h
+
+    The median over examples and directions d: random signs, and the sign of the gradient itself.  It is 0 for a smooth model
+    and small h, 1 for a gradient that has nothing to do with the model, and 2 for one that points the other way.
+    It is measured with a short step and with one of half the budget, and the smaller counts: an honest stand-in for a step
+    function is right on the long one only.
+    x: (N, C, H, W).  size: the budget in Linf.  Slopes too small for the arithmetic to measure are left out.
+    """
+    shortest = min(SMALL, size / 4)
+    found: dict[str, list[float]] = {"random directions": [], "its own steps": []}
+    generator = torch.Generator().manual_seed(0)
+    signs = [(2 * torch.randint(2, x.shape, generator=generator) - 1).to(x) for _ in range(DIRECTIONS)]
+    for h in (shortest, max(size / 2, shortest)):
+        point = x.clamp(h, 1 - h) if h < 0.5 else x
+        gradient = _slope_at(model, point, y)
+        for way, directions in (("random directions", signs), ("its own steps", [gradient.sign()])):
+            errors = [_error(model, point, y, gradient, d, h) for d in directions]
+            measured = torch.cat(errors)
+            found[way] += [float(measured.median())] if len(measured) else []
+    yield from ((way, min(figures)) for way, figures in found.items() if figures)
+
+
+def _slope_at(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    with untouched(model), torch.enable_grad():
+        point = x.clone().requires_grad_()
+        value = margin(model(point), y).sum()
+        if not value.requires_grad:
+            return torch.zeros_like(x)
+        (gradient,) = torch.autograd.grad(value, point, allow_unused=True)
+    return torch.zeros_like(x) if gradient is None else gradient.nan_to_num(0, 0, 0)
+
+
+def _error(model: nn.Module, x: Tensor, y: Tensor, gradient: Tensor, direction: Tensor, h: float) -> Tensor:
+    """Of the examples whose slope can be measured, (n,)."""
+    with untouched(model):
+        ahead, behind = model(x + h * direction), model(x - h * direction)
+    measured = (margin(ahead, y).double() - margin(behind, y).double()) / (2 * h)
+    claimed = (gradient.double() * direction).flatten(1).sum(1)
+    larger = torch.maximum(measured.abs(), claimed.abs())
+    rounding = 32 * torch.finfo(ahead.dtype).eps * ahead.abs().amax(1).double() / h
+    return ((measured - claimed).abs() / larger)[larger > rounding]

@@ -1,0 +1,141 @@
+"""Modules that an attacker may differentiate through something else: what sanitizers are, and a stand-in for anybody's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+
+class Part(nn.Module):
+    """A module whose gradient an attacker may choose.
+
+    where: the place in the network, for messages.
+    bypassed: return the input.
+    randomized: whether it draws random numbers; see `rewind`.
+    gradient: what is differentiated in its place, one of `choices`; see `sanact.gradients`.
+    gate_width: of a surrogate that opens gradually, as a share of the largest magnitude; see `sanact.gradients.annealed`.
+    faithful: names of surrogates with the same output as the part itself; only their gradient differs.
+    A gradient that autograd cannot pass is an error in the backward pass, never silently zero.
+    """
+
+    where: str = ""
+    bypassed: bool = False
+    randomized: bool = False
+    gradient: str = "exact"
+    gate_width: float = 0.03
+    faithful: frozenset[str] = frozenset()
+
+    @property
+    def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """Smooth functions that an attacker may differentiate instead, by name."""
+        return {}
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The gradients that an attacker can choose from."""
+        return ("exact", "identity", *self.surrogates)
+
+    def rewind(self) -> None:
+        """Begin the random draws again, as a new copy would.  A part that draws none does nothing."""
+
+    def differentiable(self, function: Callable[[Tensor], Tensor], a: Tensor) -> Tensor:
+        """``function`` of a, with the gradient that was chosen."""
+        if not (torch.is_grad_enabled() and a.requires_grad):
+            return function(a)
+        if self.gradient == "exact":
+            clean = function(a)
+            return clean if clean.requires_grad else _NoGradient.apply(a, clean, str(self))
+        stand_in = a if self.gradient == "identity" else self.surrogates[self.gradient](a)
+        if self.gradient in self.faithful:
+            return stand_in
+        with torch.no_grad():
+            clean = function(a)
+        if stand_in.shape != clean.shape:
+            raise ValueError(
+                f"the gradient '{self.gradient}' must have the shape of the output, {tuple(clean.shape)}, "
+                f"got {tuple(stand_in.shape)} ({self})"
+            )
+        return straight_through(stand_in, clean)
+
+
+class StandIn(Part):
+    """A module that an attacker differentiates through something else; made by `stand_in`."""
+
+    def __init__(self, module: nn.Module, surrogate: Callable[[Tensor], Tensor] | Literal["identity"]) -> None:
+        super().__init__()
+        self.module, self.surrogate = module, surrogate
+        self.gradient = self.choices[0]
+        self.training = module.training
+
+    @property
+    def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        return {} if isinstance(self.surrogate, str) else {"stand-in": self.surrogate}
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        return tuple(self.surrogates) or ("identity",)
+
+    def forward(self, a: Tensor) -> Tensor:
+        return self.differentiable(self.module, a)
+
+    def __str__(self) -> str:
+        return f"stand-in for {type(self.module).__name__}" + (f" on '{self.where}'" if self.where else "")
+
+
+def stand_in(module: nn.Module, surrogate: Callable[[Tensor], Tensor] | Literal["identity"] = "identity") -> StandIn:
+    """Let an attacker differentiate ``module`` through ``surrogate``; what it computes stays the same.
+
+    For what has no gradient, or a useless one: rounding, compression, a filter from another library.  Put the result where the
+    module was, and every attack goes through the surrogate: ``model.compress = sanact.stand_in(model.compress)``.
+
+    module: one tensor in, one tensor out.
+    surrogate: a function of the same tensor whose result has the shape of the module's output, an `nn.Module` for example; or
+        "identity", for a module whose output has the shape of its input.
+    Raises TypeError for anything else.
+    Paper: Athalye et al. 2018, arXiv:1802.00420 (backward pass differentiable approximation).
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be an nn.Module, got {type(module).__name__} (stand_in)")
+    if surrogate != "identity" and not callable(surrogate):
+        raise TypeError(f"surrogate must be a function of a tensor, or 'identity', got {surrogate!r} (stand_in)")
+    return StandIn(module, surrogate)
+
+
+def parts_of(model: Any) -> list[Part]:
+    """The parts in a model, in the order of their registration; none of a mere callable."""
+    return [part for part in model.modules() if isinstance(part, Part)] if isinstance(model, nn.Module) else []
+
+
+def straight_through(source: Tensor, value: Tensor) -> Tensor:
+    """``value``, with the gradient of ``source``, which has the same shape."""
+    passed: Tensor = _StraightThrough.apply(source, value)
+    return passed
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, source: Tensor, value: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+class _NoGradient(torch.autograd.Function):
+    """A result that autograd cannot trace back to its input: an error for who tries, and not a gradient of zero."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, clean: Tensor, who: str) -> Tensor:
+        ctx.who = who
+        return clean.view_as(clean)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        raise RuntimeError(
+            f"there is no gradient through {ctx.who}: its operations are not differentiable; attack it with the gradient "
+            f"'identity' or a surrogate (sanact.gradients)"
+        )
