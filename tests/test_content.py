@@ -61,10 +61,7 @@ def made() -> dict[str, Any]:
     """Values that all differ; each call makes them anew."""
     numbers = torch.arange(4.0)
     return {
-        **{
-            f"plain {value!r}": value
-            for value in (None, 0, 0.0, -0.0, False, "", b"", "0", 1, True, 1.0, 1j, [], (), {}, set())
-        },
+        **{f"plain {value!r}": value for value in (None, 0, 0.0, -0.0, False, "", b"", "0", 1, True, 1.0, 1j, (), {}, set())},
         "numbers": numbers,
         "their shape": numbers.reshape(2, 2),
         "their dtype": numbers.double(),
@@ -159,6 +156,23 @@ def test_methods_and_constants_of_a_class_count_but_not_how_it_is_made_or_shown(
     changed = content(Point)
     monkeypatch.setattr(Point, "far", lambda self: self.x)
     assert len({before, changed, content(Point)}) == 3
+
+
+def passing(factor: float) -> Any:
+    class Passes(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Any) -> Any:
+            return gradient * factor
+
+    return Passes.apply
+
+
+def test_the_backward_of_a_function_of_ones_own_counts():
+    assert content(passing(1.0)) == content(passing(1.0)) != content(passing(-1.0))
 
 
 def test_references_do_not_keep_a_value_apart():

@@ -393,6 +393,20 @@ def test_what_no_code_tells_is_told_by_answers_to_probes(monkeypatch):
     assert fingerprint(net, SHAPE) != first
 
 
+def test_state_that_only_the_state_dict_tells_is_in_the_key(monkeypatch):
+    class Keeps(Around):
+        def get_extra_state(self) -> Any:
+            return {"seen": ELSEWHERE.factor()}
+
+        def set_extra_state(self, state: Any) -> None:
+            pass
+
+    first = fingerprint(Keeps(), SHAPE)
+    assert fingerprint(Keeps(), SHAPE) == first
+    monkeypatch.setattr(ELSEWHERE, "hidden", np.array(2.0))
+    assert fingerprint(Keeps(), SHAPE) != first
+
+
 class Noisy(nn.Module):
     """Draws from every global source while it is traced, counts its calls and keeps what it saw."""
 

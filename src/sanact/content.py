@@ -50,7 +50,7 @@ def content(value: Any, *, closures: bool = True) -> bytes:
     comments do not, nor does an edit of the file after it was imported; another minor version of Python gives another hash.
     Those of Python, PyTorch, NumPy and this package are known by their names.
     Devices, memory formats, training flags and `requires_grad` do not count, nor does the order of dictionaries and sets,
-    but for that of an OrderedDict.
+    but for that of an OrderedDict.  A list and a tuple of the same are the same.
     closures: whether lists, dictionaries and sets in closures count; code that runs long may write there.
     """
     return _Reader(closures).of(value)
@@ -244,9 +244,7 @@ def _method(reader: _Reader, value: types.MethodType) -> Iterator[bytes]:
 
 def _builtin(reader: _Reader, value: Any) -> Iterator[bytes]:
     yield from reader.all([getattr(value, "__module__", None), value.__qualname__])
-    owner = getattr(value, "__self__", None)
-    if not isinstance(owner, (types.ModuleType, type)):
-        yield reader.of(owner)
+    yield reader.of(getattr(value, "__self__", None))  # the module or class it belongs to, or the object it is bound to
 
 
 def _partial(reader: _Reader, value: functools.partial[Any]) -> Iterator[bytes]:
