@@ -111,23 +111,23 @@ def blocked(model: Any, x: Tensor) -> Blocked:
             met.setdefault(module, (given[0], output))
 
     declared = {inside for part in parts_of(model) for inside in part.modules()}
-    looked_at = [part for part in model.modules() if part not in declared]
     with ExitStack() as stack:
-        for part in looked_at:
-            stack.callback(part.register_forward_pre_hook(before).remove)
-            stack.callback(part.register_forward_hook(after).remove)
+        for part in model.modules():
+            if part not in declared:
+                stack.callback(part.register_forward_pre_hook(before).remove)
+                stack.callback(part.register_forward_hook(after).remove)
+        stack.callback(lambda: [given.detach_() for given in opened if given.is_leaf])
+        stack.enter_context(preserved(model))
+        stack.enter_context(torch.enable_grad())
         try:
-            with preserved(model), torch.enable_grad():
-                model(point)
+            model(point)
         except Exception:  # a model may do anything; the attack itself will tell what is wrong with it
             return Blocked()
-        finally:
-            stack.callback(lambda: [given.detach_() for given in opened if given.is_leaf and given is not point])
-    modules = [part for part, (given, output) in met.items() if given.shape == output.shape and not _passes(given, output)]
-    inner = next((part for part, (given, _) in met.items() if given.shape == x.shape), None)
-    if inner is None or met[inner][0] is point or _passes(point, met[inner][0]):
-        return Blocked(modules)
-    return Blocked(modules, inner)
+        same = [part for part, (given, output) in met.items() if given.shape == output.shape and not _passes(given, output)]
+        inner = next((part for part, (given, _) in met.items() if given.shape == x.shape), None)
+        if inner is None or met[inner][0] is point or _passes(point, met[inner][0]):
+            return Blocked(same)
+        return Blocked(same, inner)
 
 
 def _passes(start: Tensor, end: Tensor) -> bool:
