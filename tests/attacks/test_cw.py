@@ -137,7 +137,7 @@ def test_bad_settings(change, message):
         CW(**change)
 
 
-@pytest.mark.parametrize("initial_c", [1e-3, 1e30])
+@pytest.mark.parametrize("initial_c", [1e-3, 1e9])
 def test_c_stays_finite_however_often_it_is_raised(linear: Linear, points: Tensor, initial_c):
     """Class 0 wins by a margin that no image makes up for: c grows tenfold 60 times."""
     asked: list[Tensor] = []
