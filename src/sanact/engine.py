@@ -73,7 +73,8 @@ def run(
                     kept = KEPT if keep is None else keep
                     rows = judge(cell, batch_size=batch_size, device=device, folder=out, keep=kept, advance=advance)
                     advance(0, f"{cell}: diagnostics")
-                    write_rows(rows, path, circumstances(cell, device) | examine(cell, rows, device=device))
+                    found = examine(cell, rows, device=device, folder=out)
+                    write_rows(rows, path, circumstances(cell, device) | found)
                 _tidy(cell, path)
     return paths
 

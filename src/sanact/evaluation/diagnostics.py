@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, cast
 from unittest.mock import patch
 
@@ -22,6 +23,7 @@ from sanact.attacks.projections import diameter, length, per_example, random_sta
 from sanact.checks import Model
 from sanact.evaluation.adaptive import Adaptive
 from sanact.evaluation.honesty import answers, fresh_copy, slopes
+from sanact.evaluation.journal import Journal
 from sanact.gradients import annealed, gradient, gradient_choices
 from sanact.sanitizers import Sanitizer, bypass, sanitizers_of
 
@@ -30,6 +32,9 @@ WATCHED = 3  # of them, one by one, for the points that an attack visits
 VANISHING = 1e-6
 SHARE = 0.02  # of them: one of fifty may be chance
 LATER = 200  # steps of what the next effort would try
+
+Rival = Callable[[Tensor, Tensor], Tensor]
+Once = Callable[[str, Callable[[], float]], Any]
 
 
 class Check(NamedTuple):
@@ -52,10 +57,19 @@ def verdict(checks: Iterable[Check], *, bound: bool = False) -> str:
     return "upper bound" if bound else "reliable"
 
 
-def diagnose(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, *, by: Sequence[str] | None = None) -> Iterator[Check]:
+def diagnose(
+    attack: Attack,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    by: Sequence[str] | None = None,
+    journal: Journal | None = None,
+) -> Iterator[Check]:
     """Look at an attack on ``model`` from every side that has exposed one before, on a few examples (N, C, H, W), (N,).
 
     by: what won each example when the attack was run on them, as in `rows.SCHEMA`; None runs it.
+    journal: keeps the figures that take long, so that a killed run goes on where it was.
     The undefended model is this one with its sanitizers bypassed.  The checks come one by one, the cheap ones first:
 
     - outputs differ: largest difference of two passes over the same images, relative to the largest logit.
@@ -76,7 +90,7 @@ def diagnose(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, *, by: Sequ
     - larger budget: accuracy gained at twice the budget.
     - no bound: accuracy above chance where the budget covers half of the input range, and of an attack without a budget.
     """
-    fresh = fresh_copy(model)
+    fresh, once = fresh_copy(model), (journal or Journal(None)).once
     with untouched(model):
         logits = model(x)
     right = [i for i, same in enumerate((logits.argmax(1) == y).tolist()) if same and not (by and by[i] == "clean")][:EXAMPLES]
@@ -100,13 +114,14 @@ def diagnose(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, *, by: Sequ
         yield from (Check(f"gradient against finite differences, {way}", figure, 0.5) for way, figure in found)
     by = [by[i] for i in right] if by else _won_by(attack, model, x, y)
     standing = torch.tensor([not name for name in by], device=x.device)
-    yield from (Check(f"beaten by {rival}", share, SHARE) for rival, share in _rivals(attack, model, x, y, standing))
+    yield from (Check(f"beaten by {rival}", share, SHARE) for rival, share in _rivals(attack, model, x, y, standing, once))
     if isinstance(attack, Suite):
         blind = sum(name in ("square", "rays") for name in by) / len(x)
         yield Check("won by queries without gradients alone", blind, SHARE)
     else:
-        yield Check("silent success", _silent(attack, model, x[:WATCHED], y[:WATCHED]), 0.0)
-    yield from _budgets(attack, model, x, y, float(standing.float().mean()), 1 / logits.shape[1])
+        silent = once("silent success", lambda: _silent(attack, model, x[:WATCHED], y[:WATCHED]))
+        yield Check("silent success", silent, 0.0)
+    yield from _budgets(attack, model, x, y, float(standing.float().mean()), 1 / logits.shape[1], once)
 
 
 def _noise_size(attack: Attack) -> float:
@@ -122,42 +137,49 @@ def _won_by(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> list[str]
         return ["" if right else attack.name for right in (model(attack(model, x, y)).argmax(1) == y).tolist()]
 
 
-def _rivals(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, standing: Tensor) -> Iterator[tuple[str, float]]:
+def _rivals(
+    attack: Attack, model: nn.Module, x: Tensor, y: Tensor, standing: Tensor, once: Once
+) -> Iterator[tuple[str, float]]:
     """What else wins, as a share of all, of the examples that are still standing."""
 
-    def share(rival: Callable[[Tensor, Tensor], Tensor]) -> float:
+    def share(rival: Rival) -> float:
         if not standing.any():
             return 0.0
         with untouched(model):
             found = rival(x[standing], y[standing])
             return float((model(found).argmax(1) != y[standing]).sum()) / len(x)
 
+    for name, rival in _each_rival(attack, model):
+        yield name, once(f"beaten by {name}", partial(share, rival))
+
+
+def _each_rival(attack: Attack, model: nn.Module) -> Iterator[tuple[str, Rival]]:
     if not isinstance(attack, BudgetedAttack):
         return
     norm, eps = attack.norm, attack.eps
-    yield "random noise", share(lambda x, y: _noise(model, x, y, eps, norm))
+    yield "random noise", lambda x, y: _noise(model, x, y, eps, norm)
     again: BudgetedAttack = attack
     if isinstance(attack, Adaptive):
         if attack.effort != "quick":
-            yield from ((name, share(rival)) for name, rival in _next_effort(attack, model))
+            yield from _next_effort(attack, model)
         return
     if not isinstance(attack, FGSM):
-        yield "one step", share(lambda x, y: FGSM(eps=eps, norm=norm)(model, x, y))
+        yield "one step", lambda x, y: FGSM(eps=eps, norm=norm)(model, x, y)
     if isinstance(steps := getattr(attack, "steps", None), int):
         patient = replace(cast(Any, attack), steps=2 * steps)
-        yield "twice the steps", share(lambda x, y: patient(model, x, y))
+        yield "twice the steps", lambda x, y: patient(model, x, y)
     if getattr(attack, "loss", "margin") != "margin":
-        yield "the margin loss", share(lambda x, y: replace(cast(Any, attack), loss="margin")(model, x, y))
+        yield "the margin loss", lambda x, y: replace(cast(Any, attack), loss="margin")(model, x, y)
     sanitizers = sanitizers_of(model)
     if sanitizers:
-        yield "replay", share(_through(again.for_replay(), model, "exact", sanitizers))
+        yield "replay", _through(again.for_replay(), model, "exact", sanitizers)
     for choice in gradient_choices(model)[1:]:
-        yield f"the {choice} gradient", share(_through(again, model, choice))
+        yield f"the {choice} gradient", _through(again, model, choice)
     if not isinstance(attack, Square):
-        yield "queries without gradients", share(lambda x, y: Square(eps=eps, norm=norm, queries=200)(model, x, y))
+        yield "queries without gradients", lambda x, y: Square(eps=eps, norm=norm, queries=200)(model, x, y)
 
 
-def _next_effort(attack: Adaptive, model: nn.Module) -> Iterator[tuple[str, Callable[[Tensor, Tensor], Tensor]]]:
+def _next_effort(attack: Adaptive, model: nn.Module) -> Iterator[tuple[str, Rival]]:
     """What the adaptive attacker with more patience would try on what is standing."""
     ball: dict[str, Any] = {"eps": attack.eps, "norm": attack.norm}
     for choice in gradient_choices(model):
@@ -168,7 +190,7 @@ def _next_effort(attack: Adaptive, model: nn.Module) -> Iterator[tuple[str, Call
             yield f"gates that close, {choice}", _closing(APGD(**ball, loss="margin", steps=LATER, restarts=2), model, choice)
 
 
-def _closing(attack: APGD, model: nn.Module, choice: str) -> Callable[[Tensor, Tensor], Tensor]:
+def _closing(attack: APGD, model: nn.Module, choice: str) -> Rival:
     def run(x: Tensor, y: Tensor) -> Tensor:
         with annealed(model, choice, attack.steps) as closing:
             return attack(closing, x, y)
@@ -176,9 +198,7 @@ def _closing(attack: APGD, model: nn.Module, choice: str) -> Callable[[Tensor, T
     return run
 
 
-def _through(
-    attack: Attack, model: nn.Module, choice: str, bypassed: Sequence[Sanitizer] = ()
-) -> Callable[[Tensor, Tensor], Tensor]:
+def _through(attack: Attack, model: nn.Module, choice: str, bypassed: Sequence[Sanitizer] = ()) -> Rival:
     def run(x: Tensor, y: Tensor) -> Tensor:
         with gradient(model, choice), bypass(bypassed):
             return attack(model, x, y)
@@ -260,10 +280,16 @@ def _silent(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> float:
     return float(met.float().mean())
 
 
-def _budgets(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, accuracy: float, chance: float) -> Iterator[Check]:
+def _budgets(
+    attack: Attack, model: nn.Module, x: Tensor, y: Tensor, accuracy: float, chance: float, once: Once
+) -> Iterator[Check]:
     """Accuracy at twice the budget, and at one that makes any image gray."""
 
     def at(eps: float) -> float:
+        accuracy: float = once(f"accuracy at {eps}", lambda: attacked(eps))
+        return accuracy
+
+    def attacked(eps: float) -> float:
         larger = replace(attack, eps=eps) if not isinstance(attack, Adaptive) else replace(attack, eps=eps, effort="quick")  # type: ignore[call-arg]
         with untouched(model):
             return float((model(larger(model, x, y)).argmax(1) == y).float().mean())

@@ -31,6 +31,7 @@ from sanact.data import Batch, Data, Integers
 from sanact.device import pick_device
 from sanact.evaluation.adaptive import Adaptive, Effort
 from sanact.evaluation.diagnostics import EXAMPLES, Check, diagnose, verdict
+from sanact.evaluation.journal import Journal
 from sanact.evaluation.rows import SCHEMA, Parts, clean_accuracy, failures
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge, Radius, l2_budget
 from sanact.faithful import difference
@@ -278,8 +279,10 @@ def crafted_examples(cell: Cell, folder: Path) -> Tensor:
     return _from_table(Parts(folder / "examples" / cell.crafting_slug, strict=True).read(cell.data.index), "x", shape)
 
 
-def examine(cell: Cell, rows: pa.Table, *, device: str | torch.device = "auto") -> dict[str, Any]:
+def examine(cell: Cell, rows: pa.Table, *, device: str | torch.device = "auto", folder: Path | None = None) -> dict[str, Any]:
     """The diagnostics of a cell, of which these are the rows, and its verdict, for its header.
+
+    folder: as of `judge`; what was found there before is not looked for again.
 
     Replayed examples claim nothing: of them only what went wrong is told.
     """
@@ -290,7 +293,9 @@ def examine(cell: Cell, rows: pa.Table, *, device: str | torch.device = "auto") 
         _, judged = _models(cell, device)
         first = next(cell.data.batches(min(2 * EXAMPLES, len(cell.data))))
         by = rows["by"].to_pylist()[: len(first.y)]
-        checks += _as_far_as_it_goes(diagnose(cell.attack, judged, first.x.to(device), first.y.to(device), by=by))
+        x, y = first.x.to(device), first.y.to(device)
+        journal = Journal(folder / "unfinished" / cell.slug / "checks.jsonl" if folder else None)
+        checks += _as_far_as_it_goes(diagnose(cell.attack, judged, x, y, by=by, journal=journal))
     elif not checks:
         return {}
     bound = isinstance(cell.attack, Adaptive) and cell.attack.effort == "quick"
