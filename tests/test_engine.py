@@ -21,6 +21,7 @@ from torch import nn
 from sanact import PGD, Mask
 from sanact.data import Data
 from sanact.engine import run
+from sanact.evaluation import diagnostics
 from sanact.evaluation.judge import Cell, judge
 from sanact.evaluation.rows import Parts, header, read_rows, read_table, write_rows
 
@@ -163,7 +164,7 @@ def another_place(table, facts):
         (lambda table, facts: pa.concat_tables([table.slice(0, 10)] * 2), "its column 'index' is not that of the images"),
         (another_place, "its column 'index' is not that of the images"),
         (another_eps, "attack is {.*'eps': 0.3.*} there, {.*'eps': 0.03.*} was asked for"),
-        (lambda table, facts: table.drop_columns("by"), "its columns are index, .*, l2, not index, .*, l2, by"),
+        (lambda table, facts: table.drop_columns("by"), "its columns are index, .*, not index, .*, by"),
         (
             lambda table, facts: table.set_column(1, "label", pa.array(np.zeros(20), pa.int32())),
             "its column 'label' is not that of the images",
@@ -306,6 +307,32 @@ def test_after_a_kill_in_the_diagnostics_no_row_is_judged_again(tmp_path, monkey
     monkeypatch.undo()
     monkeypatch.setattr("sanact.evaluation.judge._decide", lambda *given: pytest.fail("judged again"))
     assert len(read_rows(*run_in(tmp_path))) == 20
+
+
+def test_after_a_kill_in_the_diagnostics_they_go_on_where_they_were(tmp_path, monkeypatch):
+    tried, share = [], diagnostics._through
+
+    def counted(attack, model, choice, bypassed=()):
+        def rival(x, y):
+            tried.append(choice)
+            if len(tried) == 2:
+                raise KeyboardInterrupt
+            return share(attack, model, choice, bypassed)(x, y)
+
+        return rival
+
+    cell = quick(defense=Mask(0.05))
+    (path,) = run_in(tmp_path / "whole", cell)
+    whole = header(read_rows(path))["checks"]
+    monkeypatch.setattr(diagnostics, "_through", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run_in(tmp_path / "killed", cell)
+    (journal,) = (tmp_path / "killed").glob("unfinished/*/checks.jsonl")
+    before = len(journal.read_bytes().split())
+    (again,) = run_in(tmp_path / "killed", cell)
+    assert header(read_rows(again))["checks"] == whole and before > 2
+    assert tried == ["exact", "identity", "identity", "sigmoid", "moving sigmoid", "leaky"]
+    assert not list(tmp_path.glob("*/unfinished/*"))
 
 
 def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, monkeypatch):

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-import random
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sanact.content import HOOKS, LIBRARIES, content
 from sanact.graph import input_shape, trace
+from sanact.preserve import copied, seeded
 from sanact.remembering import once
 
 PROBES = 4
@@ -40,8 +37,8 @@ def fingerprint(model: nn.Module, shape: Shape | None = None) -> str:
 
 def _fingerprint(model: nn.Module, shape: Shape | None) -> str:
     every = [list(getattr(nn.modules.module, f"_global{kind}").values()) for kind in HOOKS]  # hooks of all modules
-    graph = _twice(lambda: _graph(model, shape))
-    computed = _twice(lambda: _answers(model, shape)) if graph is None else graph
+    graph = _twice(model, lambda: _graph(model, shape))
+    computed = _twice(model, lambda: _answers(model, shape)) if graph is None else graph
     return content([model, _other_state(model), every, computed]).hex()[:16]
 
 
@@ -57,20 +54,22 @@ def _other_state(model: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in model.state_dict().items() if name not in known}
 
 
-def _twice(look: Callable[[], Any]) -> Any:
-    """What two looks agree on; None where they fail or differ, as by the time of day."""
+def _twice(model: nn.Module, look: Callable[[], Any]) -> bytes | None:
+    """A hash of what two looks agree on; None where they fail or differ, as by the time of day."""
+    found = []
     try:
-        with _still():
-            first = content(look())
-        with _still():
-            return first if content(look()) == first else None
+        for _ in range(2):
+            with seeded(model), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found.append(content(look()))
     except Exception:  # of as many kinds as there is Python code in a forward method
         return None
+    return found[0] if found[0] == found[1] else None
 
 
 def _graph(model: nn.Module, shape: Shape | None) -> list[Any]:
     """The operations, and the constants and modules that tracing added."""
-    traced = trace(_copied(model, lambda tensor: tensor), torch.zeros(1, *shape) if shape else None)
+    traced = trace(model, torch.zeros(1, *shape) if shape else None)
     own = {name for name, _ in model.named_modules()}
     added = [part for name, part in traced.named_modules() if name not in own]
     constants = {str(node.target): _attribute(traced, str(node.target)) for node in traced.graph.nodes if node.op == "get_attr"}
@@ -84,39 +83,13 @@ def _answers(model: nn.Module, shape: Shape | None) -> Any:
     like = next((tensor for tensor in model.parameters() if tensor.is_floating_point()), torch.empty(0))
     x = torch.rand(PROBES, *shape, generator=torch.Generator().manual_seed(0)).to(like)
     with torch.no_grad():
-        logits = _copied(model, lambda tensor: tensor.detach().clone()).eval()(x).double().cpu().flatten(1)
+        logits = copied(model).eval()(x).double().cpu().flatten(1)
     signs = torch.randint(2, (logits.shape[1], 4), generator=torch.Generator().manual_seed(1)).double() * 2 - 1
     seen = logits @ signs  # a few numbers that hang on all logits
     return (FINENESS * seen / seen.abs().max().clamp_min(1e-30)).round(), (4 * seen.abs().max().log2()).round()
-
-
-def _copied(model: nn.Module, tensor: Callable[[Tensor], Tensor]) -> nn.Module:
-    """A copy that may be run or traced; each of its tensors is what ``tensor`` makes of the model's."""
-    every = [value for part in model.modules() for value in _held(part) if isinstance(value, Tensor)]
-    return copy.deepcopy(model, {id(value): tensor(value) for value in every})
-
-
-def _held(part: nn.Module) -> list[Any]:
-    return [*part._parameters.values(), *part._buffers.values(), *vars(part).values()]
 
 
 def _attribute(module: nn.Module, name: str) -> Any:
     for step in name.split("."):
         module = getattr(module, step)
     return module
-
-
-@contextmanager
-def _still() -> Iterator[None]:
-    """For the block, random numbers begin at seed 0 and nobody is warned; afterwards they go on where they were."""
-    state, legacy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.manual_seed(0)
-            random.seed(0)
-            np.random.seed(0)
-            yield
-    finally:
-        random.setstate(state)
-        np.random.set_state(legacy)
