@@ -73,8 +73,7 @@ def run(
                     kept = KEPT if keep is None else keep
                     rows = judge(cell, batch_size=batch_size, device=device, folder=out, keep=kept, advance=advance)
                     advance(0, f"{cell}: diagnostics")
-                    found = examine(cell, rows, device=device, folder=out)
-                    write_rows(rows, path, circumstances(cell, device) | found)
+                    write_rows(rows, path, circumstances(cell, device) | examine(cell, rows, device=device, folder=out))
                 _tidy(cell, path)
     return paths
 

@@ -29,6 +29,7 @@ from sanact.files import replacing
 from sanact.graph import input_shape
 from sanact.identity import fingerprint, own_code
 from sanact.models import build_model, load_weights, read_card
+from sanact.models.plain import PlainCNN
 from sanact.preserve import preserved
 from sanact.progress import progress_bar
 from sanact.values import BATCH_SIZE, SEED, SHARE, Number, OneOf, Rules, Whole, flag, shown
@@ -209,6 +210,29 @@ def _check_fit(model: nn.Module, data: Data, validation: Data, recipe: Recipe) -
     height, width = first.x.shape[2:]
     if recipe.crop >= min(height, width):
         raise ValueError(f"crop must be below the images' {height} x {width} pixels, got {recipe.crop} (recipe)")
+
+
+def plain_network(data: Data, *, seed: int = 0, kept: Path | None = None, progress: bool = False) -> nn.Module:
+    """A small undefended network, fitted to training images in about a minute: a source of examples that may transfer.
+
+    data: training images.  At most 10,000 are used, fewer of larger images, so that the time stays the same; a twelfth of them
+        is held out.
+    kept: a file of weights, read if it is there and written if not.
+    """
+    (first,) = data[:1].batches(1)
+    few = min(len(data), max(1000, 10_000 * 28 * 28 // first.x[0, 0].numel()))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = PlainCNN(first.x.shape[1], len(data.classes))
+    if kept and kept.exists():
+        load_weights(model, kept)
+        return model.eval()
+    held_out, rest = data.sample(few, seed=seed).split_off(max(few // 12, 1), seed=seed)
+    recipe = Recipe(epochs=5, lr=0.1, schedule="one-cycle", weight_decay=5e-4, seed=seed)
+    train(model, rest, validation=held_out, recipe=recipe, progress=progress)
+    if kept:
+        save_trained(model, kept, {"model": "a plain network, for examples that transfer", "data": data.name})
+    return model
 
 
 class _Run:

@@ -26,18 +26,23 @@ from sanact.cli.options import (
     Out,
     Quiet,
     Seed,
+    Source,
     Split,
+    StandIns,
     Weights,
     columns,
     command_line,
     every_table,
     is_calibrated,
+    is_ours,
     path,
     read_class_names,
     read_model,
     read_plan,
     read_radius,
+    read_source,
     show,
+    with_stand_ins,
 )
 from sanact.values import OneOf, shown
 
@@ -99,6 +104,8 @@ def evaluate(
     classes: Classes = None,
     effort: EffortOption = "standard",
     l2: L2 = "usual",
+    source: Source = None,
+    stand_ins: StandIns = None,
     out: Out = Path("runs"),
     seed: Seed = 0,
     device: Device = "auto",
@@ -133,12 +140,17 @@ def evaluate(
     defenses = [None, read_plan(plan)] if plan else [None]
     found_by = columns(image_column, label_column, class_names)
     network, whole = read_model(model, data, split, weights, found_by=found_by)
+    network = with_stand_ins(network, stand_ins or ())
     inside = ", ".join(map(str, sanitizers_of(network)))
     if inside and plan:
         raise ValueError(f"the model has its own sanitizers ({inside}): --plan cannot add others, got {shown(plan)} (evaluate)")
     whole = whole.only(classes) if classes else whole
     chosen = whole.sample(examples or min(1000, len(whole)), seed=seed)
     calibration = load_data(data, "train", shape=input_shape(network), **found_by) if is_calibrated(plan) else None
+    wanted = source or ("none" if effort == "quick" or is_ours(model, weights) else "fit")
+    adapts = "adaptive" in (knowledge or KNOWLEDGE)
+    shape = next(chosen[:1].batches(1)).x.shape[1:]
+    helper = read_source(wanted, data, shape=shape, out=out, seed=seed, quiet=quiet, found_by=found_by) if adapts else None
     if inside and not quiet:
         typer.echo(f"the model has sanitizers inside ({inside}): it is judged as it is, and beside it without them", err=True)
     judged = [
@@ -155,6 +167,7 @@ def evaluate(
             calibration=calibration and calibration.sample(min(1000, len(calibration)), seed=seed),
             effort=effort,  # type: ignore[arg-type]  # checked above
             l2=radius,
+            source=helper,
         )
     ]
     if not judged:

@@ -87,6 +87,23 @@ Classes = Annotated[
     list[str] | None,
     typer.Option("--classes", "--class", help="Only images of this class; repeat for more.", show_default="all"),
 ]
+Source = Annotated[
+    str | None,
+    typer.Option(
+        help="Another network of the same data, written as the model is; the adaptive attacker tries its examples, too. "
+        "fit: a small one, fitted to the training images in about a minute. none: leave it out.",
+        show_default="fit, for a model of your own and an effort that is not quick",
+    ),
+]
+StandIns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--stand-in",
+        help="MODULE=path/to/file.py:function, or MODULE=identity: what attackers differentiate in place of a module of the "
+        "model that has no useful gradient; repeat for more.",
+        show_default="none",
+    ),
+]
 Split = Annotated[str, typer.Option(help="Of the data: test, validation, train[:5000], …")]
 L2 = Annotated[
     str,
@@ -197,6 +214,50 @@ def _fitting(network: nn.Module, images: Data) -> Data:
         )
     note = f"{count} classes where the model has {outputs}" if count < outputs else ""
     return replace(images, note=", ".join(filter(None, (images.note, note))))
+
+
+def with_stand_ins(network: nn.Module, texts: Sequence[str]) -> nn.Module:
+    """The network, whose modules named in ``MODULE=path/to/file.py:function`` attackers differentiate through the function."""
+    from sanact.models import load_function
+    from sanact.parts import stand_in
+
+    for text in texts:
+        name, equals, surrogate = text.partition("=")
+        modules = dict(network.named_modules())
+        if not equals or not name or name not in modules:
+            known = ", ".join(filter(None, modules))[:300]
+            raise ValueError(f"--stand-in must be MODULE=path/to/file.py:function, with a module of {known}, got {shown(text)}")
+        function = "identity" if surrogate == "identity" else load_function(surrogate)
+        part = stand_in(modules[name], function)  # type: ignore[arg-type]
+        part.where = name
+        network.set_submodule(name, part)
+    return network
+
+
+def read_source(text: str, data: str, *, shape: Any, out: Path, seed: int, quiet: bool, found_by: Mapping[str, Any]) -> Any:
+    """The network whose examples are tried, too; None for "none", and where there are no training images to fit one to."""
+    from sanact.data import load_data
+    from sanact.models import load_model
+    from sanact.training import plain_network
+
+    if text == "none":
+        return None
+    if text != "fit":
+        return load_model(text)
+    try:
+        images = load_data(data, "train", shape=shape, **found_by)
+    except ValueError as error:
+        typer.echo(f"examples of another network are not tried, there is nothing to fit one to: {error}", err=True)
+        return None
+    kept = out / "source" / f"{images[:1000].fingerprint}-{seed}.safetensors"
+    return plain_network(images, seed=seed, kept=kept, progress=not quiet)
+
+
+def is_ours(model: str, weights: str | None) -> bool:
+    """Whether a network with weights of ours is meant, of which nothing is hidden."""
+    from sanact.models import MODELS, PRETRAINED
+
+    return model.partition(":")[0] in MODELS and (weights is None or weights in {name for _, name in PRETRAINED})
 
 
 def is_calibrated(texts: list[str] | None) -> bool:

@@ -16,7 +16,7 @@ from sanact.attacks.losses import LossName
 from sanact.attacks.projections import Generators, l2_norm, per_example
 from sanact.attacks.suite import Stage
 from sanact.checks import Model
-from sanact.evaluation.latent import LatentMatching
+from sanact.evaluation.latent import LatentMatching, has_hidden
 from sanact.gradients import annealed, blocked, gradient, gradient_choices, through
 from sanact.parts import parts_of
 from sanact.sanitizers import Sanitizer, bypass, sanitizers_of
@@ -113,7 +113,7 @@ class Adaptive(Suite):
         for one in sanitizers if len(sanitizers) > 1 else []:
             attack = pgd("margin", early_stop=False)
             yield f"transfer without {one.where}", _stage(model, attack, ways[strongest], bypassed=[one])
-        if self.guides is not None:
+        if self.guides is not None and has_hidden(model, self.guides[:1]):
             latent = LatentMatching(**ball, steps=work.steps, restarts=work.restarts, draws=draws, guides=self.guides)
             for name in dict.fromkeys([strongest, *reversed(ways)][:2]):  # the first and the last
                 yield f"latent {name}", _stage(model, latent, ways[name])

@@ -22,8 +22,7 @@ from sanact.attacks.losses import margin
 from sanact.attacks.projections import diameter, length, per_example, random_start
 from sanact.checks import Model
 from sanact.evaluation.adaptive import Adaptive
-from sanact.evaluation.honesty import answers, fresh_copy, slopes
-from sanact.evaluation.journal import Journal
+from sanact.evaluation.honesty import answer, answers, fresh_copy, slopes
 from sanact.gradients import annealed, gradient, gradient_choices
 from sanact.sanitizers import Sanitizer, bypass, sanitizers_of
 
@@ -33,8 +32,14 @@ VANISHING = 1e-6
 SHARE = 0.02  # of them: one of fifty may be chance
 LATER = 200  # steps of what the next effort would try
 
-Rival = Callable[[Tensor, Tensor], Tensor]
-Once = Callable[[str, Callable[[], float]], Any]
+
+Rival = Callable[[Tensor, Tensor], Tensor]  # x, y → examples
+Figure = Callable[[], float]
+Once = Callable[[str, Figure], float]
+
+
+def now(name: str, compute: Figure) -> float:
+    return compute()
 
 
 class Check(NamedTuple):
@@ -58,18 +63,12 @@ def verdict(checks: Iterable[Check], *, bound: bool = False) -> str:
 
 
 def diagnose(
-    attack: Attack,
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    *,
-    by: Sequence[str] | None = None,
-    journal: Journal | None = None,
+    attack: Attack, model: nn.Module, x: Tensor, y: Tensor, *, by: Sequence[str] | None = None, once: Once = now
 ) -> Iterator[Check]:
     """Look at an attack on ``model`` from every side that has exposed one before, on a few examples (N, C, H, W), (N,).
 
     by: what won each example when the attack was run on them, as in `rows.SCHEMA`; None runs it.
-    journal: keeps the figures that take long, so that a killed run goes on where it was.
+    once: called with the name of each check that takes long and what computes its figure; `Journal.once` computes none twice.
     The undefended model is this one with its sanitizers bypassed.  The checks come one by one, the cheap ones first:
 
     - outputs differ: largest difference of two passes over the same images, relative to the largest logit.
@@ -90,9 +89,9 @@ def diagnose(
     - larger budget: accuracy gained at twice the budget.
     - no bound: accuracy above chance where the budget covers half of the input range, and of an attack without a budget.
     """
-    fresh, once = fresh_copy(model), (journal or Journal(None)).once
+    fresh = fresh_copy(model)
     with untouched(model):
-        logits = model(x)
+        logits = answer(model, x)
     right = [i for i, same in enumerate((logits.argmax(1) == y).tolist()) if same and not (by and by[i] == "clean")][:EXAMPLES]
     if not right:
         yield Check("no example is classified correctly", 1.0, 0.0)
@@ -114,14 +113,16 @@ def diagnose(
         yield from (Check(f"gradient against finite differences, {way}", figure, 0.5) for way, figure in found)
     by = [by[i] for i in right] if by else _won_by(attack, model, x, y)
     standing = torch.tensor([not name for name in by], device=x.device)
-    yield from (Check(f"beaten by {rival}", share, SHARE) for rival, share in _rivals(attack, model, x, y, standing, once))
+    for name, figure in _rivals(attack, model, x, y, standing):
+        yield Check(name, once(name, figure), SHARE)
     if isinstance(attack, Suite):
         blind = sum(name in ("square", "rays") for name in by) / len(x)
         yield Check("won by queries without gradients alone", blind, SHARE)
     else:
-        silent = once("silent success", lambda: _silent(attack, model, x[:WATCHED], y[:WATCHED]))
-        yield Check("silent success", silent, 0.0)
-    yield from _budgets(attack, model, x, y, float(standing.float().mean()), 1 / logits.shape[1], once)
+        silent = partial(_silent, attack, model, x[:WATCHED], y[:WATCHED])
+        yield Check("silent success", once("silent success", silent), 0.0)
+    for name, figure in _budgets(attack, model, x, y, float(standing.float().mean()), 1 / logits.shape[1]):
+        yield Check(name, once(name, figure), SHARE)
 
 
 def _noise_size(attack: Attack) -> float:
@@ -134,26 +135,28 @@ def _won_by(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> list[str]
     if isinstance(attack, Suite):
         return attack.credited(model, x, y).by
     with untouched(model):
-        return ["" if right else attack.name for right in (model(attack(model, x, y)).argmax(1) == y).tolist()]
+        return ["" if right else attack.name for right in (answer(model, attack(model, x, y)).argmax(1) == y).tolist()]
 
 
-def _rivals(
-    attack: Attack, model: nn.Module, x: Tensor, y: Tensor, standing: Tensor, once: Once
-) -> Iterator[tuple[str, float]]:
+def _rivals(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, standing: Tensor) -> Iterator[tuple[str, Figure]]:
     """What else wins, as a share of all, of the examples that are still standing."""
 
-    def share(rival: Rival) -> float:
-        if not standing.any():
-            return 0.0
-        with untouched(model):
-            found = rival(x[standing], y[standing])
-            return float((model(found).argmax(1) != y[standing]).sum()) / len(x)
+    def share(rival: Rival) -> Figure:
+        def measured() -> float:
+            if not standing.any():
+                return 0.0
+            with untouched(model):
+                found = rival(x[standing], y[standing])
+                return float((answer(model, found).argmax(1) != y[standing]).sum()) / len(x)
 
-    for name, rival in _each_rival(attack, model):
-        yield name, once(f"beaten by {name}", partial(share, rival))
+        return measured
+
+    yield from ((f"beaten by {name}", share(rival)) for name, rival in _others(attack, model))
 
 
-def _each_rival(attack: Attack, model: nn.Module) -> Iterator[tuple[str, Rival]]:
+def _others(attack: Attack, model: nn.Module) -> Iterator[tuple[str, Rival]]:
+    """Who else attacks."""
+
     if not isinstance(attack, BudgetedAttack):
         return
     norm, eps = attack.norm, attack.eps
@@ -211,14 +214,14 @@ def _noise(model: Model, x: Tensor, y: Tensor, eps: float, norm: Any, draws: int
     generator, best = torch.Generator().manual_seed(0), x.clone()
     for _ in range(draws):
         candidate = random_start(x, torch.full((len(x),), eps).to(x), norm, generator)
-        still = model(best).argmax(1) == y
+        still = answer(model, best).argmax(1) == y
         best = torch.where(per_example(still, x), candidate, best)
     return best
 
 
 def _difference(model: nn.Module, x: Tensor) -> float:
     with untouched(model):
-        first, second = model(x), model(x)
+        first, second = answer(model, x), answer(model, x)
         return float((first - second).abs().max() / first.abs().max().clamp_min(1e-12))
 
 
@@ -228,7 +231,7 @@ def _autograd_calls(model: nn.Module, x: Tensor) -> int:
         patch.object(torch.autograd, "grad", wraps=torch.autograd.grad) as grad,
         patch.object(torch.autograd, "backward", wraps=torch.autograd.backward) as backward,
     ):
-        model(x)
+        answer(model, x)
     return grad.call_count + backward.call_count
 
 
@@ -244,7 +247,7 @@ def _vanishing_gradients(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, fl
         with untouched(model), torch.enable_grad():
             x = x.clone().requires_grad_()
             places = {"the input": x}
-            logits = model(x)
+            logits = answer(model, x)
             loss = margin(logits, y).sum()
             places |= {f"'{name}'": a for name, a in seen.items()}
             if not loss.requires_grad:
@@ -268,7 +271,7 @@ def _silent(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> float:
         one, label = x[i : i + 1], y[i : i + 1]
 
         def watched(points: Tensor, one: Tensor = one, label: Tensor = label, i: int = i) -> Tensor:
-            logits: Tensor = model(points)
+            logits = answer(model, points)
             with torch.no_grad():
                 inside = length(points.detach() - one, norm) <= (eps or math.inf) * (1 + 1e-6)
                 met[i] |= bool(((logits.argmax(1) != label) & inside).any())
@@ -276,28 +279,28 @@ def _silent(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> float:
 
         with untouched(model):
             found = attack(watched, one, label)
-            met[i] &= bool(model(found).argmax(1) == label)
+            met[i] &= bool(answer(model, found).argmax(1) == label)
     return float(met.float().mean())
 
 
 def _budgets(
-    attack: Attack, model: nn.Module, x: Tensor, y: Tensor, accuracy: float, chance: float, once: Once
-) -> Iterator[Check]:
+    attack: Attack, model: nn.Module, x: Tensor, y: Tensor, accuracy: float, chance: float
+) -> Iterator[tuple[str, Figure]]:
     """Accuracy at twice the budget, and at one that makes any image gray."""
 
-    def at(eps: float) -> float:
-        accuracy: float = once(f"accuracy at {eps}", lambda: attacked(eps))
-        return accuracy
+    def gained(eps: float, over: float) -> Figure:
+        def measured() -> float:
+            effort = {"effort": "quick"} if isinstance(attack, Adaptive) else {}
+            larger = replace(cast(Any, attack), eps=eps, **effort)
+            with untouched(model):
+                return float((answer(model, larger(model, x, y)).argmax(1) == y).float().mean()) - over
 
-    def attacked(eps: float) -> float:
-        larger = replace(attack, eps=eps) if not isinstance(attack, Adaptive) else replace(attack, eps=eps, effort="quick")  # type: ignore[call-arg]
-        with untouched(model):
-            return float((model(larger(model, x, y)).argmax(1) == y).float().mean())
+        return measured
 
     if isinstance(attack, BudgetedAttack):
         half = diameter(x, attack.norm) / 2
         if 2 * attack.eps <= half:
-            yield Check("larger budget", at(2 * attack.eps) - accuracy, SHARE)
-        yield Check("no bound", at(max(half, attack.eps)) - chance, SHARE)
+            yield "larger budget", gained(2 * attack.eps, accuracy)
+        yield "no bound", gained(max(half, attack.eps), chance)
     else:
-        yield Check("no bound", accuracy - chance, SHARE)
+        yield "no bound", lambda: accuracy - chance

@@ -10,11 +10,17 @@ from torch import Tensor, nn
 
 from sanact.attacks.base import untouched
 from sanact.attacks.losses import margin
+from sanact.checks import Model, logits_of
 from sanact.sanitizers import sanitizers_of
 
 DIRECTIONS = 4
 SMALL = 1e-3  # a step short enough for the slope at a point
 QUERIES = 10  # batches that a model is asked before it is asked again
+
+
+def answer(model: Model, x: Tensor) -> Tensor:
+    """The logits at x, whatever the labels; see `checks.logits_of`."""
+    return logits_of(model, x, torch.zeros(len(x), dtype=torch.long, device=x.device), "checks")
 
 
 def fresh_copy(model: nn.Module) -> nn.Module:
@@ -35,9 +41,9 @@ def answers(model: nn.Module, fresh: nn.Module, x: Tensor, size: float) -> Itera
         return
     with untouched(model), untouched(fresh):
         yield "earlier queries", _memory(model, fresh, x, size)
-        whole = model(x)
-        alone = torch.cat([model(x[i : i + 1]) for i in range(len(x))])
-        mixed = model(torch.cat([x, x.flip(0)]).flip(0))
+        whole = answer(model, x)
+        alone = torch.cat([answer(model, x[i : i + 1]) for i in range(len(x))])
+        mixed = answer(model, torch.cat([x, x.flip(0)]).flip(0))
     turned = torch.cat([whole, whole.flip(0)]).flip(0)
     yield "the batch", max(_apart(alone, whole), _apart(mixed, turned))
 
@@ -50,10 +56,10 @@ def _memory(model: nn.Module, fresh: nn.Module, x: Tensor, size: float) -> float
         return (x + size * (2 * torch.rand(x.shape, generator=generator) - 1).to(x)).clamp(0, 1)
 
     points = near()
-    before, first = fresh(points), model(x)
+    before, first = answer(fresh, points), answer(model, x)
     for _ in range(QUERIES):
-        model(near())
-    return max(_apart(model(points), before), _apart(model(x), first))
+        answer(model, near())
+    return max(_apart(answer(model, points), before), _apart(answer(model, x), first))
 
 
 def _apart(a: Tensor, b: Tensor) -> float:
@@ -88,7 +94,7 @@ def slopes(model: nn.Module, x: Tensor, y: Tensor, size: float) -> Iterator[tupl
 def _slope_at(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     with untouched(model), torch.enable_grad():
         point = x.clone().requires_grad_()
-        value = margin(model(point), y).sum()
+        value = margin(answer(model, point), y).sum()
         if not value.requires_grad:
             return torch.zeros_like(x)
         (gradient,) = torch.autograd.grad(value, point, allow_unused=True)
@@ -98,7 +104,7 @@ def _slope_at(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 def _error(model: nn.Module, x: Tensor, y: Tensor, gradient: Tensor, direction: Tensor, h: float) -> Tensor:
     """Of the examples whose slope can be measured, (n,)."""
     with untouched(model):
-        ahead, behind = model(x + h * direction), model(x - h * direction)
+        ahead, behind = answer(model, x + h * direction), answer(model, x - h * direction)
     measured = (margin(ahead, y).double() - margin(behind, y).double()) / (2 * h)
     claimed = (gradient.double() * direction).flatten(1).sum(1)
     larger = torch.maximum(measured.abs(), claimed.abs())

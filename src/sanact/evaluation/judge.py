@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from sanact.attacks import Attack, Suite
 from sanact.attacks.projections import Norm, diameter, length
 from sanact.attacks.suite import Outcome, reason
-from sanact.checks import check_inputs, check_logits, check_mode
+from sanact.checks import check_inputs, check_mode, logits_of
 from sanact.content import content
 from sanact.data import Batch, Data, Integers
 from sanact.device import pick_device
@@ -69,7 +69,14 @@ class Cell:
     source: nn.Module | None = None
 
     def __post_init__(self) -> None:
-        kinds = {"data": Data, "model": nn.Module, "model_name": str, "attack": Attack, "calibration": Data | None}
+        kinds = {
+            "data": Data,
+            "model": nn.Module,
+            "model_name": str,
+            "attack": Attack,
+            "calibration": Data | None,
+            "source": nn.Module | None,
+        }
         for name, kind in kinds.items():
             if not isinstance(value := getattr(self, name), kind):
                 raise TypeError(f"{name} must be of type {getattr(kind, '__name__', kind)}, got {shown(value)} (cell)")
@@ -110,11 +117,7 @@ class Cell:
             "calibration": self.calibration.fingerprint if self.calibration else None,
             "attack": self.attack.config,
             "knowledge": self.knowledge,
-            **(
-                {"source": fingerprint(self.source, self._shape)}
-                if self.source is not None and self.knowledge == "adaptive"
-                else {}
-            ),
+            **self._helped,
         }
 
     def _crafting(self) -> dict[str, Any]:
@@ -133,6 +136,13 @@ class Cell:
             "seed": self.seed,
             **({"attack_code": code} if code else {}),
         }
+
+    @property
+    def _helped(self) -> dict[str, str]:
+        """The key of the source, if its examples are tried."""
+        if self.source is None or self.knowledge != "adaptive":
+            return {}
+        return {"source": fingerprint(self.source, self._shape)}
 
     @property
     def _shape(self) -> tuple[int, ...] | None:
@@ -282,9 +292,8 @@ def crafted_examples(cell: Cell, folder: Path) -> Tensor:
 def examine(cell: Cell, rows: pa.Table, *, device: str | torch.device = "auto", folder: Path | None = None) -> dict[str, Any]:
     """The diagnostics of a cell, of which these are the rows, and its verdict, for its header.
 
-    folder: as of `judge`; what was found there before is not looked for again.
-
     Replayed examples claim nothing: of them only what went wrong is told.
+    folder: as for `judge`; what was found before a kill is not measured again.
     """
     checks = _mishaps(cell, rows)
     if cell.knowledge != "oblivious":
@@ -295,7 +304,7 @@ def examine(cell: Cell, rows: pa.Table, *, device: str | torch.device = "auto", 
         by = rows["by"].to_pylist()[: len(first.y)]
         x, y = first.x.to(device), first.y.to(device)
         journal = Journal(folder / "unfinished" / cell.slug / "checks.jsonl" if folder else None)
-        checks += _as_far_as_it_goes(diagnose(cell.attack, judged, x, y, by=by, journal=journal))
+        checks += _as_far_as_it_goes(diagnose(cell.attack, judged, x, y, by=by, once=journal.once))
     elif not checks:
         return {}
     bound = isinstance(cell.attack, Adaptive) and cell.attack.effort == "quick"
@@ -361,7 +370,7 @@ def _models(cell: Cell, device: torch.device) -> tuple[nn.Module, nn.Module]:
 @torch.no_grad()
 def _check_models(cell: Cell, base: nn.Module, judged: nn.Module, x: Tensor, y: Tensor) -> None:
     check_inputs(x, y, str(cell))
-    check_logits(base(x), y, str(cell))
+    logits_of(base, x, y, str(cell))
     norm, eps = cell.attack.budget
     if eps is not None and eps > (whole := diameter(x, norm)):
         raise ValueError(f"eps must be at most {whole:g} in {norm}, where the ball holds every image, got {eps} ({cell})")
@@ -409,9 +418,7 @@ def _decide(cell: Cell, judged: nn.Module, batch: Batch, x: Tensor, y: Tensor, o
     norm, eps = cell.attack.budget
     if eps is not None and (far := distances[norm].max()) > eps + 1e-6 * max(1, eps):
         raise ValueError(f"{cell.attack} went {far:.6g} away in {norm}, its budget is {eps:.6g} ({cell})")
-    clean, attacked = judged(x), judged(adversarial)
-    check_logits(clean, y, str(cell))
-    check_logits(attacked, y, str(cell))
+    clean, attacked = (logits_of(judged, images, y, str(cell)) for images in (x, adversarial))
     already, won = (clean.argmax(1) != y).tolist(), (attacked.argmax(1) != y).tolist()
     by = by or ["clean" if a else cell.attack.name if w else "" for a, w in zip(already, won, strict=True)]
     columns = [

@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
 HEADER = b"sanact"
 DIGESTS = b"sanact.digests"  # of the header and of each column, and the version of how rows are written
 VERSION = 2  # 1 had no digests
-OPTIONAL = {"by"}  # a column that rows of version 1 may lack
+OPTIONAL = {"by", "failed"}  # columns that rows of version 1 may lack
 BROKEN = "a broken file can be deleted: its cell is then run again"
 REPLACED = "move it away, and it is made again"
 

@@ -14,6 +14,7 @@ from contextlib import redirect_stdout
 from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -51,6 +52,7 @@ __all__ = [
     "ResNet18",
     "ResNet18For64",
     "build_model",
+    "load_function",
     "load_model",
     "load_weights",
     "read_card",
@@ -253,10 +255,33 @@ def _timm(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
     return whole
 
 
+def load_function(name: str) -> Callable[..., Any]:
+    """A function, or a class, by "path/to/file.py:function".  ValueError where there is none, or the file fails."""
+    path, colon, function = name.rpartition(":")
+    if not (colon and path.endswith(".py")):
+        raise ValueError(f"a function must be written path/to/file.py:function, got {shown(name)}")
+    found: list[Any] = []
+    _run_file(Path(path), lambda module: found.append(getattr(module, function)), function)
+    if not callable(found[0]):
+        raise ValueError(f"'{function}' in '{path}' must be a function, got {type(found[0]).__name__}")
+    made: Callable[..., Any] = found[0]
+    return made
+
+
 def _from_file(path: Path, factory: str) -> nn.Module:
+    made: list[Any] = []
+    _run_file(path, lambda module: made.append(getattr(module, factory)()), factory)
+    if not isinstance(model := made[0], nn.Module):
+        what = f"the class {model.__name__}" if inspect.isclass(model) else type(model).__name__
+        raise ValueError(f"'{factory}' in '{path}' must return an nn.Module, got {what}")
+    return model
+
+
+def _run_file(path: Path, use: Callable[[ModuleType], None], name: str) -> None:
+    """Run a user's file and do something with what it defines; its errors, of any kind, are ValueError."""
     spec = importlib.util.spec_from_file_location("sanact_user_" + re.sub(r"\W", "_", path.stem), path)
     if spec is None or spec.loader is None or not os.path.isfile(path):
-        raise ValueError(f"no file '{path}' to take the model '{factory}' from")
+        raise ValueError(f"no file '{path}' to take the model '{name}' from")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # so that what it defines can be pickled
     neighbours = str(path.parent.resolve())
@@ -264,16 +289,11 @@ def _from_file(path: Path, factory: str) -> nn.Module:
     try:
         with redirect_stdout(sys.stderr):  # where the results go, nothing else may be printed
             spec.loader.exec_module(module)
-            make = getattr(module, factory)
-            model = make()
+            use(module)
     except AttributeError as error:
         made = [name for name, value in inspect.getmembers(module, callable) if value.__module__ == module.__name__]
-        raise ValueError(f"'{path}' has no working '{factory}': {error}; it defines: {', '.join(made) or 'nothing'}") from error
+        raise ValueError(f"'{path}' has no working '{name}': {error}; it defines: {', '.join(made) or 'nothing'}") from error
     except (Exception, SystemExit) as error:  # the user's code may raise anything, and may want to end the program
-        raise ValueError(f"'{factory}' in '{path}' failed with {type(error).__name__}: {error}") from error
+        raise ValueError(f"'{name}' in '{path}' failed with {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(neighbours)
-    if not isinstance(model, nn.Module):
-        what = f"the class {model.__name__}" if inspect.isclass(model) else type(model).__name__
-        raise ValueError(f"'{factory}' in '{path}' must return an nn.Module, got {what}")
-    return model
