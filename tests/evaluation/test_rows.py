@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -99,6 +100,11 @@ def test_rows_of_the_first_version_are_read_as_before(tmp_path):
     assert read_rows(path).equals(ROWS.drop_columns(["by", "failed"])) and not is_verified(read_rows(path))
     write_rows(ROWS, path, {"cell": {}})
     assert is_verified(read_rows(path))
+
+
+def test_the_rows_behind_the_published_tables_are_read():
+    folders = {path.parent: path for path in (Path(__file__).parents[2] / "docs" / "results").rglob("*.parquet")}
+    assert len(folders) > 10 and all(0 <= accuracy(read_rows(path)).value <= 100 for path in folders.values())
 
 
 def rewritten(path, table, **facts):
