@@ -240,7 +240,8 @@ def test_evaluate_gives_every_accuracy_with_its_knowledge(evaluation):
     assert sorted(undefended) == sorted([clean, *white_box, *adaptive])
     assert sorted(defended) == sorted([clean, *oblivious, *white_box, *adaptive])
     assert all(
-        r["verdict"].startswith(("reliable", "suspect: ")) == (r["knowledge"] in ("white-box", "adaptive")) for r in found
+        r["verdict"].startswith(("reliable", "upper bound", "suspect: ")) == (r["knowledge"] in ("white-box", "adaptive"))
+        for r in found
     )
     assert all(r["accuracy"]["low"] <= r["accuracy"]["value"] <= r["accuracy"]["high"] for r in found)
     assert all(r["data"] == "digits" and r["accuracy"]["n"] == 40 for r in found)
@@ -294,6 +295,53 @@ def test_robustbench_takes_autoattack_and_refuses_what_evaluate_makes_of_the_res
     assert (written["autoattack_acc"], written["unreliable"]) == (f"{right:.2f}", True)
     assert (written["name"], written["dataset"], written["eps"]) == ("Ours", "digits", "8/255")
     assert results(sanact("robustbench", tmp_path / "aa.parquet", "--name", "Ours", "--out", out, "--json"))["link"] == ""
+
+
+STEPS_FILE = """
+from torch import nn
+
+class Steps(nn.Module):
+    def forward(self, x):
+        return (15 * x).round() / 15
+
+def stepped():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten(), nn.Linear(4 * 6 * 6, 10))
+    return nn.Sequential(Steps(), net).eval()
+
+def smooth(x):
+    return x
+"""
+
+
+def judged_adaptively(folder: Path, *more: object) -> list[dict[str, Any]]:
+    (folder / "steps.py").write_text(STEPS_FILE)
+    given = ("--data", "digits", "--examples", "20", "-a", "pgd:eps=0.3", "-k", "adaptive", "--effort", "quick")
+    shown = sanact("evaluate", f"{folder}/steps.py:stepped", *given, "--out", folder / "runs", "-q", "--json", *more)
+    return results(shown)
+
+
+def test_evaluate_differentiates_a_module_through_what_stands_in_for_it(tmp_path):
+    (found,) = (r for r in judged_adaptively(tmp_path, "--stand-in", f"0={tmp_path}/steps.py:smooth") if r["knowledge"])
+    assert any(name.endswith(("stand-in", "stand-in, short")) for name in found["won_by"])
+    for wrong in ("9=identity", "0", f"0={tmp_path}/steps.py:rough", "0=identical"):
+        told = sanact(
+            *("evaluate", f"{tmp_path}/steps.py:stepped", "--data", "digits", "-q", "--out", tmp_path / "runs"),
+            *("--stand-in", wrong),
+        )
+        assert told.code == 1 and told.err.count("\n") == 1 and wrong.split("=")[-1].split(":")[-1] in told.err
+
+
+def test_evaluate_tries_the_examples_of_a_source_and_keeps_the_one_it_fitted(tmp_path):
+    judged_adaptively(tmp_path, "--source", "fit")
+    (path,), (kept,) = (tmp_path / "runs").glob("*.parquet"), (tmp_path / "runs" / "source").glob("*.safetensors")
+    written = [file.stat().st_mtime_ns for file in (path, kept)]
+    judged_adaptively(tmp_path, "--source", "fit")
+    assert [file.stat().st_mtime_ns for file in (path, kept)] == written
+    assert "source" in header(read_rows(path))["cell"]
+    judged_adaptively(tmp_path, "--source", f"{tmp_path}/steps.py:stepped")
+    judged_adaptively(tmp_path)
+    keys = {header(read_rows(path))["cell"].get("source") for path in (tmp_path / "runs").glob("*.parquet")}
+    assert len(keys) == 3 and None in keys
 
 
 def test_evaluate_a_second_time_reads_the_rows_that_are_there(evaluation):

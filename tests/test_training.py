@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from sanact.attacks import CW, FGSM, PGD
 from sanact.data import Data, load_data
 from sanact.models import MNISTCNN, load_model
-from sanact.training import Recipe, accuracy, augmented, save_trained, train, train_and_save
+from sanact.training import Recipe, accuracy, augmented, plain_network, save_trained, train, train_and_save
 
 QUICK = Recipe(epochs=3, lr=0.1, batch_size=32)
 
@@ -622,3 +622,13 @@ def test_data_without_a_test_split_are_refused_before_any_work(tmp_path, user_mo
 def test_more_images_held_out_than_there_are_is_refused(tmp_path, user_model):
     with pytest.raises(ValueError, match=r"examples must be in 1\.\.1348, got 5000"):
         train_and_save(user_model, "digits", tmp_path / "w.safetensors", QUICK, validation=5000)
+
+
+def test_a_plain_network_is_fitted_kept_and_read_again(tmp_path):
+    images, test = (load_data("digits", split) for split in ("train", "test"))
+    state = torch.get_rng_state()
+    net = plain_network(images, kept=tmp_path / "plain.safetensors")
+    assert torch.equal(torch.get_rng_state(), state) and not net.training
+    assert accuracy(net, test) > 80
+    again = plain_network(images[:1], kept=tmp_path / "plain.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True))
