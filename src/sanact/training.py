@@ -36,6 +36,7 @@ from sanact.values import BATCH_SIZE, SEED, SHARE, Number, OneOf, Rules, Whole, 
 
 Schedule = Literal["constant", "cosine", "one-cycle"]
 LONGEST = 200  # bytes of a name: most systems allow 255, and what is not finished has a longer one
+PASSES = 15_000  # of images through the plain network in training, at least
 PIXELS = Whole(0, 4096, words="not be negative")
 
 
@@ -228,7 +229,8 @@ def plain_network(data: Data, *, seed: int = 0, kept: Path | None = None, progre
         load_weights(model, kept)
         return model.eval()
     held_out, rest = data.sample(few, seed=seed).split_off(max(few // 12, 1), seed=seed)
-    recipe = Recipe(epochs=5, lr=0.1, schedule="one-cycle", weight_decay=5e-4, seed=seed)
+    epochs = max(5, -(-PASSES // len(rest)))
+    recipe = Recipe(epochs=epochs, lr=0.1, batch_size=64, schedule="one-cycle", weight_decay=5e-4, seed=seed)
     train(model, rest, validation=held_out, recipe=recipe, progress=progress)
     if kept:
         save_trained(model, kept, {"model": "a plain network, for examples that transfer", "data": data.name})
