@@ -44,9 +44,7 @@ def run(
     OneOf(get_args(Engine))(engine, "engine", "run")
     BATCH_SIZE(batch_size, "batch_size", "run")
     Maybe(KEEP)(keep, "keep", "run")
-    if not str(out) or os.path.isfile(out):
-        raise ValueError(f"out must be a folder, got {'the file ' * bool(str(out))}'{out}' (run)")
-    cells, out = list(cells), Path(out)
+    cells, out = list(cells), folder(out)
     if strangers := [cell for cell in cells if not isinstance(cell, Cell)]:
         raise TypeError(f"cells must be of type Cell, got {shown(strangers[0])} (run)")
     with remembered(), progress_bar("judging", sum(len(cell.data) for cell in cells), show=progress) as advance:
@@ -76,6 +74,13 @@ def run(
                     write_rows(rows, path, circumstances(cell, device) | examine(cell, rows, device=device, folder=out))
                 _tidy(cell, path)
     return paths
+
+
+def folder(out: Path | str) -> Path:
+    """The path, which must not be empty or a file; else ValueError."""
+    if not str(out) or os.path.isfile(out):
+        raise ValueError(f"out must be a folder, got {'the file ' * bool(str(out))}'{out}' (run)")
+    return Path(out)
 
 
 def _is_done(cell: Cell, path: Path, keep: int) -> bool:

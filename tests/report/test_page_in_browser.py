@@ -20,8 +20,8 @@ def address(tmp_path_factory):
         path = write(folder, right=right, attack=PGD | {"eps": eps})
         keep(folder, path.stem)
         write(folder, right=right + 2, attack=PGD | {"eps": eps}, defense=MASK)
-        write(folder, right=right - 1, attack=ADAPTIVE | {"eps": eps}, knowledge="adaptive")
-        write(folder, right=right, attack=ADAPTIVE | {"eps": eps}, defense=MASK, knowledge="adaptive")
+        write(folder, right=right - 1, attack=ADAPTIVE | {"eps": eps, "effort": "standard"}, knowledge="adaptive")
+        write(folder, right=right, attack=ADAPTIVE | {"eps": eps, "effort": "standard"}, defense=MASK, knowledge="adaptive")
     write_strips(folder / "fig6-mnist.npz", strips(), FACTS)
     page = folder / "report.html"
     page.write_text(write_page([folder]), encoding="utf-8")

@@ -120,7 +120,7 @@ def evaluate(
     from sanact.attacks import ATTACKS
     from sanact.data import load_data
     from sanact.device import pick_device
-    from sanact.engine import run
+    from sanact.engine import folder, run
     from sanact.evaluation.adaptive import WORK
     from sanact.evaluation.judge import cells
     from sanact.evaluation.threat import KNOWLEDGE, usual_eps
@@ -130,6 +130,7 @@ def evaluate(
     from sanact.spec import parse
 
     pick_device(device)
+    folder(out)
     OneOf(tuple(WORK))(effort, "effort", "evaluate")
     for attacker in knowledge or ():
         OneOf(tuple(KNOWLEDGE))(attacker, "knowledge", "evaluate")
