@@ -385,7 +385,7 @@ def test_a_network_that_cannot_be_copied_is_refused():
     net = Net()
     net.lock = (number for number in range(3))
     with pytest.raises(
-        ValueError, match="Net cannot be copied, and sanitizers are attached to a copy: TypeError: cannot pickle"
+        ValueError, match="Net cannot be copied, and only copies are sanitized or judged: TypeError: cannot pickle"
     ):
         sanitize(net, Mask(0.1), example=X)
 

@@ -78,7 +78,7 @@ def copied(model: Model) -> Model:
         return copy.deepcopy(model, {id(value): value.detach().clone() for value in computed})
     except Exception as error:  # of as many kinds as there are attributes
         raise ValueError(
-            f"{type(model).__name__} cannot be copied, and sanitizers are attached to a copy: {type(error).__name__}: {error}"
+            f"{type(model).__name__} cannot be copied, and only copies are sanitized or judged: {type(error).__name__}: {error}"
         ) from error
 
 

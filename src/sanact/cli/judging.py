@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -180,12 +179,13 @@ def evaluate(
 
 def bare(network: nn.Module) -> nn.Module:
     """A copy of a network with sanitizers inside, in which all of them are bypassed."""
+    from sanact.preserve import copied
     from sanact.sanitizers import sanitizers_of
 
-    copied = copy.deepcopy(network)
-    for sanitizer in sanitizers_of(copied):
+    twin = copied(network)
+    for sanitizer in sanitizers_of(twin):
         sanitizer.bypassed = True
-    return copied
+    return twin
 
 
 def reproduce(

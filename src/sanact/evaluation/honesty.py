@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from sanact.attacks.base import untouched
 from sanact.attacks.losses import margin
 from sanact.checks import Model, logits_of
+from sanact.preserve import copied
 from sanact.sanitizers import sanitizers_of
 
 DIRECTIONS = 4
@@ -26,8 +26,8 @@ def answer(model: Model, x: Tensor) -> Tensor:
 def fresh_copy(model: nn.Module) -> nn.Module:
     """A copy that has answered nothing since; the model itself where it cannot be copied."""
     try:
-        return copy.deepcopy(model)
-    except Exception:  # a model may hold anything
+        return copied(model)
+    except ValueError:
         return model
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import itertools
 import json
@@ -38,6 +37,7 @@ from sanact.faithful import difference
 from sanact.folding import fold_batch_norms
 from sanact.identity import fingerprint, own_code
 from sanact.plan import Plan, SanitizedModel, as_plan, calibrate, changed, plan_to_dict, sanitize
+from sanact.preserve import copied
 from sanact.progress import Advance
 from sanact.sanitizers import Sanitizer, bypass, sanitizers_of
 from sanact.values import BATCH_SIZE, SEED, OneOf, Whole, shown
@@ -271,13 +271,12 @@ def judge(
 def check_plans(cells: Iterable[Cell], *, batch_size: int = 100, device: str | torch.device = "auto") -> None:
     """Raise what `judge` raises for a model, its images, a plan or a budget: before the first attack runs, not after hours."""
     device = pick_device(device)
-    made: list[tuple[Cell, nn.Module, nn.Module]] = []
+    last: tuple[Cell, nn.Module, nn.Module] | None = None  # cells of one defense mostly come together
     for cell in cells:
-        there = (pair for known, *pair in made if known.model is cell.model and known.defense is cell.defense)
-        base, judged = next(there, None) or _models(cell, device)
-        made.append((cell, base, judged))
+        if last is None or last[0].model is not cell.model or last[0].defense is not cell.defense:
+            last = (cell, *_models(cell, device))
         first = next(cell.data.batches(batch_size))
-        _check_models(cell, base, judged, first.x.to(device), first.y.to(device))
+        _check_models(cell, *last[1:], first.x.to(device), first.y.to(device))
 
 
 def crafted_examples(cell: Cell, folder: Path) -> Tensor:
@@ -350,14 +349,14 @@ def _with_guides(cell: Cell, device: torch.device) -> Cell:
     if not isinstance(cell.attack, Adaptive):
         return cell
     guides = next(cell.data.batches(min(GUIDES, len(cell.data)))).x.to(device)
-    source = copy.deepcopy(cell.source).to(device) if cell.source is not None else None
+    source = copied(cell.source).to(device) if cell.source is not None else None
     return replace(cell, attack=replace(cell.attack, guides=guides, source=source))
 
 
 def _models(cell: Cell, device: torch.device) -> tuple[nn.Module, nn.Module]:
     """The undefended model and the one to be judged, on the device and without batch norms; the cell's own stays as it is."""
     check_mode(cell.model, str(cell))
-    base, example = copy.deepcopy(cell.model).to(device), next(cell.data[:1].batches(1)).x.to(device)
+    base, example = copied(cell.model).to(device), next(cell.data[:1].batches(1)).x.to(device)
     fold_batch_norms(base, example)
     if cell.defense is None:
         return base, base
