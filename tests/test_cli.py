@@ -299,14 +299,14 @@ def test_robustbench_takes_autoattack_and_refuses_what_evaluate_makes_of_the_res
 
 STEPS_FILE = """
 from torch import nn
+from sanact.models import load_model
 
 class Steps(nn.Module):
     def forward(self, x):
         return (15 * x).round() / 15
 
 def stepped():
-    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten(), nn.Linear(4 * 6 * 6, 10))
-    return nn.Sequential(Steps(), net).eval()
+    return nn.Sequential(Steps(), load_model("mnist-cnn")).eval()
 
 def smooth(x):
     return x
