@@ -611,8 +611,9 @@ def test_batch_norms_stay_in_a_network_that_cannot_be_traced():
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
 def test_no_batch_norm_is_left_of_networks_that_people_use(name):
-    net = torchvision.models.get_model(name).eval()
-    x = torch.rand(2, 3, 32, 32)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # fresh weights may lie so near to a kink that rounding turns a gradient
+        net, x = torchvision.models.get_model(name).eval(), torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         expected = net(x)
         fold_batch_norms(net, x)
