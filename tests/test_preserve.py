@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sanact.preserve import copied, preserved, untouched
+from sanact.preserve import copied, preserved, restored
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ class Remembers(nn.Module):
 def test_attributes_and_buffers_are_as_found_after_the_block():
     outer = nn.Sequential(Remembers())
     seen, last = outer[0].seen, outer[0].last
-    with pytest.raises(KeyError), untouched(outer):
+    with pytest.raises(KeyError), restored(outer):
         outer(torch.ones(2))
         assert outer[0].calls == 1 and outer[0].seen.tolist() == [1, 1]
         raise KeyError

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from sanact.graph import likely_shape
 from sanact.nonlinear import LAYERS
-from sanact.preserve import preserved, seeded, untouched
+from sanact.preserve import preserved, restored, seeded
 
 BATCHES = (1, 3)  # images at once
 PROJECTIONS = 2  # of the logits, whose gradients are compared
@@ -30,7 +30,7 @@ def probe(model: nn.Module, example: Tensor | None = None) -> Tensor:
     Raises ValueError if the model fails on the example, or if no shape is found that it takes.
     """
     error = "it has no convolution or linear layer"
-    with preserved(model), untouched(model), torch.no_grad(), seeded(model):
+    with preserved(model), restored(model), torch.no_grad(), seeded(model):
         model.eval()
         for shape, like in _candidates(model, example):
             x = _images(shape, like)
@@ -58,7 +58,7 @@ def difference(model: nn.Module, other: nn.Module, x: Tensor, *, rounding: float
     """
     if x.device.type == "meta":
         return ""
-    with untouched(model), untouched(other):
+    with restored(model), restored(other):
         for count in sorted({min(count, len(x)) for count in BATCHES}):
             first, second = (_answer(network, x[:count]) for network in (model, other))
             if first.error:
@@ -70,13 +70,13 @@ def difference(model: nn.Module, other: nn.Module, x: Tensor, *, rounding: float
 
 def repeats_itself(model: nn.Module, x: Tensor) -> bool:
     """Whether the model answers twice the same from the same random state."""
-    with untouched(model):
+    with restored(model):
         return not _tell_apart(_answer(model, x), _answer(model, x), 100)
 
 
 def is_random(model: nn.Module, x: Tensor) -> bool:
     """Whether the model's answers depend on the random state."""
-    with untouched(model):
+    with restored(model):
         return bool(_tell_apart(_answer(model, x), _answer(model, x, seed=1), 100))
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sanact.nonlinear import REDUCTIONS, is_layer, operation, reduced
-from sanact.preserve import preserved, untouched
+from sanact.preserve import preserved, restored
 
 PERMUTING = frozenset(
     ["H", "T", "getattr", "mH", "mT", "movedim", "moveaxis", "permute", "swapaxes", "swapdims", "t", "transpose", "rearrange"]
@@ -33,7 +33,7 @@ def shapes_of(traced: fx.GraphModule, x: Tensor) -> dict[fx.Node, tuple[int, ...
             return value
 
     try:
-        with preserved(traced), untouched(traced), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with preserved(traced), restored(traced), torch.no_grad(), torch.random.fork_rng(devices=[]):
             traced.eval()
             Shapes(traced, garbage_collect_values=True).run(x)
     except Exception:  # tracing lost something; who asks compares the network with the model

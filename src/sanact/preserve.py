@@ -35,7 +35,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
+def restored(model: nn.Module) -> Iterator[None]:
     """Let the model run for the block; afterwards its attributes and the values of its buffers are as found."""
     attributes = [(module, dict(vars(module)), dict(module._buffers)) for module in model.modules()]
     values = [(buffer, buffer._version, buffer.detach().clone()) for buffer in model.buffers()]

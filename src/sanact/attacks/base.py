@@ -36,7 +36,7 @@ def untouched(model: Model) -> Iterator[None]:
         yield
 
 
-def copied(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def own_copies(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Images in [0, 1] and whole labels that are nobody else's, and can be differentiated even if made in inference_mode."""
     return x.detach().clone().clamp_(0, 1), y.long().clone()
 
@@ -72,7 +72,7 @@ class Attack(ABC):
         if not len(x):
             return x.clone()
         with untouched(model):
-            return self.craft(model, *copied(x, y), budgets, generator or torch.Generator().manual_seed(0))
+            return self.craft(model, *own_copies(x, y), budgets, generator or torch.Generator().manual_seed(0))
 
     def _check(self, model: Model, x: Tensor, y: Tensor, generator: Generators | None) -> None:
         check_mode(model, str(self))

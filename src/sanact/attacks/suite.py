@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sanact.attacks.base import BudgetedAttack, copied, untouched
+from sanact.attacks.base import BudgetedAttack, own_copies, untouched
 from sanact.attacks.projections import Generators, generators_of, length
 from sanact.checks import Model, check_inputs, logits_of
 
@@ -58,7 +58,7 @@ class Suite(BudgetedAttack):
         """The examples, and for each the stage that won it and those that failed."""
         self._check(model, x, y, generator)
         with untouched(model):
-            return self._run(model, *copied(x, y), self._budgets(x, eps), generator or torch.Generator().manual_seed(0))
+            return self._run(model, *own_copies(x, y), self._budgets(x, eps), generator or torch.Generator().manual_seed(0))
 
     def _run(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Outcome:
         best, by = x.clone(), ["clean"] * len(x)

@@ -33,7 +33,6 @@ from sanact.cli.options import (
     command_line,
     every_table,
     is_calibrated,
-    is_ours,
     path,
     read_class_names,
     read_model,
@@ -41,6 +40,7 @@ from sanact.cli.options import (
     read_radius,
     read_source,
     show,
+    usual_source,
     with_stand_ins,
 )
 from sanact.values import OneOf, shown
@@ -147,10 +147,8 @@ def evaluate(
     whole = whole.only(classes) if classes else whole
     chosen = whole.sample(examples or min(1000, len(whole)), seed=seed)
     calibration = load_data(data, "train", shape=input_shape(network), **found_by) if is_calibrated(plan) else None
-    wanted = source or ("none" if effort == "quick" or is_ours(model, weights) else "fit")
-    adapts = "adaptive" in (knowledge or KNOWLEDGE)
-    shape = next(chosen[:1].batches(1)).x.shape[1:]
-    helper = read_source(wanted, data, shape=shape, out=out, seed=seed, quiet=quiet, found_by=found_by) if adapts else None
+    wanted = (source or usual_source(model, weights, effort)) if "adaptive" in (knowledge or KNOWLEDGE) else "none"
+    another = read_source(wanted, chosen, out=out, seed=seed, quiet=quiet, found_by=found_by)
     if inside and not quiet:
         typer.echo(f"the model has sanitizers inside ({inside}): it is judged as it is, and beside it without them", err=True)
     judged = [
@@ -167,7 +165,7 @@ def evaluate(
             calibration=calibration and calibration.sample(min(1000, len(calibration)), seed=seed),
             effort=effort,  # type: ignore[arg-type]  # checked above
             l2=radius,
-            source=helper,
+            source=another,
         )
     ]
     if not judged:

@@ -234,8 +234,11 @@ def with_stand_ins(network: nn.Module, texts: Sequence[str]) -> nn.Module:
     return network
 
 
-def read_source(text: str, data: str, *, shape: Any, out: Path, seed: int, quiet: bool, found_by: Mapping[str, Any]) -> Any:
-    """The network whose examples are tried, too; None for "none", and where there are no training images to fit one to."""
+def read_source(text: str, chosen: Data, *, out: Path, seed: int, quiet: bool, found_by: Mapping[str, Any]) -> Any:
+    """The network whose examples are tried, too; None for "none", and where there are no training images to fit one to.
+
+    chosen: the images to be judged.
+    """
     from sanact.data import load_data
     from sanact.models import load_model
     from sanact.training import plain_network
@@ -245,7 +248,8 @@ def read_source(text: str, data: str, *, shape: Any, out: Path, seed: int, quiet
     if text != "fit":
         return load_model(text)
     try:
-        images = load_data(data, "train", shape=shape, **found_by)
+        _, channels, height, width = next(chosen[:1].batches(1)).x.shape
+        images = load_data(chosen.name, "train", shape=(channels, height, width), **found_by)
     except ValueError as error:
         typer.echo(f"examples of another network are not tried, there is nothing to fit one to: {error}", err=True)
         return None
@@ -253,11 +257,12 @@ def read_source(text: str, data: str, *, shape: Any, out: Path, seed: int, quiet
     return plain_network(images, seed=seed, kept=kept, progress=not quiet)
 
 
-def is_ours(model: str, weights: str | None) -> bool:
-    """Whether a network with weights of ours is meant, of which nothing is hidden."""
+def usual_source(model: str, weights: str | None, effort: str) -> str:
+    """ "none" for the quick effort, and for a network with weights of ours, of which nothing is hidden; else "fit"."""
     from sanact.models import MODELS, PRETRAINED
 
-    return model.partition(":")[0] in MODELS and (weights is None or weights in {name for _, name in PRETRAINED})
+    ours = model.partition(":")[0] in MODELS and (weights is None or weights in {name for _, name in PRETRAINED})
+    return "none" if ours or effort == "quick" else "fit"
 
 
 def is_calibrated(texts: list[str] | None) -> bool:

@@ -252,6 +252,7 @@ def judge(
         x, y = batch.x.to(device), batch.y.to(device)
         if number == 0:
             _check_models(cell, base, judged, x, y)
+            _check_budget(cell, x)
         known = crafted and not len(crafted.missing(batch.index))
         if crafted and known and cell.replays:
             outcome = _untold(_replayed(crafted, batch).to(x))
@@ -271,12 +272,13 @@ def judge(
 def check_plans(cells: Iterable[Cell], *, batch_size: int = 100, device: str | torch.device = "auto") -> None:
     """Raise what `judge` raises for a model, its images, a plan or a budget: before the first attack runs, not after hours."""
     device = pick_device(device)
-    last: tuple[Cell, nn.Module, nn.Module] | None = None  # cells of one defense mostly come together
+    last, x = None, torch.empty(0)  # cells of one defense mostly come together
     for cell in cells:
-        if last is None or last[0].model is not cell.model or last[0].defense is not cell.defense:
-            last = (cell, *_models(cell, device))
-        first = next(cell.data.batches(batch_size))
-        _check_models(cell, *last[1:], first.x.to(device), first.y.to(device))
+        if last is None or any(getattr(cell, name) is not getattr(last, name) for name in ("model", "defense", "data")):
+            first = next(cell.data.batches(batch_size))
+            last, x = cell, first.x.to(device)
+            _check_models(cell, *_models(cell, device), x, first.y.to(device))
+        _check_budget(cell, x)
 
 
 def crafted_examples(cell: Cell, folder: Path) -> Tensor:
@@ -370,11 +372,6 @@ def _models(cell: Cell, device: torch.device) -> tuple[nn.Module, nn.Module]:
 def _check_models(cell: Cell, base: nn.Module, judged: nn.Module, x: Tensor, y: Tensor) -> None:
     check_inputs(x, y, str(cell))
     logits_of(base, x, y, str(cell))
-    norm, eps = cell.attack.budget
-    if eps is not None and eps > (whole := diameter(x, norm)):
-        raise ValueError(f"eps must be at most {whole:g} in {norm}, where the ball holds every image, got {eps} ({cell})")
-    if eps is not None and torch.equal(x + eps, x) and torch.equal(x - eps, x):
-        raise ValueError(f"with eps {eps:g} every pixel stays what it is in {x.dtype}: it attacked nothing ({cell})")
     if isinstance(judged, SanitizedModel):
         with bypass(judged.sanitizers.values()):
             if found := difference(base, judged, x):
@@ -382,6 +379,16 @@ def _check_models(cell: Cell, base: nn.Module, judged: nn.Module, x: Tensor, y: 
         idle = [layer for layer, share in changed(judged, x).items() if share == 0 and not judged.sanitizers[layer].bypassed]
         if idle:
             raise ValueError(f"{judged.sanitizers[idle[0]]} changed nothing in {len(x)} examples: it defends nothing ({cell})")
+
+
+def _check_budget(cell: Cell, x: Tensor) -> None:
+    norm, eps = cell.attack.budget
+    if eps is None:
+        return
+    if eps > (whole := diameter(x, norm)):
+        raise ValueError(f"eps must be at most {whole:g} in {norm}, where the ball holds every image, got {eps} ({cell})")
+    if torch.equal(x + eps, x) and torch.equal(x - eps, x):
+        raise ValueError(f"with eps {eps:g} every pixel stays what it is in {x.dtype}: it attacked nothing ({cell})")
 
 
 def _attack(cell: Cell, base: nn.Module, judged: nn.Module, x: Tensor, y: Tensor, generators: list[torch.Generator]) -> Outcome:
