@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from sanact.passes import count
+
 Model = Callable[[Tensor], Tensor]
 
 ROUNDING = 1e-6  # by which resized or de-normalized images may leave [0, 1]
@@ -67,14 +69,16 @@ def check_inputs(x: Tensor, y: Tensor, where: str) -> None:
         )
 
 
-def logits_of(model: Model, point: Tensor, y: Tensor, where: object) -> Tensor:
+def logits_of(model: Model, point: Tensor, y: Tensor, where: object, of: Tensor | None = None) -> Tensor:
     """The logits at ``point``, (N, …), as `check_logits` wants them, and all finite, (N, K).
 
     The model gets a copy: one that writes into its input changes no tensor of ours or of the caller.  Logits of half precision
     come back in float32.  -inf, which leaves a class out, comes back as a number far below the others, so that differences of
     logits and their gradients are finite.
+    of: which of the attacked examples these are, (N,), for `passes.counting`; None: all of them.
     Raises as `check_logits`, and TypeError where the model does not take this dtype.
     """
+    count(len(point), of)
     try:
         logits = model(point.clone())
     except RuntimeError as error:
@@ -169,11 +173,15 @@ def _broken(highest: Tensor, point: Tensor | None) -> str:
     raise AssertionError("all are finite")
 
 
-def gradient_of(value: Tensor, point: Tensor, where: object, *, retain_graph: bool = False) -> Tensor:
+def gradient_of(
+    value: Tensor, point: Tensor, where: object, of: Tensor | None = None, *, retain_graph: bool = False
+) -> Tensor:
     """The gradient of the sum of ``value`` at ``point``, (N, …); an infinite entry counts as much as the largest finite one.
 
+    of: as for `logits_of`.
     Raises ValueError where there is none, and for NaN: its sign is 0, so an attack would stand still in silence.
     """
+    count(len(point), of)
     gradient = None
     if value.requires_grad:
         ones = torch.ones_like(value)

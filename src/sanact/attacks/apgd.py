@@ -14,7 +14,7 @@ from sanact.attacks.gradient import GradientAttack, Search
 from sanact.attacks.losses import LossName, likeliest_others, targeted_dlr
 from sanact.attacks.projections import Generators, Norm, per_example, project, random_start, sparse_sign, steepest
 from sanact.checks import Model, logits_of
-from sanact.values import Number, Rules
+from sanact.values import POSITIVE, Number, Rules
 
 MOMENTUM = 0.75
 ROUNDING = 1e-6  # in L1, where steps often are projected back to where they came from: less is no change
@@ -27,7 +27,8 @@ class APGD(GradientAttack):
 
         z = Π( x' + η g(x') ),   x'' = Π( x' + 0.75 (z - x') + 0.25 (x' - x⁻) ),   from x + U(ball)
 
-    x⁻ is the point before x', and g the steepest unit step, sign ∇J or ∇J / ‖∇J‖₂.  η begins at 2 eps.  After 22, 41, 57, … %
+    x⁻ is the point before x', and g the steepest unit step, sign ∇J or ∇J / ‖∇J‖₂.  η begins at 2 eps,
+    or ``first`` eps.  After 22, 41, 57, … %
     of the steps an example halves η and goes on from its best point, if its loss rose in less than ρ of the steps since the
     last checkpoint, or if since then it neither climbed higher nor had η halved.
 
@@ -38,13 +39,14 @@ class APGD(GradientAttack):
     steps: of each start, ≥ 1.  restarts: random starts, ≥ 1.  rho: ρ, in (0, 1].
     loss: one of ``losses``; "targeted-dlr" starts ``restarts`` times towards each of the ``targets`` likeliest other classes,
         and has won with whatever class it meets.
-    Papers: Croce and Hein 2020, arXiv:2003.01690, and for L1 2021, arXiv:2103.01208.  Deviations: x itself is tried first;
-    starts are uniform in the ball; in L1, pixels at the wall that their gradient points to are not among the k.
+    Papers: Croce and Hein 2020, arXiv:2003.01690, and for L1 2021, arXiv:2103.01208.  Deviations: x itself is tried first, but
+    without early stopping; starts are uniform in the ball; in L1, pixels at the wall that their gradient points to are not among the k.
     """
 
     steps: int = 100
     restarts: int = 1
     rho: float = 0.75
+    first: float = 2.0
     targets: int = 9
 
     norms: ClassVar[tuple[Norm, ...]] = ("Linf", "L2", "L1")
@@ -54,6 +56,7 @@ class APGD(GradientAttack):
         "steps": STEPS,
         "restarts": RESTARTS,
         "rho": Number(0, 1, open_least=True),
+        "first": POSITIVE,
         "targets": TARGETS,
     }
 
@@ -61,33 +64,38 @@ class APGD(GradientAttack):
         super().__post_init__()
         self.require(not (self.targeted and self.loss == "targeted-dlr"), "targeted", "False with loss 'targeted-dlr'")
 
-    def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
-        if self.loss == "targeted-dlr":
-            rivals = list(likeliest_others(logits_of(model, x, y, self), y, self.targets).T)
-            search: Search = TowardsRival(self, model, x, y, eps, rivals[0], toward=False)
-        else:
-            rivals, search = [y], Search(self, model, x, y, eps, y, toward=self.targeted)
-        search.visit(torch.arange(len(x), device=x.device), x)
-        for search.labels in rivals:
-            for _ in range(self.restarts):
-                if not len(search.open()):
-                    return search.best
-                if self.norm == "L1":
-                    self._narrow(search, generator)
-                else:
-                    self._ascend(search, random_start(x, eps, self.norm, generator), MomentumWalk, self.steps)
-        return search.best
+    def search(self, model: Model, x: Tensor, y: Tensor, eps: Tensor) -> Search:
+        kind = TowardsRival if self.loss == "targeted-dlr" else Search
+        return kind(self, model, x, y, eps, y, toward=self.targeted)
 
-    def _narrow(self, search: Search, generator: Generators) -> None:
-        """Walk in wide balls first, where the loss is climbed more easily, and carry the best point into the next."""
-        index, steps = search.open(), self.steps
-        start = random_start(search.x, WIDE[0][0] * search.eps, self.norm, generator)
-        for radius, share in WIDE:
+    def explore(self, search: Search, generator: Generators, start: Tensor | None) -> None:
+        rivals = [search.labels]
+        if self.loss == "targeted-dlr":
+            search.best = search.x.clone() if start is None else start.clone()
+            logits = logits_of(search.model, search.best, search.y, self)
+            search.won = logits.argmax(1) != search.y
+            rivals = [*likeliest_others(logits, search.y, self.targets).T]
+        elif self.early_stop and start is None:
+            search.visit(search.open(), search.x)
+        for search.labels in rivals:
+            for run in range(self.restarts):
+                if not len(search.open()):
+                    return
+                self._run(search, generator, start if run == 0 else None)
+
+    def _run(self, search: Search, generator: Generators, start: Tensor | None) -> None:
+        """From one start; in L1 in wide balls first, where the loss is climbed more easily, the best point carried into the next."""
+        index, steps, sparse = search.open(), self.steps, self.norm == "L1"
+        if start is None:
+            start = random_start(search.x, (WIDE[0][0] if sparse else 1.0) * search.eps, self.norm, generator)
+        for radius, share in WIDE if sparse else ():
             wide = search.elsewhere(index, radius * search.eps, replace(self, early_stop=False))
             some = round(share * self.steps)
             self._ascend(wide, project(start[index], wide.x, wide.eps, self.norm), SparseWalk, some)
             start[index], steps = wide.best, steps - some
-        self._ascend(search, project(start, search.x, search.eps, self.norm), SparseWalk, steps)
+        if sparse:
+            start = project(start, search.x, search.eps, self.norm)
+        self._ascend(search, start, SparseWalk if sparse else MomentumWalk, steps)
 
     def _ascend(self, search: Search, start: Tensor, kind: type[Walk], steps: int) -> None:
         index = search.open()  # the examples still in the batch
@@ -107,6 +115,10 @@ class APGD(GradientAttack):
 
 class TowardsRival(Search):
     """Climbs towards the class in ``labels``, away from y."""
+
+    def open(self) -> Tensor:
+        """Those that no class before this one has won: losses towards two classes cannot be compared."""
+        return torch.nonzero(~self.won)[:, 0]
 
     def objective(self, logits: Tensor, index: Tensor) -> Tensor:
         return targeted_dlr(logits, self.y[index], self.labels[index])
@@ -154,7 +166,7 @@ class MomentumWalk(Walk):
 
     def __init__(self, attack: APGD, x: Tensor, eps: Tensor, start: Tensor) -> None:
         super().__init__(attack, x, eps, start)
-        self.before, self.step_size = start, 2 * eps
+        self.before, self.step_size = start, attack.first * eps
         self.spans = spans(attack.steps)
         self.former, self.halved = self.highest, torch.zeros_like(eps, dtype=torch.bool)
 

@@ -16,7 +16,7 @@ from sanact.attacks.fab import FAB
 from sanact.attacks.losses import LossName
 from sanact.attacks.projections import Generators
 from sanact.attacks.square import Square
-from sanact.attacks.suite import Stage, Suite
+from sanact.attacks.suite import Record, Stage, Standing, Suite
 from sanact.checks import Model
 from sanact.values import OneOf, Rules, flag
 
@@ -68,9 +68,9 @@ class AutoAttack(Suite):
     def for_replay(self) -> Self:
         return replace(self, early_stop=False)
 
-    def stages(self, model: Model, x: Tensor) -> Iterator[tuple[str, Stage]]:
+    def stages(self, model: Model, record: Record) -> Iterator[Stage]:
         for name in STAGES[self.version]:
-            yield name, partial(_run, self.attack(name), model)
+            yield Stage(name, partial(_run, self.attack(name), model))
 
     def attack(self, name: str) -> BudgetedAttack:
         """The attack behind the stage of this name."""
@@ -89,10 +89,10 @@ class AutoAttack(Suite):
                 loss: LossName = "dlr" if name == "apgd-dlr" else "ce"
                 return APGD(**ball, steps=self.steps, restarts=restarts, draws=self.draws, loss=loss)
 
-    def won(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        hits = torch.stack([super(AutoAttack, self).won(model, x, y) for _ in range(self.draws)])
-        return 2 * hits.sum(0) > self.draws
+    def look(self, model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        leads, hits = zip(*(super(AutoAttack, self).look(model, x, y) for _ in range(self.draws)), strict=True)
+        return torch.stack(leads).mean(0), 2 * torch.stack(hits).sum(0) > self.draws
 
 
-def _run(attack: BudgetedAttack, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
-    return attack(model, x, y, eps=eps, generator=generator)
+def _run(attack: BudgetedAttack, model: Model, standing: Standing) -> Tensor:
+    return attack(model, standing.x, standing.y, eps=standing.eps, generator=standing.generator)

@@ -41,6 +41,11 @@ def own_copies(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return x.detach().clone().clamp_(0, 1), y.long().clone()
 
 
+def doublings(first: int, last: int) -> list[int]:
+    """first, 2 first, 4 first, …, below last."""
+    return [first << k for k in range(32) if first << k < last]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Attack(ABC):
     """Crafts adversarial examples against the model it is given; the dataclass is its configuration.
@@ -66,13 +71,15 @@ class Attack(ABC):
     def __call__(self, model: Model, x: Tensor, y: Tensor, *, generator: Generators | None = None) -> Tensor:
         return self._on_guard(model, x, y, None, generator)
 
-    def _on_guard(self, model: Model, x: Tensor, y: Tensor, eps: Tensor | None, generator: Generators | None) -> Tensor:
+    def _on_guard(
+        self, model: Model, x: Tensor, y: Tensor, eps: Tensor | None, generator: Generators | None, *more: Tensor | None
+    ) -> Tensor:
         self._check(model, x, y, generator)
         budgets = self._budgets(x, eps)
         if not len(x):
             return x.clone()
         with untouched(model):
-            return self.craft(model, *own_copies(x, y), budgets, generator or torch.Generator().manual_seed(0))
+            return self.craft(model, *own_copies(x, y), budgets, generator or torch.Generator().manual_seed(0), *more)
 
     def _check(self, model: Model, x: Tensor, y: Tensor, generator: Generators | None) -> None:
         check_mode(model, str(self))

@@ -10,7 +10,6 @@ from torch import Tensor
 from sanact.attacks.base import STEPS
 from sanact.attacks.gradient import GradientAttack, Search
 from sanact.attacks.projections import Generators
-from sanact.checks import Model
 from sanact.values import POSITIVE, Maybe, Rules
 
 
@@ -29,10 +28,8 @@ class BIM(GradientAttack):
 
     rules: ClassVar[Rules] = {**GradientAttack.rules, "steps": STEPS, "step_size": Maybe(POSITIVE)}
 
-    def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
-        search = Search(self, model, x, y, eps, y, toward=self.targeted)
-        self.climb(search, x, steps=self.steps, step_size=self.stride(eps))
-        return search.best
+    def explore(self, search: Search, generator: Generators, start: Tensor | None) -> None:
+        self.climb(search, search.x if start is None else start, steps=self.steps, step_size=self.stride(search.eps))
 
     def stride(self, eps: Tensor, crossings: float = 1.0) -> Tensor:
         """The step of each example, (N,); by default ``steps`` of them measure ``crossings`` times the radius."""

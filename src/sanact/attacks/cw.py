@@ -80,9 +80,9 @@ class CW(Attack):
             candidate = (bent + 1) / 2
             with torch.enable_grad():
                 point = candidate.detach().requires_grad_()
-                logits = logits_of(model, point, y[index], self)
+                logits = logits_of(model, point, y[index], self, index)
                 short = margin(logits, y[index]) * (1 if self.targeted else -1)  # what is missing to success, without κ
-                slope = gradient_of(short, point, self)
+                slope = gradient_of(short, point, self, index)
             delta, short = candidate - x[index], short.detach().to(x)
             squared, missing = delta.square().flatten(1).sum(1), short + self.confidence
             objective = squared + c[index] * missing.clamp_min(0)

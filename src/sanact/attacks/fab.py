@@ -118,7 +118,7 @@ class Closest:
 
     def visit(self, index: Tensor, here: Tensor) -> tuple[Tensor, Tensor]:
         """The logits at ``here``, (n, K), and whether the goal is reached there, (n,), for the examples ``index``."""
-        logits = logits_of(self.model, here, self.y[index], self.attack)
+        logits = logits_of(self.model, here, self.y[index], self.attack, index)
         return logits, self._note(index, here, logits)
 
     def linearize(self, index: Tensor, here: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,7 +129,7 @@ class Closest:
         y = self.y[index]
         with torch.enable_grad():
             point = here.detach().requires_grad_()
-            logits = logits_of(self.model, point, y, self.attack)
+            logits = logits_of(self.model, point, y, self.attack, index)
             won = self._note(index, here, logits.detach())
             if self.attack.targeted:
                 values = [-margin(logits, y)]
@@ -140,7 +140,7 @@ class Closest:
         nearest = torch.full_like(self.eps[index], torch.inf)
         chosen, slope = torch.zeros_like(nearest), torch.zeros_like(here)
         for place, value in enumerate(values):
-            gradient = gradient_of(value, point, self.attack, retain_graph=place + 1 < len(values))
+            gradient = gradient_of(value, point, self.attack, index, retain_graph=place + 1 < len(values))
             value, gradient = over_slope(value.detach(), gradient)
             if len(values) == 1:
                 return value, gradient, won
@@ -158,7 +158,9 @@ class Closest:
         x, y, sign = self.x[index], self.y[index], -1 if self.attack.targeted else 1
         way = self.best[index] - x
         inner, outer = torch.zeros_like(self.eps[index]), torch.ones_like(self.eps[index])  # shares of the way
-        below, above = (sign * margin(logits_of(self.model, x + share * way, y, self.attack), y) for share in (0, 1))
+        below, above = (
+            sign * margin(logits_of(self.model, x + share * way, y, self.attack, index), y) for share in (0, 1)
+        )
         for _ in range(LAST):
             crossing = inner + (outer - inner) * (-below / (above - below).clamp_min(torch.finfo(x.dtype).tiny)).clamp(0, 1)
             share = (crossing + (outer - crossing) / 100).to(x)  # on the boundary itself, rounding would decide

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from sanact.attacks.gradient import GradientAttack, Search
 from sanact.attacks.projections import Generators
-from sanact.checks import Model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,10 +17,8 @@ class FGSM(GradientAttack):
         x' = Π( x + eps sign ∇J(x, y) )
 
     In L2 the step is eps ∇J / ‖∇J‖₂.  Weak: it says little about a defense.
-    Paper: Goodfellow et al. 2015, arXiv:1412.6572.  Deviation: x is kept where the step lowers the loss.
+    Paper: Goodfellow et al. 2015, arXiv:1412.6572.  Deviation: an x that is misclassified as it is stays.
     """
 
-    def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
-        search = Search(self, model, x, y, eps, y, toward=self.targeted)
-        self.climb(search, x, steps=1, step_size=eps)
-        return search.best
+    def explore(self, search: Search, generator: Generators, start: Tensor | None) -> None:
+        self.climb(search, search.x if start is None else start, steps=1, step_size=search.eps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from sanact.attacks.base import BudgetedAttack
 from sanact.attacks.losses import LOSSES, LossName, dlr_towards
-from sanact.attacks.projections import per_example, project, steepest, to_scale
+from sanact.attacks.projections import Generators, per_example, project, steepest, to_scale
 from sanact.checks import Model, gradient_of, logits_of
 from sanact.values import OneOf, Rules, Whole, flag
 
@@ -25,8 +26,10 @@ class GradientAttack(BudgetedAttack):
         elsewhere.
     draws: of a randomized model, ≥ 1, that loss and gradient are averaged over; an example is won when it is in more than half
         of them.  Paper: Athalye et al. 2018, arXiv:1802.00420 (expectation over transformation).
-    Of all points visited, x itself included, an example keeps the best: adversarial ones first, then the highest loss, then the
-    latest: a loss that rounds to zero is no reason to stay.
+    Call: as `BudgetedAttack`; start=Tensor, like x, gives points to begin at, in place of x or of the first random start; those
+        outside the ball are projected into it.
+    Of all points visited an example keeps the best: adversarial ones first, then the highest loss, then the latest: a loss that
+    rounds to zero is no reason to stay.
     """
 
     loss: LossName = "ce"
@@ -40,22 +43,59 @@ class GradientAttack(BudgetedAttack):
         super().__post_init__()
         object.__setattr__(self, "loss", OneOf(self.losses)(self.loss, "loss", str(self)))
 
+    def __call__(
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor,
+        *,
+        eps: Tensor | None = None,
+        generator: Generators | None = None,
+        start: Tensor | None = None,
+    ) -> Tensor:
+        if start is not None and (start.shape != x.shape or start.dtype != x.dtype or start.device != x.device):
+            came = f"{tuple(start.shape)}, {start.dtype} on {start.device}"
+            raise ValueError(f"start must be like x, {tuple(x.shape)}, {x.dtype} on {x.device}, got {came} ({self})")
+        return self._on_guard(model, x, y, eps, generator, start)
+
+    def craft(
+        self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators, start: Tensor | None = None
+    ) -> Tensor:
+        search = self.search(model, x, y, eps)
+        self.explore(search, generator, None if start is None else project(start, x, eps, self.norm))
+        return search.best
+
+    def search(self, model: Model, x: Tensor, y: Tensor, eps: Tensor) -> Search:
+        """The search for what this attack drives up."""
+        return Search(self, model, x, y, eps, y, toward=self.targeted)
+
+    @abstractmethod
+    def explore(self, search: Search, generator: Generators, start: Tensor | None) -> None:
+        """Climb, and show every point to the search.  start: points of the balls to begin at, if any are given."""
+
     def for_replay(self) -> Self:
         return replace(self, early_stop=False)
 
-    def climb(self, search: Search, start: Tensor, *, steps: int, step_size: Tensor, decay: float = 0.0) -> None:
-        """Take ``steps`` steps from ``start`` and show every point visited, the last included, to the search.
+    def climb(
+        self, search: Search, start: Tensor, *, steps: int, step_size: Tensor, decay: float = 0.0, last: bool = True
+    ) -> None:
+        """Take ``steps`` steps from ``start`` and show the points to the search.
 
         step_size: (N,).  decay: of the running mean of gradients that is followed; 0 follows the gradient itself.
+        last: no run follows, so that where none has won the last step is taken without another pass.
         """
         index = search.open()  # the examples still in the batch
         here, mean = start[index], torch.zeros_like(start[index])
         for step in range(steps + 1):
             if not len(index):
                 return
-            _, won, gradient = search.visit(index, here, slope=step < steps)
             if step == steps:
+                if last:
+                    search.settle(index, here)
+                else:
+                    search.visit(index, here)
                 return
+            _, won, gradient = search.visit(index, here, slope=True)
             if self.early_stop and bool(won.any()):
                 index, here, gradient, mean = (part[~won] for part in (index, here, gradient, mean))
             if decay:
@@ -77,6 +117,7 @@ class Search:
     ) -> None:
         self.attack, self.model, self.x, self.y, self.eps = attack, model, x, y, eps
         self.labels, self.sign = labels, -1 if toward else 1
+        self.places = torch.arange(len(x), device=x.device)  # in the attacked batch
         self.best = x.clone()
         self.loss = torch.full((len(x),), -math.inf, dtype=x.dtype, device=x.device)
         self.won = torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -84,7 +125,9 @@ class Search:
     def elsewhere(self, index: Tensor, eps: Tensor, attack: GradientAttack) -> Search:
         """The same search for the examples ``index``, in balls of other radii, with nothing found yet."""
         x, y, eps, labels = (part[index] for part in (self.x, self.y, eps, self.labels))
-        return type(self)(attack, self.model, x, y, eps, labels, toward=self.sign < 0)
+        there = type(self)(attack, self.model, x, y, eps, labels, toward=self.sign < 0)
+        there.places = self.places[index]
+        return there
 
     def open(self) -> Tensor:
         """The examples to go on with."""
@@ -96,21 +139,27 @@ class Search:
 
         slope: whether the gradient is wanted; it is 0 if not, and where all examples are won and leave the batch.
         """
+        of = self.places[index]
         loss, hits, gradient = self.loss.new_zeros(len(index)), index.new_zeros(len(index)), torch.zeros_like(here)
         for _ in range(self.attack.draws):
             with torch.set_grad_enabled(slope):
                 point = here.detach().requires_grad_(slope)
-                logits = logits_of(self.model, point, self.y[index], self.attack)
+                logits = logits_of(self.model, point, self.y[index], self.attack, of)
                 value = self.objective(logits, index)
             loss += value.detach() / self.attack.draws
             hits += (logits.detach().argmax(1) == self.y[index]) == self.attack.targeted
             if slope and not (self.attack.early_stop and self.attack.draws == 1 and bool(hits.all())):
-                gradient += gradient_of(value, point, self.attack) / self.attack.draws
+                gradient += gradient_of(value, point, self.attack, of) / self.attack.draws
         won = 2 * hits > self.attack.draws
         better = (won & ~self.won[index]) | ((won == self.won[index]) & (loss >= self.loss[index]))
         chosen = index[better]
         self.best[chosen], self.loss[chosen], self.won[chosen] = here[better], loss[better], won[better]
         return loss, won, gradient
+
+    def settle(self, index: Tensor, here: Tensor) -> None:
+        """Take ``here`` without a look at it, for those of ``index`` that have won nowhere: they lose nothing by it."""
+        open = ~self.won[index]
+        self.best[index[open]] = here[open]
 
     def objective(self, logits: Tensor, index: Tensor) -> Tensor:
         """What is driven up, (n,)."""

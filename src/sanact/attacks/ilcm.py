@@ -9,7 +9,7 @@ from torch import Tensor
 from sanact.attacks.bim import BIM
 from sanact.attacks.gradient import Search
 from sanact.attacks.projections import Generators
-from sanact.checks import Model, logits_of
+from sanact.checks import Model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +26,21 @@ class ILCM(BIM):
         super().__post_init__()
         self.require(not self.targeted, "targeted", "False, for it chooses the target itself")
 
-    def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
-        logits = logits_of(model, x, y, self)
-        search = Search(self, model, x, y, eps, logits.argmin(1), toward=True)
-        self.climb(search, x, steps=self.steps, step_size=self.stride(eps))
-        return search.best
+    def search(self, model: Model, x: Tensor, y: Tensor, eps: Tensor) -> Search:
+        return TowardsLeastLikely(self, model, x, y, eps, y, toward=True)
+
+    def explore(self, search: Search, generator: Generators, start: Tensor | None) -> None:
+        if start is not None:
+            search.visit(search.open(), search.x)
+        super().explore(search, generator, start)
+
+
+class TowardsLeastLikely(Search):
+    """Climbs towards the class that is the least likely at the first points visited."""
+
+    chosen = False
+
+    def objective(self, logits: Tensor, index: Tensor) -> Tensor:
+        if not self.chosen:
+            self.labels, self.chosen = logits.detach().argmin(1), True
+        return super().objective(logits, index)

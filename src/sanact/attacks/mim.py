@@ -10,7 +10,6 @@ from torch import Tensor
 from sanact.attacks.bim import BIM
 from sanact.attacks.gradient import Search
 from sanact.attacks.projections import Generators
-from sanact.checks import Model
 from sanact.values import NOT_NEGATIVE, Rules
 
 
@@ -28,7 +27,6 @@ class MIM(BIM):
 
     rules: ClassVar[Rules] = {**BIM.rules, "decay": NOT_NEGATIVE}
 
-    def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
-        search = Search(self, model, x, y, eps, y, toward=self.targeted)
-        self.climb(search, x, steps=self.steps, step_size=self.stride(eps), decay=self.decay)
-        return search.best
+    def explore(self, search: Search, generator: Generators, start: Tensor | None) -> None:
+        begin, size = search.x if start is None else start, self.stride(search.eps)
+        self.climb(search, begin, steps=self.steps, step_size=size, decay=self.decay)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from sanact.attacks.base import RESTARTS
 from sanact.attacks.bim import BIM
 from sanact.attacks.gradient import Search
 from sanact.attacks.projections import Generators, random_start
-from sanact.checks import Model
 from sanact.values import Rules, flag
 
 
@@ -40,15 +38,12 @@ class PGD(BIM):
         super().__post_init__()
         self.require(self.random_start or self.restarts == 1, "restarts", "1 without random_start: all would be alike")
 
-    def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
-        return self.explore(Search(self, model, x, y, eps, y, toward=self.targeted), generator)
-
-    def explore(self, search: Search, generator: Generators) -> Tensor:
-        """Climb from every start, and return the best of all points seen, x itself among them."""
+    def explore(self, search: Search, generator: Generators, start: Tensor | None) -> None:
         x, eps = search.x, search.eps
-        if self.random_start:
-            search.visit(torch.arange(len(x), device=x.device), x)
-        for _ in range(self.restarts):
-            start = random_start(x, eps, self.norm, generator) if self.random_start else x
-            self.climb(search, start, steps=self.steps, step_size=self.stride(eps, crossings=2.5))
-        return search.best
+        if self.early_stop and self.random_start and start is None:
+            search.visit(search.open(), x)
+        for run in range(self.restarts):
+            if run or start is None:
+                start = random_start(x, eps, self.norm, generator) if self.random_start else x
+            last = run == self.restarts - 1
+            self.climb(search, start, steps=self.steps, step_size=self.stride(eps, crossings=2.5), last=last)

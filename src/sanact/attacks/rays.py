@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from sanact.attacks.base import QUERIES, BudgetedAttack
+from sanact.attacks.base import QUERIES, BudgetedAttack, doublings
 from sanact.attacks.projections import Generators, Norm, per_example
 from sanact.checks import Model, logits_of
-from sanact.values import Rules
+from sanact.values import Rules, flag
 
 TOLERANCE = 1e-3  # of a radius, in input units
+FIRST, PACE = 100, 1.5  # queries after which hope is looked at, and by how much a radius can be hoped to shrink in ten times as many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +30,15 @@ class RayS(BudgetedAttack):
     its radius is within eps; one that never gets there goes eps far in its best direction.
 
     queries: of the model, for each example, ≥ 1.  norm: Linf.  It is untargeted, and draws nothing at random.
+    abort_early: so does one that after 100, 200, 400, … queries would have to shrink faster than 1.5 times in ten times as many.
     Paper: Chen and Gu 2020, arXiv:2006.12792.  Deviation: the first direction is tried as it is, before any flip.
     """
 
     queries: int = 2000
+    abort_early: bool = False
 
     norms: ClassVar[tuple[Norm, ...]] = ("Linf",)
-    rules: ClassVar[Rules] = {**BudgetedAttack.rules, "queries": QUERIES}
+    rules: ClassVar[Rules] = {**BudgetedAttack.rules, "queries": QUERIES, "abort_early": flag}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,16 +46,17 @@ class RayS(BudgetedAttack):
 
     def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
         radius, direction = x.new_full((len(x),), torch.inf), torch.ones_like(x)
-        radius[self._fooled(model, x, y)] = 0
-        index = torch.nonzero(radius > eps)[:, 0]  # the examples still searching
+        everybody = torch.arange(len(x), device=x.device)
+        radius[self._fooled(model, x, y, everybody)] = 0
+        index = everybody[radius > eps]  # the examples still searching
         trial, low = direction[index], torch.zeros_like(radius[index])
         bisecting, block = torch.zeros_like(index, dtype=torch.bool), torch.zeros_like(index)
         starts, stops = (ends.to(x.device) for ends in _blocks(x[0].numel(), self.queries))
-        for _ in range(self.queries - 1):
+        for query in range(1, self.queries):
             if not len(index):
                 break
             tried = torch.where(bisecting, (low + radius[index]) / 2, radius[index]).clamp(max=1)  # 1 reaches any corner
-            fooled = self._fooled(model, _along(x[index], tried, trial), y[index])
+            fooled = self._fooled(model, _along(x[index], tried, trial), y[index], index)
             radius[index] = torch.where(fooled, tried, radius[index])
             direction[index] = torch.where(per_example(fooled, trial), trial, direction[index])
             low = torch.where(fooled, low * bisecting, tried)
@@ -60,11 +65,13 @@ class RayS(BudgetedAttack):
             trial = torch.where(per_example(bisecting, trial), trial, flipped)
             block = block + ~bisecting
             searching = radius[index] > eps[index]
+            if self.abort_early and query in doublings(FIRST, self.queries):
+                searching &= radius[index] <= eps[index] * PACE ** math.log10(self.queries / query)
             index, trial, low, bisecting, block = (part[searching] for part in (index, trial, low, bisecting, block))
         return _along(x, torch.minimum(radius, eps), direction)
 
-    def _fooled(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        return logits_of(model, x, y, self).argmax(1) != y
+    def _fooled(self, model: Model, x: Tensor, y: Tensor, of: Tensor) -> Tensor:
+        return logits_of(model, x, y, self, of).argmax(1) != y
 
 
 def _along(x: Tensor, radius: Tensor, direction: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from sanact.attacks.base import QUERIES, BudgetedAttack
+from sanact.attacks.base import QUERIES, BudgetedAttack, doublings
 from sanact.attacks.losses import margin
 from sanact.attacks.projections import Generators, draw, generators_of, l2_norm, per_example, project
 from sanact.checks import Model, logits_of
@@ -18,6 +18,7 @@ from sanact.values import Number, Rules, flag
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # after so many queries the share of changed pixels halves
 BLOCK = 100  # queries whose random numbers are drawn together
+FIRST, PACE = 200, 0.7  # queries after which hope is looked at, and the share of the way that can be hoped for in ten times as many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,8 @@ class Square(BudgetedAttack):
     brightness decide: on a linear model of 3 by 3 pixels it reaches none of the points that lie 2 % inside the ball.
     queries: points tried beside x, ≥ 1; a square that changes nothing is one of them, and no pass.  p_init: in (0, 1].
     early_stop: an example that is won leaves the batch; False goes on to the largest margin.
+    abort_early: so does one that after 200, 400, 800, … queries would have to go more than 0.7 of the way from the margin at x to the
+        goal in ten times as many.
     Raises ValueError for x that is not (N, C, H, W).
     Paper: Andriushchenko et al. 2020, arXiv:1912.00049.  Deviation: targeted too, the margin is what must rise, not a
     cross-entropy.
@@ -40,12 +43,14 @@ class Square(BudgetedAttack):
     queries: int = 5000
     p_init: float = 0.8
     early_stop: bool = True
+    abort_early: bool = False
 
     rules: ClassVar[Rules] = {
         **BudgetedAttack.rules,
         "queries": QUERIES,
         "p_init": Number(0, 1, open_least=True),
         "early_stop": flag,
+        "abort_early": flag,
     }
 
     def for_replay(self) -> Self:
@@ -56,8 +61,9 @@ class Square(BudgetedAttack):
             raise ValueError(f"x must be (N, C, H, W), got {tuple(x.shape)} ({self})")
 
         best = x.clone()
-        _, won = self._look(model, x, y)
-        index = torch.nonzero(~won)[:, 0]  # the examples still in the batch
+        index = torch.arange(len(x), device=x.device)  # the examples still in the batch
+        lead, won = self._look(model, x, y, index)
+        index, lowest = index[~won], lead[~won]
         if not len(index):
             return best
         start = stripes if self.norm == "Linf" else tiles
@@ -68,24 +74,26 @@ class Square(BudgetedAttack):
         for query in range(self.queries):
             stays = torch.ones(len(index), dtype=torch.bool, device=x.device)
             if len(new):
-                lead, won = self._look(model, proposal[new], y[index[new]])
+                lead, won = self._look(model, proposal[new], y[index[new]], index[new])
                 rose = lead > highest[new]
                 higher = new[rose]
                 here[higher], highest[higher], best[index[higher]] = proposal[higher], lead[rose].to(highest), proposal[higher]
                 stays[new[won]] = not self.early_stop
+            if self.abort_early and query in doublings(FIRST, self.queries):
+                stays &= highest >= lowest * min(PACE * math.log10(self.queries / query), 1)
             if query % BLOCK == 0:
                 numbers = draw(torch.rand, (len(index), BLOCK, 5 + x.shape[1]), generators_of(generator, index)).to(x.device)
             if not bool(stays.all()):
-                index, here, highest, numbers = (part[stays] for part in (index, here, highest, numbers))
+                index, here, highest, numbers, lowest = (part[stays] for part in (index, here, highest, numbers, lowest))
             if not len(index):
                 break
             proposal = change(here, x[index], eps[index], self._side(query, x), numbers[:, query % BLOCK])
             new = torch.nonzero((proposal != here).flatten(1).any(1))[:, 0]
         return best
 
-    def _look(self, model: Model, here: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def _look(self, model: Model, here: Tensor, y: Tensor, of: Tensor) -> tuple[Tensor, Tensor]:
         """How far the goal is exceeded, and whether it is reached, both (n,)."""
-        logits = logits_of(model, here, y, self)
+        logits = logits_of(model, here, y, self, of)
         return margin(logits, y) * (-1 if self.targeted else 1), (logits.argmax(1) == y) == self.targeted
 
     def _side(self, query: int, x: Tensor) -> int:

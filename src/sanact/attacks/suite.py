@@ -12,10 +12,39 @@ import torch
 from torch import Tensor
 
 from sanact.attacks.base import BudgetedAttack, own_copies, untouched
+from sanact.attacks.losses import margin
 from sanact.attacks.projections import Generators, generators_of, length
 from sanact.checks import Model, check_inputs, logits_of
+from sanact.passes import counting
 
-Stage = Callable[[Tensor, Tensor, Tensor, Generators], Tensor]  # x, y, eps, generator → adversarial examples
+
+class Standing(NamedTuple):
+    """The n examples that a stage is to win.
+
+    x, y, eps, generator: as for an attack.  near: the best points so far, like x; x itself at first.
+    """
+
+    x: Tensor
+    y: Tensor
+    eps: Tensor
+    generator: Generators
+    near: Tensor
+
+    def only(self, these: Tensor) -> Standing:
+        """Some of them, by index."""
+        x, y, eps, near = (part[these] for part in (self.x, self.y, self.eps, self.near))
+        return Standing(x, y, eps, generators_of(self.generator, these), near)
+
+
+class Stage(NamedTuple):
+    """One of a suite's attacks.
+
+    run: makes adversarial examples, like x, of those that are standing.  who: for which of all N examples, (N,); None: for all.
+    """
+
+    name: str
+    run: Callable[[Standing], Tensor]
+    who: Tensor | None = None
 
 
 class StageWarning(UserWarning):
@@ -34,17 +63,38 @@ class Outcome(NamedTuple):
     failed: list[dict[str, str]]
 
 
+class Record:
+    """How far a suite has come with each of N examples.
+
+    x: the images, (N, …); clean: the margin there, (N,).  near: the best points so far, like x; lead: the margin there, (N,).
+    left: who is still standing, by index.  last: the margin that the last stage reached, (N,), -inf where it reached none.
+    """
+
+    def __init__(self, x: Tensor, clean: Tensor, won: Tensor) -> None:
+        self.x, self.near = x, x.clone()
+        self.clean = self.lead = self.last = clean.to(x)
+        self.left = torch.nonzero(~won)[:, 0]
+
+    def note(self, index: Tensor, found: Tensor, lead: Tensor, won: Tensor) -> None:
+        """What a stage made of the examples ``index``, (n, …), the margin there and whether it won, (n,)."""
+        self.last = torch.full_like(self.last, -torch.inf)
+        self.last[index] = lead.to(self.last)
+        nearer = won | (self.last >= self.lead)[index]
+        self.near[index[nearer]], self.lead = found[nearer], torch.maximum(self.lead, self.last)
+        self.left = self.left[~torch.isin(self.left, index[won])]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Suite(BudgetedAttack):
     """Attacks one after the other, the cheapest first; only examples that those before left standing go on.
 
-    An example that is misclassified as it is stays as it is; one that no stage wins is what the first stage made of it.
+    An example that is misclassified as it is stays as it is; of one that no stage wins, the point of the largest margin is kept.
     A stage that fails does not end the suite: the others go on.  `credited` tells what failed, and why; a plain call warns.
     """
 
     @abstractmethod
-    def stages(self, model: Model, x: Tensor) -> Iterator[tuple[str, Stage]]:
-        """The attacks by name, in the order in which they are tried; x: the images, (N, C, H, W)."""
+    def stages(self, model: Model, record: Record) -> Iterator[Stage]:
+        """The attacks in the order in which they are tried; the record grows from one to the next."""
 
     def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
         outcome = self._run(model, x, y, eps, generator)
@@ -61,42 +111,46 @@ class Suite(BudgetedAttack):
             return self._run(model, *own_copies(x, y), self._budgets(x, eps), generator or torch.Generator().manual_seed(0))
 
     def _run(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Outcome:
-        best, by = x.clone(), ["clean"] * len(x)
-        failed: list[dict[str, str]] = [{} for _ in by]
-        left, first = torch.nonzero(~self.won(model, x, y))[:, 0], True
-        for name, stage in self.stages(model, x):
-            if not len(left):
+        lead, won = self.look(model, x, y)
+        record, whole = Record(x, lead, won), Standing(x, y, eps, generator, x)
+        by, failed = ["clean" if at_once else "" for at_once in won.tolist()], [dict[str, str]() for _ in x]
+        for name, run, who in self.stages(model, record):
+            index = record.left if who is None else record.left[who[record.left]]
+            if not len(record.left):
                 break
+            if not len(index):
+                continue
             try:
-                found = stage(x[left], y[left], eps[left], generators_of(generator, left))
-                self._check_found(found, x[left], y[left], eps[left])
-                won = self.won(model, found, y[left])
+                with counting(index, of=index):
+                    standing = whole.only(index)._replace(near=record.near[index])
+                    found = run(standing)
+                    self._check_found(found, standing)
+                    lead, won = self.look(model, found, standing.y)
             except (MemoryError, torch.OutOfMemoryError):
                 raise
             except Exception as error:  # of as many kinds as there are models; what else wins is still worth knowing
-                for i in left.tolist():
+                record.last = torch.full_like(record.last, -torch.inf)
+                for i in index.tolist():
                     failed[i][name] = reason(error)
                 continue
-            keep, first = won | first, False
-            best[left[keep]] = found[keep]
-            for i in left[won].tolist():
+            record.note(index, found, lead, won)
+            for i in index[won].tolist():
                 by[i] = name
-            left = left[~won]
-        for i in left.tolist():
-            by[i] = ""
-        return Outcome(best, by, failed)
+        return Outcome(record.near, by, failed)
 
-    def _check_found(self, found: Tensor, x: Tensor, y: Tensor, eps: Tensor) -> None:
+    def _check_found(self, found: Tensor, standing: Standing) -> None:
         """Raise ValueError for what a stage may not return."""
-        if found.shape != x.shape:
-            raise ValueError(f"it returned {tuple(found.shape)} for {tuple(x.shape)}")
-        check_inputs(found, y, "returned by the stage")
-        if bool((far := length(found - x, self.norm) > eps * (1 + 1e-4) + 1e-6).any()):
-            raise ValueError(f"it left the ball for {int(far.sum())} of {len(x)} examples")
+        if found.shape != standing.x.shape:
+            raise ValueError(f"it returned {tuple(found.shape)} for {tuple(standing.x.shape)}")
+        check_inputs(found, standing.y, "returned by the stage")
+        far = length(found - standing.x, self.norm) > standing.eps * (1 + 1e-4) + 1e-6
+        if bool(far.any()):
+            raise ValueError(f"it left the ball for {int(far.sum())} of {len(found)} examples")
 
-    def won(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        """Whether the goal is reached at x, (N,)."""
-        return (logits_of(model, x, y, self).argmax(1) == y) == self.targeted
+    def look(self, model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The margin at x, and whether the goal is reached there, both (N,)."""
+        logits = logits_of(model, x, y, self)
+        return margin(logits, y), (logits.argmax(1) == y) == self.targeted
 
 
 def reason(error: Exception) -> str:

@@ -11,10 +11,11 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from sanact.attacks import APGD, CW, PGD, Attack, BudgetedAttack, RayS, Square, Suite
+from sanact.attacks import APGD, CW, Attack, BudgetedAttack, RayS, Square, Suite
 from sanact.attacks.losses import LossName
-from sanact.attacks.projections import Generators, l2_norm, per_example
-from sanact.attacks.suite import Stage
+from sanact.attacks.gradient import GradientAttack
+from sanact.attacks.projections import l2_norm, per_example
+from sanact.attacks.suite import Record, Stage, Standing
 from sanact.checks import Model
 from sanact.evaluation.latent import LatentMatching, has_hidden
 from sanact.gradients import annealed, blocked, gradient, gradient_choices, through
@@ -24,38 +25,46 @@ from sanact.values import OneOf, Rules
 
 Effort = Literal["quick", "standard", "thorough"]
 Way = Callable[[], AbstractContextManager[None]]  # to differentiate a model for a while
+Run = Callable[[Standing], Tensor]
+Start = Literal["x", "near", "anywhere"]
 
 
 class Work(NamedTuple):
-    """losses, steps, restarts: of PGD for each gradient.  apgd: steps of APGD.  queries: of those without gradients."""
+    """short, steps: of APGD, in first attempts and in later ones.  targets: classes that an example is driven to.  rounds: of
+    going on from the best point.  queries: of the attacks without gradients.
+    """
 
-    losses: tuple[LossName, ...]
+    short: int
     steps: int
-    restarts: int
-    apgd: int
+    targets: int
+    rounds: int
     queries: int
 
 
-ALL: tuple[LossName, ...] = ("margin", "ce", "dlr")
 WORK: dict[Effort, Work] = {
-    "quick": Work(("margin",), steps=20, restarts=1, apgd=20, queries=100),
-    "standard": Work(ALL, steps=60, restarts=2, apgd=100, queries=1000),
-    "thorough": Work(ALL, steps=200, restarts=5, apgd=500, queries=5000),
+    "quick": Work(short=20, steps=20, targets=1, rounds=0, queries=100),
+    "standard": Work(short=20, steps=60, targets=3, rounds=6, queries=1000),
+    "thorough": Work(short=50, steps=200, targets=9, rounds=3, queries=5000),
 }
+LOSSES: tuple[LossName, ...] = ("margin", "ce")  # of examples that are replayed
 DRAWS = 10  # of a randomized model
+PREFERENCE = 0.05  # of the way from the margin at x to the goal: by how much a way has to be better than the one before it
+REACH = 0.2  # of it: what is left where going on from the best point pays
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptive(Suite):
-    """Whatever an attacker who knows the defense would try, the cheapest first; each only on what is still standing.
+    """Whatever an attacker who knows the defense would try, what wins most a pass first; each only on what is still standing.
 
     effort: "quick", "standard" or "thorough"; see `WORK`.
     guides: images for `LatentMatching`, (M, C, H, W), whatever their classes; None leaves it out.
     source: another network of the same data, whose examples are tried, too; None leaves it out.
-    In this order: examples of the undefended model, and of the source, replayed; PGD through each gradient
-    (`sanact.gradients`) in a few steps; PGD and APGD through each, with all steps, restarts and losses; unless quick, APGD
-    through gates that close; examples of the model with one sanitizer bypassed; latent matching; in L2, Carlini and Wagner's;
-    Square; in Linf, RayS, which sees decisions only.
+    First a few steps from x through each way to differentiate the model (`sanact.gradients`); the one that brought an example
+    furthest serves it from there on.  Then gates that close, and each of the likeliest classes as a target; for those that are
+    near the goal, rounds of small steps from the best point through every way, of many steps from anywhere, targets and other
+    losses; examples of the undefended model, and of the source, replayed; for those that are far, other losses and ways;
+    examples of the model with one sanitizer bypassed; latent matching; in L2, Carlini and Wagner's; Square; in Linf, RayS, which
+    sees decisions only.  The last two leave an example that their first queries brought nowhere near the goal.
     Where a place of the network lets no gradient through although the shape stays the same, one more gradient takes it for the
     identity.
     The undefended model is the defended one with all its sanitizers bypassed; a model that has none is attacked as it is.
@@ -82,47 +91,116 @@ class Adaptive(Suite):
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("guides", "source")}
         return {"name": self.name} | own
 
-    def stages(self, model: Model, x: Tensor) -> Iterator[tuple[str, Stage]]:
-        work, ways = WORK[self.effort], _ways(model, x)
-        ball: dict[str, Any] = {"eps": self.eps, "norm": self.norm}
-        sanitizers, draws = sanitizers_of(model), DRAWS if any(part.randomized for part in parts_of(model)) else 1
+    def stages(self, model: Model, record: Record) -> Iterator[Stage]:
+        campaign = Campaign(self, model, record)
+        yield from campaign.first_attempts()
+        yield from campaign.refinements()
+        yield from campaign.replays()
+        yield from campaign.whatever_else()
+        yield from campaign.queries()
 
-        def pgd(loss: LossName, *, early_stop: bool = True, steps: int = work.steps, restarts: int = work.restarts) -> PGD:
-            return PGD(**ball, loss=loss, steps=steps, restarts=restarts, early_stop=early_stop, draws=draws)
 
-        def apgd(loss: LossName) -> APGD:
-            return APGD(**ball, loss=loss, steps=work.apgd, draws=draws)
+class Campaign:
+    """The stages of an adaptive attacker against one model.
 
-        if sanitizers:
-            for loss in work.losses:
-                yield f"transfer {loss}", _stage(model, pgd(loss, early_stop=False), bypassed=sanitizers)
-        if self.source is not None:
-            for loss in work.losses:
-                yield f"transfer from the source {loss}", _stage(self.source, pgd(loss, early_stop=False))
-        for name, way in ways.items():
-            yield f"pgd margin {name}, short", _stage(model, pgd("margin", steps=max(work.steps // 3, 10), restarts=1), way)
-        for name, way in ways.items():
-            for loss in work.losses:
-                yield f"pgd {loss} {name}", _stage(model, pgd(loss), way)
-                yield f"apgd {loss} {name}", _stage(model, apgd(loss), way)
-        strongest = next(iter(ways))
-        yield f"apgd targeted-dlr {strongest}", _stage(model, apgd("targeted-dlr"), ways[strongest])
-        for choice in ways if self.effort != "quick" else ():
-            if choice.endswith("sigmoid"):
-                yield f"apgd margin {choice}, annealed", _annealed(model, apgd("margin"), choice)
-        for one in sanitizers if len(sanitizers) > 1 else []:
-            attack = pgd("margin", early_stop=False)
-            yield f"transfer without {one.where}", _stage(model, attack, ways[strongest], bypassed=[one])
-        if self.guides is not None and has_hidden(model, self.guides[:1]):
-            latent = LatentMatching(**ball, steps=work.steps, restarts=work.restarts, draws=draws, guides=self.guides)
-            for name in dict.fromkeys([strongest, *reversed(ways)][:2]):  # the first and the last
-                yield f"latent {name}", _stage(model, latent, ways[name])
-        for name, way in ways.items() if self.norm == "L2" else ():
-            cw = CW(search_steps=5, steps=work.steps, step_size=self.eps / 20, initial_c=1.0)
-            yield f"cw {name}", _stage(model, cw, way)
-        yield "square", _stage(model, Square(**ball, queries=work.queries))
-        if self.norm == "Linf":
-            yield "rays", _stage(model, RayS(eps=self.eps, queries=work.queries))
+    ways: to differentiate the model, by name.  order: of their places, for each example, (ways, N), first the one that brought
+    it furthest; known after the first attempts.  gates: the places of those that open gradually.
+    """
+
+    def __init__(self, attacker: Adaptive, model: Model, record: Record) -> None:
+        self.attacker, self.model, self.record = attacker, model, record
+        self.work, self.ways = WORK[attacker.effort], _ways(model, record.x)
+        self.gates = [place for place, name in enumerate(self.ways) if name.endswith("sigmoid")]
+        self.order = torch.arange(len(self.ways), device=record.x.device)[:, None].expand(-1, len(record.x))
+        self.sanitizers = sanitizers_of(model)
+        self.ball: dict[str, Any] = {"eps": attacker.eps, "norm": attacker.norm}
+        self.draws = DRAWS if any(part.randomized for part in parts_of(model)) else 1
+        self.replayed = [self.apgd(loss, self.work.short, early_stop=False) for loss in LOSSES]
+
+    def first_attempts(self) -> Iterator[Stage]:
+        """A few steps from x through each way; then gates that close, and targets, through the best."""
+        reached: list[Tensor] = []
+        for name, way in self.ways.items():
+            yield Stage(f"apgd margin {name}, short", _run(self.model, self.apgd(steps=self.work.short), way, start="x"))
+            reached.append(self.record.last - len(reached) * PREFERENCE * self.record.clean.abs())
+        self.order = torch.stack(reached).argsort(dim=0, descending=True, stable=True)
+        yield from self.closing(0)
+        yield from self.through("apgd targeted-dlr {}", self.targeted)
+
+    def refinements(self) -> Iterator[Stage]:
+        """Again and again, of those that are near, ever fewer: from the best point in small steps, and anew in many."""
+        long = self.apgd(steps=2 * self.work.steps)
+        for number in range(self.work.rounds):
+            near = self.near(REACH / (number + 1))
+            for rank in range(len(self.ways)):
+                fine = self.apgd(steps=self.work.short if rank else self.work.steps, first=0.5)
+                yield from self.through("apgd margin {}, on", fine, near, rank=rank, start="near")
+            yield from self.through("apgd margin {}", long, near)
+            if number % 2:
+                yield from self.through("apgd targeted-dlr {}, on", self.targeted, near, start="near")
+            else:
+                loss: LossName = "dlr" if number % 4 else "ce"
+                yield from self.through(f"apgd {loss} {{}}", self.apgd(loss), near)
+            yield from self.closing((number + 1) % max(len(self.gates), 1), near)
+
+    def replays(self) -> Iterator[Stage]:
+        """Examples of the undefended model, and of the source."""
+        for attack in self.replayed if self.sanitizers else []:
+            yield Stage(f"transfer {attack.loss}", _run(self.model, attack, start="x", bypassed=self.sanitizers))
+        if self.attacker.source is not None:
+            for attack in self.replayed:
+                yield Stage(f"transfer from the source {attack.loss}", _run(self.attacker.source, attack, start="x"))
+
+    def whatever_else(self) -> Iterator[Stage]:
+        """What wins least, of all that are standing: other losses, ways and activations."""
+        far = ~self.near(REACH)
+        for loss in LOSSES:
+            yield from self.through(f"apgd {loss} {{}}", self.apgd(loss), far)
+        for rank in range(1, len(self.ways)):
+            yield from self.through("apgd margin {}, on", self.apgd(steps=self.work.short), far, rank=rank, start="near")
+        for one in self.sanitizers if len(self.sanitizers) > 1 else []:
+            yield from self.through(f"transfer without {one.where}", self.replayed[0], start="near", bypassed=[one])
+        guides = self.attacker.guides
+        if guides is not None and has_hidden(self.model, guides[:1]):
+            latent = LatentMatching(**self.ball, steps=self.work.short, draws=self.draws, guides=guides)
+            yield from self.through("latent {}", latent)
+        if self.attacker.norm == "L2":
+            cw = CW(search_steps=5, steps=self.work.steps, step_size=self.attacker.eps / 20, initial_c=1.0)
+            yield from self.through("cw {}", cw)
+
+    def queries(self) -> Iterator[Stage]:
+        """Without gradients."""
+        yield Stage("square", _run(self.model, Square(**self.ball, queries=self.work.queries, abort_early=True)))
+        if self.attacker.norm == "Linf":
+            rays = RayS(eps=self.attacker.eps, queries=self.work.queries // 2, abort_early=True)
+            yield Stage("rays", _run(self.model, rays))
+
+    def through(
+        self, name: str, attack: Attack, among: Tensor | None = None, *, rank: int = 0, **more: Any
+    ) -> Iterator[Stage]:
+        """A stage for each way, of the examples that have it at this rank.  among: which of the N."""
+        for place, (choice, way) in enumerate(self.ways.items()):
+            who = self.order[rank] == place
+            yield Stage(name.format(choice), _run(self.model, attack, way, **more), who if among is None else who & among)
+
+    def closing(self, rank: int, among: Tensor | None = None) -> Iterator[Stage]:
+        """The same through gates, ranked among themselves, that close on the way."""
+        ranks = torch.stack([(self.order == gate).int().argmax(0) for gate in self.gates]) if self.gates else self.order[:0]
+        for place, gate in enumerate(self.gates):
+            choice, who = list(self.ways)[gate], ranks.argsort(dim=0)[rank] == place
+            run = _closing(self.model, self.apgd(steps=2 * self.work.steps), choice)
+            yield Stage(f"apgd margin {choice}, closing", run, who if among is None else who & among)
+
+    def near(self, share: float) -> Tensor:
+        """Whose best point is within this share of the way from the margin at x to the goal, (N,)."""
+        return self.record.lead >= -share * self.record.clean.abs()
+
+    def apgd(self, loss: LossName = "margin", steps: int | None = None, **more: Any) -> APGD:
+        return APGD(**self.ball, loss=loss, steps=steps or self.work.steps, draws=self.draws, **more)
+
+    @property
+    def targeted(self) -> APGD:
+        return self.apgd("targeted-dlr", max(self.work.steps // 2, 1), targets=self.work.targets)
 
 
 def _ways(model: Model, x: Tensor) -> dict[str, Way]:
@@ -146,9 +224,16 @@ def _both(one: Way, other: Way) -> Iterator[None]:
         yield
 
 
-def _stage(model: Model, attack: Attack, way: Way = nullcontext, bypassed: Iterable[Sanitizer] = ()) -> Stage:
-    def run(x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
+def _run(
+    model: Model, attack: Attack, way: Way = nullcontext, *, start: Start = "anywhere", bypassed: Iterable[Sanitizer] = ()
+) -> Run:
+    """An attack as a stage; start: where one that climbs begins."""
+
+    def run(standing: Standing) -> Tensor:
+        x, y, eps, generator, near = standing
         with way(), bypass(bypassed):
+            if isinstance(attack, GradientAttack) and start != "anywhere":
+                return attack(model, x, y, eps=eps, generator=generator, start=x if start == "x" else near)
             if isinstance(attack, BudgetedAttack):
                 return attack(model, x, y, eps=eps, generator=generator)
             found = attack(model, x, y, generator=generator)
@@ -157,9 +242,9 @@ def _stage(model: Model, attack: Attack, way: Way = nullcontext, bypassed: Itera
     return run
 
 
-def _annealed(model: Model, attack: APGD, choice: str) -> Stage:
-    def run(x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
+def _closing(model: Model, attack: APGD, choice: str) -> Run:
+    def run(standing: Standing) -> Tensor:
         with annealed(model, choice, attack.steps * attack.draws) as closing:
-            return attack(closing, x, y, eps=eps, generator=generator)
+            return attack(closing, standing.x, standing.y, eps=standing.eps, generator=standing.generator)
 
     return run

@@ -32,7 +32,9 @@ class LatentMatching(PGD):
 
     guides: Tensor = field(repr=False, compare=False)
 
-    def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
+    def craft(
+        self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators, start: Tensor | None = None
+    ) -> Tensor:
         with last_hidden(model) as seen:
             rivals, shapes = _look(model, self.guides, seen, self)
             _, hidden = _look(model, x, seen, self)
@@ -40,7 +42,8 @@ class LatentMatching(PGD):
             far[y[:, None] == rivals] = torch.inf
             search = Matching(self, model, x, y, eps, y, toward=False)
             search.seen, search.guides = seen, shapes[far.argmin(1)]
-            return self.explore(search, generator)
+            self.explore(search, generator, start)
+            return search.best
 
 
 class Matching(Search):
