@@ -48,7 +48,8 @@ WORK: dict[Effort, Work] = {
 }
 LOSSES: tuple[LossName, ...] = ("margin", "ce")  # of examples that are replayed
 DRAWS = 10  # of a randomized model
-PREFERENCE = 0.05  # of the way from the margin at x to the goal: by how much a way has to be better than the one before it
+BEST = 2  # ways that it is driven through for long
+PREFERENCE = 0.1  # of the way from the margin at x to the goal: by how much a way has to be better than the one before it
 REACH = 0.2  # of it: what is left where going on from the best point pays
 
 
@@ -135,12 +136,13 @@ class Campaign:
             for rank in range(len(self.ways)):
                 fine = self.apgd(steps=self.work.short if rank else self.work.steps, first=0.5)
                 yield from self.through("apgd margin {}, on", fine, near, rank=rank, start="near")
-            yield from self.through("apgd margin {}", long, near)
-            if number % 2:
-                yield from self.through("apgd targeted-dlr {}, on", self.targeted, near, start="near")
+            rank = number % min(BEST, len(self.ways))
+            yield from self.through("apgd margin {}", long, near, rank=rank)
+            if number % 4 < 2:
+                loss: LossName = "dlr" if number % 2 else "ce"
+                yield from self.through(f"apgd {loss} {{}}", self.apgd(loss), near, rank=rank)
             else:
-                loss: LossName = "dlr" if number % 4 else "ce"
-                yield from self.through(f"apgd {loss} {{}}", self.apgd(loss), near)
+                yield from self.through("apgd targeted-dlr {}, on", self.targeted, near, rank=rank, start="near")
             yield from self.closing((number + 1) % max(len(self.gates), 1), near)
 
     def replays(self) -> Iterator[Stage]:
