@@ -1,7 +1,8 @@
 """The hook that puts the compiled kernels into a wheel, or beside the sources of an editable install.
 
-Why a hook of our own: it needs a C compiler and nothing else, and goes on without one.  scikit-build-core, which does the same
-by way of CMake, has to fetch CMake first wherever it is not installed, and its plugin for hatchling knows no editable installs.
+Why a hook of our own: it needs a C compiler and nothing else, and goes on without one.  The plugin for hatchling that
+scikit-build-core has (looked at in 1.1.2) refuses wheels without a library; its own backend can fall back to one, but would
+take hatchling's place, and fetches CMake wherever that is not installed.
 """
 
 from __future__ import annotations
