@@ -5,6 +5,7 @@ It imports nothing but the standard library: where a wheel is built there is nei
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import platform
@@ -35,8 +36,25 @@ def digest(folder: Path = SOURCES) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
+def made_from(library: Path) -> str:
+    """The digest of the sources that a library was made from; OSError or AttributeError for a file that is none of ours."""
+    function = ctypes.CDLL(str(library)).sanact_sources
+    function.restype = ctypes.c_char_p
+    return str(function().decode())
+
+
+def is_current(library: Path = LIBRARY) -> bool:
+    """Whether there is a library, made from the sources as they are."""
+    try:
+        return library.exists() and made_from(library) == digest()
+    except (OSError, AttributeError):
+        return False
+
+
 def compile_library(to: Path = LIBRARY) -> None:
-    """Compile the kernels with $CC, cc, gcc or clang; NoLibrary where that does not work."""
+    """Compile the kernels with $CC, cc, gcc or clang, unless they are; NoLibrary where that does not work."""
+    if is_current(to):
+        return
     compiler = (
         shlex.split(os.environ.get("CC", "")) or [found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))][:1]
     )

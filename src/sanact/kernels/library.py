@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from sanact.kernels.build import LIBRARY, digest
+from sanact.kernels.build import LIBRARY, digest, made_from
 
 SWITCH = "SANACT_KERNELS"
 
@@ -106,10 +106,10 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
     if not LIBRARY.exists():
         return None, "no compiled library: there was no C compiler when sanact was installed"
     try:
+        if (theirs := made_from(LIBRARY)) != (ours := digest()):
+            raise OSError(f"it was made from the sources {theirs}, these are {ours}")
         library = ctypes.CDLL(str(LIBRARY))
-        library.sanact_sources.restype = library.sanact_instructions.restype = ctypes.c_char_p
-        if (made_from := library.sanact_sources().decode()) != (ours := digest()):
-            raise OSError(f"it was made from sources {made_from or 'unknown'}, these are {ours}")
+        library.sanact_instructions.restype = ctypes.c_char_p
         for name, arguments in FUNCTIONS.items():
             getattr(library, name).argtypes = arguments
     except (OSError, AttributeError) as error:
