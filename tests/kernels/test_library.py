@@ -71,7 +71,7 @@ def test_one_made_from_other_sources_is_refused_with_a_word(afresh, monkeypatch)
 
 @pytest.mark.parametrize("foreign", ["text", "another library"])
 def test_a_foreign_file_is_refused_with_a_word(foreign, afresh, monkeypatch, tmp_path):
-    other = tmp_path / "sanact_kernels.so"
+    other = tmp_path / "kernels.so"
     if foreign == "text":
         other.write_text("not a library")
     else:
@@ -129,14 +129,14 @@ def test_a_wheel_has_the_library_of_its_platform_or_none_and_serves_any_python(c
     for name in ("src", "hatch_build.py", "pyproject.toml", "README.md", "LICENSE"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
         copy(ROOT / name, tmp_path / name)
-    (tmp_path / "src/sanact/kernels/sanact_kernels.so").unlink(missing_ok=True)
+    (tmp_path / "src/sanact/kernels/c/kernels.so").unlink(missing_ok=True)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"CC": compiler}
     build_wheel = [*pip, "wheel", "--no-deps", "--wheel-dir", str(tmp_path / "wheels"), str(tmp_path)]
     subprocess.run(build_wheel, env=environment, check=True)
     (wheel,) = (tmp_path / "wheels").iterdir()
     subprocess.run([*pip, "install", "--no-deps", "--target", str(tmp_path / "installed"), str(wheel)], check=True)
-    library_there = (tmp_path / "installed/sanact/kernels/sanact_kernels.so").exists()
+    library_there = (tmp_path / "installed/sanact/kernels/c/kernels.so").exists()
     script = "import sanact, sanact.kernels; print(sanact.__file__, sanact.kernels.at_work())"
     environment["PYTHONPATH"] = str(tmp_path / "installed")
     said = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True).stdout

@@ -1,4 +1,4 @@
-"""Compiling the kernels: by the hook that builds a wheel, or in place with `python -m sanact.kernels.build`.
+"""Compiling the kernels: by the hook that builds a wheel, or in place with `python src/sanact/kernels/build.py`.
 
 It imports nothing but the standard library: where a wheel is built there is neither torch nor sanact.
 """
@@ -15,8 +15,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-LIBRARY = Path(__file__).with_name("sanact_kernels.so")  # the same name everywhere: it is opened by its path
 SOURCES = Path(__file__).with_name("c")
+LIBRARY = SOURCES / "kernels.so"  # so named everywhere, as it is opened by its path; not in the package, as it is no module
 
 FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-DNDEBUG", "-Wall", "-Wextra")
 VARIANTS = {  # one object each, of which the library takes the best that the processor has
