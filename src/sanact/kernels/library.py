@@ -30,6 +30,7 @@ FUNCTIONS = {
     "sanact_median": [POINTER] * 4 + MAPS + [WHOLE, POINTER, WHOLE, POINTER, WHOLE, WHOLE],
     "sanact_nl_means": [POINTER] * 6 + MAPS + [WHOLE, WHOLE, ctypes.c_float, INT, INT],
 }
+LARGEST = 2**18  # elements of a map: the kernels work on up to sixteen maps at once, with several copies of each
 SINGLE_AND_HALF = (torch.float32, torch.float16, torch.bfloat16)
 TENSORS = (Tensor, nn.Parameter)  # and no subclass, which may be anything
 
@@ -56,7 +57,7 @@ def at_work() -> str:
 
 
 def compiled(a: Tensor, dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> ctypes.CDLL | None:
-    """The library, if it can be called with this tensor here and now; else the plain form has to do.
+    """The library, if it can be called with these maps here and now; else the plain form has to do.
 
     dtypes: that the caller can convert from without changing a result.
     """
@@ -64,7 +65,7 @@ def compiled(a: Tensor, dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> c
         return None
     if torch._C._get_tracing_state() or torch._C._len_torch_dispatch_stack() or forward_ad._current_level >= 0:
         return None  # what is called past torch is not seen by what watches it
-    if a.layout != torch.strided or a.is_neg() or not a.numel():
+    if a.layout != torch.strided or a.is_neg() or not a.numel() or a.shape[2] * a.shape[3] > LARGEST:
         return None
     try:
         a.data_ptr()

@@ -41,12 +41,6 @@ INLINE block block_at(const maps_t *m, int64_t index) {
     return b;
 }
 
-/* The number of the first map of a block among all, counted as in (N, C). */
-INLINE int64_t map_index(const maps_t *m, int64_t index) {
-    const int64_t groups = (m->c + LANES - 1) / LANES;
-    return m->last ? index / groups * m->c + index % groups * LANES : index * LANES;
-}
-
 INLINE void transpose(vec r[LANES]) {
 #if LANES == 16
     __m512 t[16];

@@ -2,17 +2,23 @@
 #include "blocks.h"
 
 typedef struct {
-    float *map;    /* a map of a channels-last tensor, made contiguous; LANES of them */
+    float *map;    /* channels of a channels-last tensor, made contiguous; LANES of them */
     int32_t *left; /* among which a quantile is sought */
+    vec *sums;     /* of all channels, and their thresholds */
+    float *tau;
 } mask_room;
+
+INLINE int64_t whole_vectors(int64_t count) { return (count + LANES - 1) / LANES; }
 
 static void *NAME(mask_begin)(const void *given) {
     const mask_task *task = given;
-    int64_t size = (task->m.h * task->m.w + LANES - 1) / LANES;
+    const int64_t size = whole_vectors(task->m.h * task->m.w), groups = whole_vectors(task->m.c);
     mask_room *r = malloc(sizeof *r);
     if (!r) return 0;
-    r->map = room(size * (task->m.last ? LANES + 1 : 1) + 1);
-    r->left = (int32_t *)(r->map + size * LANES * (task->m.last ? LANES : 0));
+    r->map = room((LANES + 1) * size + 2 * groups);
+    r->left = (int32_t *)(r->map + LANES * size * LANES);
+    r->sums = (vec *)(r->left + size * LANES);
+    r->tau = (float *)(r->sums + groups);
     if (r->map) return r;
     free(r);
     return 0;
@@ -156,27 +162,103 @@ INLINE void pass(const float *a, const float *value, float *out, int64_t size, f
     for (; i < size; i++) out[i] = fabsf(a[i]) < tau ? value[i] * 0 : value[i];
 }
 
-/* The channels of an example that a channels-last block holds: all elements of one place lie together. */
-static void NAME(mask_last)(const mask_task *task, const mask_room *r, int64_t index) {
-    const maps_t *m = &task->m;
-    block b = block_at(m, index);
-    const int64_t size = m->h * m->w, first = map_index(m, index);
-    float tau[LANES] = {0};
-    if (task->reading == MASK_GIVEN)
-        for (int l = 0; l < b.count; l++) tau[l] = task->tau[(first + l) % task->taus];
-    else {
-        const int64_t wide = (size + LANES - 1) / LANES * LANES;
-        for (int64_t at = 0; at < size; at += LANES) {
-            vec tile[LANES];
-            for (int k = 0; k < LANES; k++) tile[k] = gathered(task->a, &b, at + k < size ? at + k : size - 1);
-            transpose(tile);
-            for (int l = 0; l < LANES; l++) vstore(r->map + l * wide + at, tile[l]);
-        }
-        for (int l = 0; l < b.count; l++) task->tau[first + l] = tau[l] = threshold(task, r->map + l * wide, size, r->left);
+/* A channels-last example is worked on by PIXELS places and LANES channels, so that it comes from memory in its order. */
+#define PIXELS 64
+
+/* Where the channels of a group begin: the last group reaches back, so that it is whole. */
+INLINE int64_t group_at(int64_t g, int64_t c) { return (g + 1) * LANES <= c || c < LANES ? g * LANES : c - LANES; }
+
+INLINE vec load_some(const float *a, int64_t count) {
+    if (count >= LANES) return vload(a);
+    float some[LANES] = {0};
+    for (int64_t l = 0; l < count; l++) some[l] = a[l];
+    return vload(some);
+}
+
+INLINE void store_some(float *a, int64_t count, vec value) {
+    if (count >= LANES) {
+        vstore(a, value);
+        return;
     }
-    const vec taus = vload(tau);
-    for (int64_t at = 0; at < size; at++)
-        scattered(task->out, &b, at, passed(gathered(task->a, &b, at), gathered(task->value, &b, at), taus));
+    float some[LANES];
+    vstore(some, value);
+    for (int64_t l = 0; l < count; l++) a[l] = some[l];
+}
+
+enum { LARGEST, SUM, SQUARES };
+
+/* Over the places of an example, for each channel: the largest |a|; the sum of |a|; or of (|a| - means[g])². */
+INLINE void reduce(const float *a, int64_t size, int64_t c, int what, const vec *means, vec *to) {
+    const int64_t groups = whole_vectors(c);
+    for (int64_t g = 0; g < groups; g++) to[g] = vall(0);
+    for (int64_t from = 0; from < size; from += PIXELS) {
+        const int64_t end = from + PIXELS < size ? from + PIXELS : size;
+        for (int64_t g = 0; g < groups; g++) {
+            const float *at = a + group_at(g, c);
+            vec found = what == LARGEST ? to[g] : vall(0);
+            for (int64_t i = from; i < end; i++) {
+                vec v = vabs(load_some(at + i * c, c));
+                if (what == LARGEST)
+                    found = vmax_bits(found, v);
+                else if (what == SUM)
+                    found = vadd(found, v);
+                else
+                    v = vsub(v, means[g]), found = vfma(v, v, found);
+            }
+            to[g] = what == LARGEST ? found : vadd(to[g], found);
+        }
+    }
+}
+
+/* τ of all channels of an example, each in its place among the groups. */
+INLINE void thresholds(const mask_task *task, const mask_room *r, const float *a) {
+    const int64_t c = task->m.c, size = task->m.h * task->m.w, groups = whole_vectors(c);
+    vec *tau = (vec *)r->tau;
+    const vec count = vall((float)size), strength = vall((float)task->strength);
+    if (task->reading == MASK_MAX) {
+        reduce(a, size, c, LARGEST, 0, tau);
+        for (int64_t g = 0; g < groups; g++) tau[g] = vmul(strength, tau[g]);
+    } else if (task->reading == MASK_MEAN_STD) {
+        reduce(a, size, c, SUM, 0, tau);
+        for (int64_t g = 0; g < groups; g++) tau[g] = vdiv(tau[g], count);
+        reduce(a, size, c, SQUARES, tau, r->sums);
+        for (int64_t g = 0; g < groups; g++) tau[g] = vfma(strength, vsqrt(vdiv(r->sums[g], count)), tau[g]);
+    } else
+        for (int64_t g = 0; g < groups; g++) {
+            const float *at = a + group_at(g, c);
+            const int64_t wide = whole_vectors(size) * LANES;
+            for (int64_t i = 0; i < size; i += LANES) {
+                vec tile[LANES];
+                for (int k = 0; k < LANES; k++) tile[k] = load_some(at + (i + k < size ? i + k : size - 1) * c, c);
+                transpose(tile);
+                for (int l = 0; l < LANES; l++) vstore(r->map + l * wide + i, tile[l]);
+            }
+            for (int l = 0; l < LANES && l < c; l++)
+                r->tau[g * LANES + l] = threshold(task, r->map + l * wide, size, r->left);
+        }
+}
+
+static void NAME(mask_last)(const mask_task *task, const mask_room *r, int64_t example) {
+    const int64_t c = task->m.c, size = task->m.h * task->m.w, groups = whole_vectors(c), at = example * size * c;
+    float *tau = task->tau + (task->reading == MASK_GIVEN && task->taus == c ? 0 : example * c);
+    if (task->reading != MASK_GIVEN) thresholds(task, r, task->a + at);
+    for (int64_t g = 0; g < groups; g++) {
+        const int64_t channel = group_at(g, c);
+        if (task->reading == MASK_GIVEN)
+            ((vec *)r->tau)[g] = load_some(tau + channel, c);
+        else
+            store_some(tau + channel, c, ((vec *)r->tau)[g]);
+    }
+    for (int64_t from = 0; from < size; from += PIXELS) {
+        const int64_t end = from + PIXELS < size ? from + PIXELS : size;
+        for (int64_t g = 0; g < groups; g++) {
+            const vec taus = ((vec *)r->tau)[g];
+            for (int64_t i = from; i < end; i++) {
+                const int64_t here = at + i * c + group_at(g, c);
+                store_some(task->out + here, c, passed(load_some(task->a + here, c), load_some(task->value + here, c), taus));
+            }
+        }
+    }
 }
 
 static void NAME(mask_step)(const void *given, void *space, int64_t index) {
@@ -184,10 +266,10 @@ static void NAME(mask_step)(const void *given, void *space, int64_t index) {
     const mask_room *r = space;
     const maps_t *m = &task->m;
     if (m->last) {
-        NAME(mask_last)(task, r, index);
+        NAME(mask_last)(task, r, index); /* an example */
         return;
     }
-    const int64_t size = m->h * m->w, all = m->n * m->c;
+    const int64_t size = m->h * m->w, all = m->n * m->c; /* LANES maps */
     for (int64_t map = index * LANES; map < all && map < (index + 1) * LANES; map++) {
         const float *a = task->a + map * size;
         if (task->reading != MASK_GIVEN) task->tau[map] = threshold(task, a, size, r->left);

@@ -26,11 +26,13 @@ static void *NAME(median_begin)(const void *given) {
     if (!r) return 0;
     r->rows = within(task->k, task->m.h), r->columns = within(task->k, task->m.w);
     r->stride = task->m.w + r->columns;
-    int64_t padded = r->stride * (task->m.h + r->rows);
-    r->padded = room(padded * (task->gradient ? 4 : 2) + r->rows * (2 * r->stride + r->columns));
-    r->medians = r->padded + padded, r->rest = r->medians + padded;
+    /* Two more arrays in the backward pass; before the medians, and the shares behind them, a margin of `rows` rows. */
+    const int64_t padded = r->stride * (task->m.h + r->rows), margin = r->stride * r->rows;
+    const int64_t all = task->gradient ? 4 * padded + 2 * margin : 2 * padded + r->rows * (2 * r->stride + r->columns);
+    r->padded = room(all);
+    r->medians = r->padded + padded + (task->gradient ? margin : 0), r->rest = r->medians + padded;
     if (r->padded) {
-        memset(r->padded, 0, padded * sizeof(vec)); /* what is never written is read, and nothing follows from it */
+        memset(r->padded, 0, all * sizeof(vec)); /* margins are read, but never written: nothing comes from there */
         return r;
     }
     free(r);
@@ -243,21 +245,57 @@ static void NAME(median_forward)(const void *given, void *space, int64_t index) 
     store_block(task->out, &b, m->h, m->w, r->stride - m->w, r->medians);
 }
 
+/* How many elements of its window a median is equal to. */
+INLINE vec ties(const vec *window, vec median, int64_t stride, int rows, int columns) {
+    vec tied = vall(0);
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < columns; j++) tied = vadd_where(veq(window[i * stride + j], median), tied, vall(1));
+    return tied;
+}
+
+/* What reaches an element from all windows that it is in: `median` and `share` begin at the window of which it is the first. */
+INLINE vec collected(vec element, const vec *median, const vec *share, int64_t stride, int rows, int columns) {
+    vec sum = vall(0);
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < columns; j++) {
+            const int64_t before = i * stride + j;
+            sum = vadd_where(veq(element, median[-before]), sum, share[-before]);
+        }
+    return sum;
+}
+
+/* The same where something is not finite, as plain torch has it: what is not passed on is multiplied by zero. */
+INLINE void spread(const vec *window, vec median, vec share, int64_t stride, int rows, int columns, vec *to) {
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < columns; j++) {
+            vec one = vselect(veq(window[i * stride + j], median), vall(1), vall(0));
+            to[i * stride + j] = vfma(share, one, to[i * stride + j]);
+        }
+}
+
 /* The gradient of a median goes to the elements of its window that are equal to it, in equal parts. */
-INLINE void slopes(const vec *padded, const vec *medians, const vec *gradients, vec *slope, int64_t h, int64_t w,
-                   int64_t stride, const int rows, const int columns) {
+INLINE void slopes(const median_room *r, vec *shares, vec *slope, int64_t h, int64_t w, int rows, int columns) {
+    const int64_t stride = r->stride;
+    vec found = vall(0);
     for (int64_t y = 0; y < h; y++)
         for (int64_t x = 0; x < w; x++) {
-            const vec *window = padded + y * stride + x;
-            vec *to = slope + y * stride + x, median = medians[y * stride + x], tied = vall(0);
-            for (int i = 0; i < rows; i++)
-                for (int j = 0; j < columns; j++) tied = vadd_where(veq(window[i * stride + j], median), tied, vall(1));
-            vec share = vdiv(gradients[y * stride + x], tied); /* infinite for a median that is NaN: 0 times that is NaN */
-            for (int i = 0; i < rows; i++)
-                for (int j = 0; j < columns; j++) {
-                    vec one = vselect(veq(window[i * stride + j], median), vall(1), vall(0));
-                    to[i * stride + j] = vfma(share, one, to[i * stride + j]);
-                }
+            const int64_t at = y * stride + x;
+            shares[at] = vdiv(shares[at], ties(r->padded + at, r->medians[at], stride, rows, columns));
+            found = vfma(shares[at], vall(0), found);
+        }
+    if (many(vnan(found))) { /* a share is not finite; of a median that is NaN, none is */
+        memset(slope, 0, stride * (h + rows) * sizeof(vec));
+        for (int64_t y = 0; y < h; y++)
+            for (int64_t x = 0; x < w; x++) {
+                const int64_t at = y * stride + x;
+                spread(r->padded + at, r->medians[at], shares[at], stride, rows, columns, slope + at);
+            }
+        return;
+    }
+    for (int64_t y = 0; y < h + rows - 1; y++)
+        for (int64_t x = 0; x < w + columns - 1; x++) {
+            const int64_t at = y * stride + x;
+            slope[at] = collected(r->padded[at], r->medians + at, shares + at, stride, rows, columns);
         }
 }
 
@@ -265,17 +303,16 @@ static void NAME(median_backward)(const void *given, void *space, int64_t index)
     const median_task *task = given;
     const median_room *r = space;
     const maps_t *m = &task->m;
-    int64_t stride = r->stride, size = stride * (m->h + r->rows);
-    vec *gradients = r->rest, *slope = gradients + size;
+    const int64_t stride = r->stride, size = stride * (m->h + r->rows), margin = stride * r->rows;
+    vec *shares = r->rest + margin, *slope = r->rest + margin + size;
     block b = block_at(m, index);
     load_padded(task->a, &b, m, r);
-    load_block(task->median, &b, m->h, m->w, stride - m->w, r->medians); /* at the upper left of its window */
-    load_block(task->gradient, &b, m->h, m->w, stride - m->w, gradients);
-    memset(slope, 0, size * sizeof(vec));
+    load_block(task->median, &b, m->h, m->w, stride - m->w, r->medians); /* at the first element of its window */
+    load_block(task->gradient, &b, m->h, m->w, stride - m->w, shares);
     if (r->rows == 3 && r->columns == 3)
-        slopes(r->padded, r->medians, gradients, slope, m->h, m->w, stride, 3, 3);
+        slopes(r, shares, slope, m->h, m->w, 3, 3);
     else
-        slopes(r->padded, r->medians, gradients, slope, m->h, m->w, stride, (int)r->rows, (int)r->columns);
+        slopes(r, shares, slope, m->h, m->w, (int)r->rows, (int)r->columns);
     unmirror(inner_of(r, slope), m->h, m->w, stride, r->rows / 2, r->columns / 2);
     store_block(task->out, &b, m->h, m->w, stride - m->w, inner_of(r, slope));
 }

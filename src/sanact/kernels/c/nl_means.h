@@ -206,36 +206,56 @@ static void NAME(means_forward)(const void *given, void *space, int64_t index) {
 /* With g the gradient of the average, share = g / Σw and loss = share · average, the gradient passes to a value by w · share, and
    to a weight by share(i) (a(j) - average(i)) + share(j) (a(i) - average(j)); through the weight it reaches all differences of
    the two patches, and the scale. */
-INLINE vec slopes_of_row(const means_room *r, int64_t y, offset o, int constant, int rows, int columns) {
-    const vec *patch = r->padded + y * r->stride, *a = r->padded + r->inner + y * r->stride;
-    const vec *share = r->share + y * r->stride, *loss = r->loss + y * r->stride;
-    vec *to_a = r->total + r->inner + y * r->stride, *row = r->exponents;
-    vec to_scale = vall(0);
-    for (int64_t x = o.left; x < o.right + columns - 1; x++) row[x] = down(patch + x, o.jump, r->stride, rows);
-    for (int64_t x = o.left; x < o.right; x++) {
-        vec sum = row[x];
-        for (int j = 1; j < columns; j++) sum = vadd(sum, row[x + j]);
-        vec weight = vexp2(sum);
-        int64_t j = x + o.jump;
-        to_a[x] = vfma(weight, share[j], to_a[x]);
-        to_a[j] = vfma(weight, share[x], to_a[j]);
-        if (constant) continue;
-        vec to_weight = vfnma(share[j], a[x], vfnma(share[x], a[j], vadd(loss[x], loss[j])));
-        vec to_exponent = vmul(vmul(to_weight, vall(2 * LN2)), weight);
-        to_scale = vfma(to_exponent, sum, to_scale);
-        row[x] = to_exponent;
-    }
-    return to_scale;
+INLINE vec slopes_of_pair(const means_room *r, int64_t i, offset o, vec exponent, int constant, vec *to_scale) {
+    const vec *a = r->padded + r->inner, weight = vexp2(exponent);
+    const int64_t j = i + o.jump;
+    vec *to_a = r->total + r->inner;
+    to_a[i] = vfma(weight, r->share[j], to_a[i]);
+    to_a[j] = vfma(weight, r->share[i], to_a[j]);
+    if (constant) return vall(0);
+    vec to_weight = vfnma(r->share[j], a[i], vfnma(r->share[i], a[j], vadd(r->loss[i], r->loss[j])));
+    vec to_exponent = vmul(vmul(to_weight, vall(2 * LN2)), weight);
+    *to_scale = vfma(to_exponent, exponent, *to_scale);
+    return to_exponent;
 }
 
-/* What reaches the exponents of a row, (left, right), summed over the columns of all patches that a place is in. */
-INLINE void spread_row(const vec *row, offset o, int columns, vec *to) {
-    for (int64_t x = o.left; x < o.right + columns - 1; x++) {
-        int64_t first = x - columns + 1 > o.left ? x - columns + 1 : o.left, last = x < o.right ? x : o.right - 1;
-        vec sum = row[first];
-        for (int64_t j = first + 1; j <= last; j++) sum = vadd(sum, row[j]);
-        to[x] = sum;
+/* All pairs of one offset with i in a row.  `spread` becomes, for each column, what reaches the exponents of all patches that it
+   is in. */
+INLINE vec slopes_of_row(const means_room *r, int64_t y, offset o, int constant, int rows, int columns, vec *spread) {
+    const vec *patch = r->padded + y * r->stride;
+    const int64_t first = y * r->stride, last = columns - 1;
+    vec to_scale = vall(0);
+    if (columns <= 5) { /* both windows slide along the row in registers */
+        vec sums[5], recent[5] = {vall(0), vall(0), vall(0), vall(0), vall(0)};
+        for (int j = 0; j < last; j++) sums[j] = down(patch + o.left + j, o.jump, r->stride, rows);
+        for (int64_t x = o.left; x < o.right + last; x++) {
+            vec all = vall(0);
+            if (x < o.right) {
+                sums[last] = down(patch + x + last, o.jump, r->stride, rows);
+                all = sums[last];
+                for (int j = last - 1; j >= 0; j--) all = vadd(all, sums[j]);
+                all = slopes_of_pair(r, first + x, o, all, constant, &to_scale);
+            }
+            for (int j = 0; j < last; j++) sums[j] = sums[j + 1];
+            recent[last] = all;
+            for (int j = 0; j < last; j++) all = vadd(all, recent[j]), recent[j] = recent[j + 1];
+            spread[x] = all;
+        }
+        return to_scale;
     }
+    vec *row = r->exponents;
+    for (int64_t x = o.left; x < o.right + last; x++) row[x] = down(patch + x, o.jump, r->stride, rows);
+    for (int64_t x = o.left; x < o.right; x++) {
+        vec all = row[x];
+        for (int64_t j = 1; j <= last; j++) all = vadd(all, row[x + j]);
+        row[x] = slopes_of_pair(r, first + x, o, all, constant, &to_scale);
+    }
+    for (int64_t x = o.left; x < o.right + last; x++) {
+        const int64_t from = x - last > o.left ? x - last : o.left, end = x < o.right ? x + 1 : o.right;
+        spread[x] = vall(0);
+        for (int64_t j = from; j < end; j++) spread[x] = vadd(spread[x], row[j]);
+    }
+    return to_scale;
 }
 
 INLINE vec slopes_of_offset(const means_room *r, offset o, int constant, int rows, int columns) {
@@ -243,11 +263,9 @@ INLINE vec slopes_of_offset(const means_room *r, offset o, int constant, int row
     vec to_scale = vall(0);
     for (int64_t y = 0; y < r->h - o.dy + rows - 1; y++) {
         if (y < r->h - o.dy) {
-            to_scale = vadd(to_scale, slopes_of_row(r, y, o, constant, rows, columns));
-            if (constant) continue;
-            spread_row(r->exponents, o, columns, r->ring + y % rows * width);
-        } else if (constant)
-            break;
+            to_scale = vadd(to_scale, slopes_of_row(r, y, o, constant, rows, columns, r->ring + y % rows * width));
+        }
+        if (constant) continue;
         vec *to = r->total + y * r->stride;
         const vec *at = r->padded + y * r->stride;
         const int64_t top = y - rows + 1 > 0 ? y - rows + 1 : 0, bottom = y < r->h - o.dy ? y : r->h - o.dy - 1;

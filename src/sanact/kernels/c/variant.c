@@ -31,5 +31,5 @@ int NAME(means)(const means_task *task) {
 static const work NAME(mask_work) = {NAME(mask_begin), NAME(mask_step), NAME(mask_end)};
 
 int NAME(mask)(const mask_task *task) {
-    return in_parallel(&NAME(mask_work), task, block_count(&task->m), task->m.threads);
+    return in_parallel(&NAME(mask_work), task, task->m.last ? task->m.n : block_count(&task->m), task->m.threads);
 }

@@ -37,6 +37,10 @@ INLINE int many(mask a) { return a != 0; }
 INLINE vec vselect(mask where, vec a, vec b) { return _mm512_mask_mov_ps(b, where, a); }
 INLINE vec vadd_where(mask where, vec a, vec b) { return _mm512_mask_add_ps(a, where, a, b); } /* a, with b added */
 
+/* Of numbers ≥ 0 the larger, and NaN if one is. */
+INLINE vec vmax_bits(vec a, vec b) {
+    return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+}
 INLINE mask mand(mask a, mask b) { return a & b; }
 INLINE vec vtimes0_where(mask where, vec a) { return _mm512_mask_mul_ps(a, where, a, _mm512_setzero_ps()); }
 INLINE vec vsqrt(vec a) { return _mm512_sqrt_ps(a); }
@@ -74,6 +78,9 @@ INLINE int many(mask a) { return _mm256_movemask_ps(a) != 0; }
 INLINE vec vselect(mask where, vec a, vec b) { return _mm256_blendv_ps(b, a, where); }
 INLINE vec vadd_where(mask where, vec a, vec b) { return vadd(a, _mm256_and_ps(where, b)); }
 
+INLINE vec vmax_bits(vec a, vec b) {
+    return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
+}
 INLINE mask mand(mask a, mask b) { return _mm256_and_ps(a, b); }
 INLINE vec vtimes0_where(mask where, vec a) { return vselect(where, vmul(a, vall(0)), a); }
 INLINE vec vsqrt(vec a) { return _mm256_sqrt_ps(a); }
@@ -111,6 +118,7 @@ INLINE mask mnone(void) { return (mask){0, 0, 0, 0}; }
 INLINE int many(mask a) { return (a[0] | a[1] | a[2] | a[3]) != 0; }
 INLINE vec vadd_where(mask where, vec a, vec b) { return a + (vec)(where & (mask)b); }
 
+INLINE vec vmax_bits(vec a, vec b) { return vselect((mask)a > (mask)b, a, b); }
 INLINE mask mand(mask a, mask b) { return a & b; }
 INLINE vec vtimes0_where(mask where, vec a) { return vselect(where, a * 0.0f, a); }
 INLINE vec vsqrt(vec a) { return (vec){sqrtf(a[0]), sqrtf(a[1]), sqrtf(a[2]), sqrtf(a[3])}; }
