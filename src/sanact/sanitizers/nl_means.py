@@ -28,10 +28,10 @@ class NonLocalMeans(Sanitizer):
     h: how unlike patches may be, > 0; in units of the map's standard deviation, or absolute (``unit``).  Small h leaves the
         map as it is, large h is a mean over the window.
     patch_size, window_size: P and S, odd.
-    Cost: S²/2 passes over the map, since w(i,j) = w(j,i).  Compiled (see `sanact.kernels`), a pass takes some 12 + 3 P operations
-    an element; in plain torch it adds up its squared differences by doubling, so that P = 11 costs one addition a dimension more
-    than P = 3 or two.  Memory does not grow with S and P: the backward pass computes the weights again, from the input, the
-    output and Σ w.  The gradient is exact, through the weights and through h.
+    Cost: S²/2 passes over the map, since w(i,j) = w(j,i).  A compiled pass (see `sanact.kernels`) takes some 12 + 3 P operations
+    an element; plain torch adds up squared differences by doubling, so that P = 11 costs one addition a dimension more than
+    P = 3 or two.  Memory does not grow with S and P: the backward pass computes the weights again, from the input, the output
+    and Σ w.  The gradient is exact, through the weights and through h.
     Raises ValueError for an even size, h ≤ 0 or an unknown unit.
     Paper: Buades et al. 2005, doi:10.1109/CVPR.2005.38; after it Mu et al. 2021, doi:10.3233/JIFS-210371.
     Deviation: all elements of a patch weigh the same, where Buades has a Gaussian; the paper's sizes and h are lost.
