@@ -28,7 +28,7 @@ class NonLocalMeans(Sanitizer):
     h: how unlike patches may be, > 0; in units of the map's standard deviation, or absolute (``unit``).  Small h leaves the
         map as it is, large h is a mean over the window.
     patch_size, window_size: P and S, odd.
-    Cost: S²/2 passes over the map, since w(i,j) = w(j,i).  A compiled pass (see `sanact.kernels`) takes some 12 + 3 P operations
+    Cost: S²/2 passes over the map, since w(i,j) = w(j,i).  A compiled pass (see `sanact.kernels`) takes 12 + 3 P operations
     an element; plain torch adds up squared differences by doubling, so that P = 11 costs one addition a dimension more than
     P = 3 or two.  Memory does not grow with S and P: the backward pass computes the weights again, from the input, the output
     and Σ w.  The gradient is exact, through the weights and through h.
