@@ -195,17 +195,20 @@ INLINE void reduce(const float *a, int64_t size, int64_t c, int what, const vec 
         const int64_t end = from + PIXELS < size ? from + PIXELS : size;
         for (int64_t g = 0; g < groups; g++) {
             const float *at = a + group_at(g, c);
-            vec found = what == LARGEST ? to[g] : vall(0);
+            vec found[4] = {vall(0), vall(0), vall(0), vall(0)};
             for (int64_t i = from; i < end; i++) {
-                vec v = vabs(load_some(at + i * c, c));
+                vec v = vabs(load_some(at + i * c, c)), *sum = &found[i % 4];
                 if (what == LARGEST)
-                    found = vmax_bits(found, v);
+                    *sum = vmax_bits(*sum, v);
                 else if (what == SUM)
-                    found = vadd(found, v);
+                    *sum = vadd(*sum, v);
                 else
-                    v = vsub(v, means[g]), found = vfma(v, v, found);
+                    v = vsub(v, means[g]), *sum = vfma(v, v, *sum);
             }
-            to[g] = what == LARGEST ? found : vadd(to[g], found);
+            if (what == LARGEST)
+                to[g] = vmax_bits(to[g], vmax_bits(vmax_bits(found[0], found[1]), vmax_bits(found[2], found[3])));
+            else
+                to[g] = vadd(to[g], vadd(vadd(found[0], found[1]), vadd(found[2], found[3])));
         }
     }
 }
@@ -249,16 +252,12 @@ static void NAME(mask_last)(const mask_task *task, const mask_room *r, int64_t e
         else
             store_some(tau + channel, c, ((vec *)r->tau)[g]);
     }
-    for (int64_t from = 0; from < size; from += PIXELS) {
-        const int64_t end = from + PIXELS < size ? from + PIXELS : size;
+    for (int64_t i = 0; i < size; i++)
         for (int64_t g = 0; g < groups; g++) {
-            const vec taus = ((vec *)r->tau)[g];
-            for (int64_t i = from; i < end; i++) {
-                const int64_t here = at + i * c + group_at(g, c);
-                store_some(task->out + here, c, passed(load_some(task->a + here, c), load_some(task->value + here, c), taus));
-            }
+            const int64_t here = at + i * c + group_at(g, c);
+            const vec value = load_some(task->value + here, c);
+            store_some(task->out + here, c, passed(load_some(task->a + here, c), value, ((vec *)r->tau)[g]));
         }
-    }
 }
 
 static void NAME(mask_step)(const void *given, void *space, int64_t index) {
