@@ -114,6 +114,8 @@ def test_masks_and_medians_agree_to_the_bit(sanitizer, shape, layout, values, mo
         assert torch.equal(ours.isnan(), theirs.isnan())
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0 if isinstance(sanitizer, Mask) else 1e-6, equal_nan=True)
     assert torch.equal(found.nan_to_num(7), expected.nan_to_num(7))
+    if isinstance(sanitizer, Mask):  # the signs of zeros as well
+        assert torch.equal(found.signbit(), expected.signbit()) and torch.equal(found_slope.signbit(), slope.signbit())
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 9, 7), (3, 8)], ids=str)
