@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from sanact.kernels.library import SINGLE_AND_HALF, call, compiled, dense, like, threads
 from sanact.kernels.plain import in_slices, pad_by_reflection, reflected
@@ -49,10 +48,12 @@ class _Compiled(torch.autograd.Function):
         return median
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         maps, median = ctx.saved_tensors
         library, k, last = ctx.how
+        if torch.is_grad_enabled():  # it will be differentiated itself
+            rows = [one.permute(0, 2, 3, 1) for one in (maps, median, gradient)]
+            return in_slices(partial(_slope, k=k), *rows).permute(0, 3, 1, 2), None, None, None
         return _call(library, maps, median, like(gradient, last), k, last), None, None, None
 
 
