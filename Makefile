@@ -42,9 +42,9 @@ docs: $(VENV)/docs ## the reference of the Python interface, in build/docs
 	$(BIN)/pdoc --docformat google --output-directory build/docs $$($(BIN)/python -c "$$MODULES")
 
 clean: ## remove the environment and everything built
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache src/sanact/kernels/c/kernels.so
 
-$(VENV)/core: pyproject.toml
+$(VENV)/core: pyproject.toml hatch_build.py $(wildcard src/sanact/kernels/c/*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --upgrade 'pip>=25.1'
 	$(PIP) install --editable .

@@ -1,4 +1,4 @@
-"""Each sanitizer beside the same filter of other libraries, its overhead in the network, and what the patch size costs."""
+"""Each sanitizer beside a copy of its input, and beside other libraries; its overhead in networks; the cost of patches."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import skimage.filters
 import skimage.restoration
 import torch
 from kornia.filters import median_blur
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.inputs import activations, images, network
 from benchmarks.measure import Job, Options, Race, Row
 from sanact import Mask, MedianFilter, NonLocalMeans, Sanitizer, sanitize
+from sanact.models.resnet import ResNet18
 
 EXAMPLES = 32
 PATCHES = (3, 5, 7, 11)
@@ -91,17 +92,68 @@ FILTERS: dict[str, Callable[[Tensor], tuple[Sanitizer, Peers]]] = {
     "median 3x3": median,
     "non-local means 3x3 in 7x7": non_local_means,
 }
-PLACES = {"all layers": "*", "conv1": "conv1"}
-ATTACHED = {"mask": Mask(), "median": MedianFilter(), "nl-means": NonLocalMeans()}
+KERNELS = {
+    "mask, fixed": Mask(0.3),
+    "mask, max": Mask(0.3, "max"),
+    "mask, max_all": Mask(0.3, "max_all"),
+    "mask, quantile": Mask(0.6, "quantile"),
+    "mask, mean_std": Mask(0.5, "mean_std"),
+    "median 3x3": MedianFilter(3),
+    "median 5x5": MedianFilter(5),
+    "median 7x7": MedianFilter(7),
+    "nl-means 3x3 in 3x3": NonLocalMeans(window_size=3),
+    "nl-means 3x3 in 7x7": NonLocalMeans(window_size=7),
+}
+ATTACHED = {
+    **{name: sanitizer for name, sanitizer in KERNELS.items() if name.startswith("mask")},
+    "median": MedianFilter(),
+    "nl-means, window 3": NonLocalMeans(window_size=3),
+    "nl-means, window 7": NonLocalMeans(window_size=7),
+}
 
 
 def races(options: Options) -> list[Race]:
     layers = activations(min(EXAMPLES, options.examples))
     return [
+        *(race for layer, a in layers.items() for race in _kernels(layer, a, options.rounds)),
         *(race for name in FILTERS for layer, a in layers.items() for race in _filters(name, layer, a, options.rounds)),
-        _overhead(options),
+        _overhead("mnist-cnn", network(), next(images(options.examples).batches(options.examples)).x, options.rounds),
+        _overhead("resnet18:width=64", ResNet18().eval(), _pictures(min(EXAMPLES, options.examples)), options.rounds),
         _patches(layers["conv1"], options.rounds),
     ]
+
+
+def _kernels(layer: str, a: Tensor, rounds: int) -> tuple[Race, Race]:
+    """One race forward, and one of the backward passes alone, each beside torch's copy of the same tensor."""
+    copied, ones = torch.empty_like(a), torch.ones_like(a)
+    copy = Job(lambda a: copied[: len(a)].copy_(a), (a,))
+    forward = {name: Job(torch.no_grad()(sanitizer), (a,)) for name, sanitizer in KERNELS.items()}
+    backward = {name: Job(_backward(sanitizer, a), (ones,)) for name, sanitizer in KERNELS.items()}
+    facts = {"layer": layer, "shape": list(a.shape)}
+    return (
+        Race(
+            table="kernels", facts=facts | {"pass": "forward"}, column="kernel", jobs={"copy_": copy, **forward}, rounds=rounds
+        ),
+        Race(
+            table="kernels",
+            facts=facts | {"pass": "backward"},
+            column="kernel",
+            jobs={"copy_": copy, **backward},
+            rounds=rounds,
+        ),
+    )
+
+
+def _backward(sanitizer: Sanitizer, a: Tensor) -> Callable[[Tensor], Tensor]:
+    """The backward pass of a forward pass that was made before, for the gradient of the output."""
+    a = a.detach().requires_grad_()
+    out = sanitizer(a)
+
+    def pull(gradient: Tensor) -> Tensor:
+        gradient = gradient if gradient.shape == out.shape else gradient[:1].expand(out.shape)  # of a warm-up
+        return torch.autograd.grad(out, a, gradient, retain_graph=True)[0]
+
+    return pull
 
 
 def _filters(name: str, layer: str, a: Tensor, rounds: int) -> tuple[Race, Race]:
@@ -140,14 +192,16 @@ def _gradient(call: Callable[[Tensor], Tensor], a: Tensor, ones: Tensor) -> Tens
     return torch.autograd.grad(call(a), a, ones)[0]
 
 
-def _overhead(options: Options) -> Race:
-    """The network with nothing attached, and with each sanitizer on all layers and on the first."""
-    model, x = network(), next(images(options.examples).batches(options.examples)).x
-    plans = {f"{name} on {where}": (s, pattern) for name, s in ATTACHED.items() for where, pattern in PLACES.items()}
-    defended = {title: sanitize(model, {pattern: sanitizer}) for title, (sanitizer, pattern) in plans.items()}
-    jobs = {title: Job(torch.no_grad()(net), (x,)) for title, net in {"nothing": model, **defended}.items()}
-    facts = {"examples": len(x)}
-    return Race(table="overhead", facts=facts, column="attached", jobs=jobs, rounds=options.rounds)
+def _overhead(title: str, model: nn.Module, x: Tensor, rounds: int) -> Race:
+    """A network with nothing attached, and with each sanitizer on all layers."""
+    defended = {name: sanitize(model, sanitizer) for name, sanitizer in ATTACHED.items()}
+    jobs = {name: Job(torch.no_grad()(net), (x,)) for name, net in {"nothing": model, **defended}.items()}
+    facts = {"network": title, "examples": len(x)}
+    return Race(table="overhead", facts=facts, column="attached", jobs=jobs, rounds=rounds)
+
+
+def _pictures(count: int) -> Tensor:
+    return torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 def _patches(a: Tensor, rounds: int) -> Race:

@@ -15,7 +15,15 @@ Row = dict[str, Any]
 FASTER = "◀"
 PAPER = {"mask": 0.2, "median": 0.2, "nl-means": 5.0}  # overhead in percent
 MIB = 2**20
-NAMES = ("network · eps · seed", "attack", "library", "sanitizer", "attached", "patch")  # columns of words, not numbers
+NAMES = (
+    "network · eps · seed",
+    "attack",
+    "library",
+    "sanitizer",
+    "attached",
+    "patch",
+    "kernel",
+)  # columns of words, not numbers
 
 
 @dataclass(frozen=True)
@@ -114,25 +122,46 @@ def sanitizers(rows: list[Row]) -> Iterator[Table]:
     yield Table("Beside other libraries", _verdict(contests, "library"), columns, lines, notes)
 
 
-def overhead(rows: list[Row]) -> Iterator[Table]:
-    nothing = rows[0]
-    lines = [("nothing", f"{1e3 * median(nothing['seconds']):.1f}", "", "")]
-    above = []
-    for row in rows[1:]:
-        percent = [100 * (a / b - 1) for a, b in zip(row["seconds"], nothing["seconds"], strict=True)]
-        middle = 100 * (median(row["seconds"]) / median(nothing["seconds"]) - 1)
-        claim = PAPER[row["attached"].split(" on ")[0]]
-        interval = f"{middle:.1f} ({min(percent):.1f} to {max(percent):.1f})"
-        lines.append((row["attached"], f"{1e3 * median(row['seconds']):.1f}", interval, f"{claim:g}"))
-        above += [row["attached"]] * (middle > claim)
-    yield Table(
-        "Overhead of the defense",
-        f"What sanitizers add to a forward pass of MNIST-CNN on {nothing['examples']} images; above the paper's figure: "
-        f"{_listed(above)}.",
-        ("attached", "ms", "overhead in %", "paper"),
-        lines,
-        ("The paper does not say on which layers, machine or library it measured.",),
+def kernels(rows: list[Row]) -> Iterator[Table]:
+    places = dict(_grouped(rows, "layer", "pass"))
+    lines = []
+    for contest in zip(*places.values(), strict=True):
+        cells = [_ratio(row, place[0]) for row, place in zip(contest, places.values(), strict=True)]
+        lines.append((contest[0]["kernel"], *cells))
+    copies = ", ".join(f"{1e9 * median(r[0]['seconds']) / prod(r[0]['shape']):.3f} on {place}" for place, r in places.items())
+    notes = (
+        f"A copy takes, in ns per element: {copies}.",
+        "Backward is the backward pass alone, of the exact gradient.",
     )
+    yield Table(
+        "Kernels",
+        "Time of a sanitizer, over that of torch's `copy_` of the same activation.",
+        ("kernel", *places),
+        lines,
+        notes,
+    )
+
+
+def overhead(rows: list[Row]) -> Iterator[Table]:
+    for network, contest in _grouped(rows, "network"):
+        nothing = contest[0]
+        lines = [("nothing", f"{1e3 * median(nothing['seconds']):.1f}", "", "")]
+        above = []
+        for row in contest[1:]:
+            percent = [100 * (a / b - 1) for a, b in zip(row["seconds"], nothing["seconds"], strict=True)]
+            middle = 100 * (median(row["seconds"]) / median(nothing["seconds"]) - 1)
+            claim = PAPER[row["attached"].split(",")[0]]
+            interval = f"{middle:.1f} ({min(percent):.1f} to {max(percent):.1f})"
+            lines.append((row["attached"], f"{1e3 * median(row['seconds']):.1f}", interval, f"{claim:g}"))
+            above += [row["attached"]] * (middle > claim)
+        yield Table(
+            f"Overhead of the defense, {network}",
+            f"What sanitizers on all layers add to a forward pass on {nothing['examples']} images; above the paper's figure: "
+            f"{'; '.join(above) or 'none'}.",
+            ("attached", "ms", "overhead in %", "paper"),
+            lines,
+            ("The paper does not say on which layers, machine or library it measured.",),
+        )
 
 
 def patches(rows: list[Row]) -> Iterator[Table]:
@@ -219,6 +248,7 @@ def autoattack(rows: list[Row]) -> Iterator[Table]:
 TABLES: dict[str, Callable[[list[Row]], Iterator[Table]]] = {
     "attacks": attacks,
     "success": success,
+    "kernels": kernels,
     "sanitizers": sanitizers,
     "overhead": overhead,
     "patches": patches,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from sanact.cli.ending import contained, told
@@ -17,6 +19,28 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def version(asked: bool) -> None:
+    """Print the version of sanact, of torch, and which kernels are at work."""
+    if asked:
+        from importlib.metadata import version
+
+        from sanact.kernels import at_work
+
+        typer.echo(f"sanact {version('sanact')}, torch {version('torch')}\nkernels: {at_work()}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=version, is_eager=True, help="Say which version this is, and which kernels work."),
+    ] = False,
+) -> None:
+    """Sanitize the hidden activations of a CNN, attack it, and judge honestly what the defense bought."""
+
 
 for verb in (demo, evaluate, reproduce, train, layers, compare, report, explore, robustbench):
     app.command()(stoppable(contained(verb)))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
+from sanact.kernels import kept_from
 from sanact.sanitizers.base import deviation
 from sanact.sanitizers.calibrated import Calibrated
 from sanact.sanitizers.gates import ALL, SPATIAL, leaky_gate, sigmoid_gate
@@ -64,9 +65,7 @@ class Mask(Calibrated):
     def sanitize(self, maps: Tensor) -> Tensor:
         if self.reading == "fixed":
             return hardshrink(maps, self.strength)  # one pass over the maps
-        with torch.no_grad():
-            kept = ~(maps.abs() < self._threshold(maps))
-        return maps * kept  # twice as fast as filling with zeros
+        return kept_from(maps, self.reading, self.strength, self._threshold)
 
     @property
     def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sanact.sanitizers.base import Sanitizer, eager, in_slices
+from sanact.kernels.plain import in_slices
+from sanact.sanitizers.base import Sanitizer, eager
 from sanact.sanitizers.gates import ALL
 from sanact.values import POSITIVE, SEED
 
