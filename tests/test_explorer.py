@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from sanact import PGD, Mask, record, sanitize
+from sanact.attacks.suite import Record
 from sanact.explorer import STRENGTHS, Explorer, Glance, written
 
 
@@ -76,10 +77,12 @@ def test_who_knows_wins_where_replayed_examples_fail(explorer, images):
 
 def test_a_glance_is_the_beginning_of_the_adaptive_attack(explorer):
     defended = sanitize(explorer.model, {"conv1": Mask(0.3), "fc7": Mask(0.3)})
-    stages = [name for name, _ in Glance(eps=0.1, effort="quick").stages(defended, torch.zeros(1, 1, 28, 28))]
-    assert stages[0] == "transfer margin"
-    assert len(stages) > 3
-    assert all(name.endswith(", short") for name in stages[1:])
+    x, clean = torch.zeros(1, 1, 28, 28), -torch.ones(1)
+    first, second, *others = (
+        stage.name for stage in Glance(eps=0.1, effort="quick").stages(defended, Record(x, clean, clean > 0))
+    )
+    assert (first, second) == ("transfer margin", "transfer ce")
+    assert sum(name.endswith(", short") for name in others) > 3 and not any(name.startswith("latent") for name in others)
 
 
 def test_several_threads_may_look_at_once(explorer, images):

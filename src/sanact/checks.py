@@ -173,9 +173,7 @@ def _broken(highest: Tensor, point: Tensor | None) -> str:
     raise AssertionError("all are finite")
 
 
-def gradient_of(
-    value: Tensor, point: Tensor, where: object, of: Tensor | None = None, *, retain_graph: bool = False
-) -> Tensor:
+def gradient_of(value: Tensor, point: Tensor, where: object, of: Tensor | None = None, *, retain_graph: bool = False) -> Tensor:
     """The gradient of the sum of ``value`` at ``point``, (N, …); an infinite entry counts as much as the largest finite one.
 
     of: as for `logits_of`.

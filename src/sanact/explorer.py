@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from torch import Tensor, nn
 
 from sanact.activations import Recording, distances, record
 from sanact.attacks import APGD, BIM, FGSM, MIM, PGD, BudgetedAttack
-from sanact.attacks.suite import Stage
+from sanact.attacks.suite import Record, Stage
 from sanact.checks import Model
 from sanact.data import pixels
-from sanact.evaluation.adaptive import Adaptive
+from sanact.evaluation.adaptive import Adaptive, Campaign
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge
 from sanact.plan import Plan, plan_to_dict, sanitize
 from sanact.report.tables import plan_text
@@ -63,8 +62,10 @@ ATTACKS: dict[str, type[BudgetedAttack]] = {"fgsm": FGSM, "bim": BIM, "mim": MIM
 class Glance(Adaptive):
     """The adaptive attacker's first attempts: replayed examples, and a few steps through each gradient."""
 
-    def stages(self, model: Model, x: Tensor) -> Iterator[tuple[str, Stage]]:
-        return itertools.takewhile(lambda s: s[0].startswith("transfer") or s[0].endswith(", short"), super().stages(model, x))
+    def stages(self, model: Model, record: Record) -> Iterator[Stage]:
+        campaign = Campaign(self, model, record)
+        yield from campaign.replays()
+        yield from campaign.first_attempts()
 
 
 @dataclass(frozen=True)

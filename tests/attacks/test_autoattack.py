@@ -8,12 +8,15 @@ import torchattacks as ta
 from torch import Tensor, nn
 
 from sanact.attacks import APGD, FAB, AutoAttack, Square
+from sanact.attacks.suite import Record
 from sanact.data import Batch
 from tests.conftest import Linear
 
 
 def stages(attack: AutoAttack) -> dict[str, object]:
-    return {name: stage.args[0] for name, stage in attack.stages(nn.Identity(), torch.zeros(1, 1, 2, 2))}  # type: ignore[attr-defined]
+    x, none = torch.zeros(1, 1, 2, 2), torch.zeros(1)
+    found = attack.stages(nn.Identity(), Record(x, none, none.bool()))
+    return {stage.name: stage.run.args[0] for stage in found}  # type: ignore[attr-defined]
 
 
 def test_the_stages_of_the_standard_version():

@@ -9,14 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sanact import CW, FGSM, PGD, Mask, MedianFilter, sanitize
-from sanact.attacks.suite import StageWarning
+from sanact import CW, FGSM, PGD, Mask, MedianFilter, sanitize, stand_in
+from sanact.attacks.suite import Record, Stage, StageWarning, Standing
 from sanact.data import Data
-from sanact.evaluation.adaptive import WORK, Adaptive
+from sanact.evaluation.adaptive import WORK, Adaptive, Campaign
 from sanact.evaluation.judge import cells, examine, judge
 from sanact.evaluation.latent import LatentMatching, last_hidden
 from sanact.evaluation.rows import failures, won_by
 from sanact.gradients import gradient_choices
+from sanact.passes import counting
 from sanact.sanitizers import sanitizers_of
 from tests.evaluation.test_judge import cell, columns, images, tiny
 
@@ -33,37 +34,84 @@ def deep() -> nn.Module:
 
 
 def names(attack: Adaptive, model: nn.Module) -> list[str]:
-    return [name for name, _ in attack.stages(model, X[:2])]
+    x, clean = X[:2], -torch.ones(2)
+    return [stage.name for stage in attack.stages(model, Record(x, clean, clean > 0))]
 
 
-def test_tries_every_gradient_with_every_loss_and_every_bypass():
+def test_tries_every_gradient_every_target_and_every_bypass():
     defended = sanitize(deep(), {"0": Mask(0.1, "max"), "2": MedianFilter(3)})
     tried = names(replace(QUICK, effort="standard"), defended)
-    for loss in ("margin", "ce", "dlr"):
-        assert f"transfer {loss}" in tried
-        for choice in gradient_choices(defended):
-            assert {f"pgd {loss} {choice}", f"apgd {loss} {choice}"} <= set(tried)
-    assert {"apgd margin sigmoid, annealed", "apgd margin moving sigmoid, annealed"} <= set(tried)
-    assert {"transfer without 0", "transfer without 2", "square", "rays"} <= set(tried)
-    assert any(name.startswith("latent") for name in tried) and any("targeted-dlr" in name for name in tried)
-    assert len(set(tried)) == len(tried)
+    assert {"transfer margin", "transfer ce", "transfer without 0", "transfer without 2", "square", "rays"} <= set(tried)
+    for choice in gradient_choices(defended):
+        kinds = ("margin {}, short", "margin {}, on", "margin {}", "ce {}", "dlr {}", "targeted-dlr {}", "targeted-dlr {}, on")
+        assert {f"apgd {kind.format(choice)}" for kind in kinds} <= set(tried)
+    assert {"apgd margin sigmoid, closing", "apgd margin moving sigmoid, closing"} <= set(tried)
+    assert any(name.startswith("latent") for name in tried)
 
 
 def test_more_effort_is_more_of_everything():
     assert list(WORK) == ["quick", "standard", "thorough"]
     for less, more in pairwise(WORK.values()):
-        assert set(less.losses) <= set(more.losses) and all(a < b for a, b in zip(less[1:], more[1:], strict=True))
+        assert less.short <= more.short and all(a < b for a, b in zip(less[1:], more[1:], strict=True))
 
 
 def test_without_sanitizers_there_is_nothing_to_bypass_and_one_gradient():
     tried = names(QUICK, tiny())
     assert not any("transfer" in name for name in tried)
-    assert {name.split(" ", 2)[2] for name in tried if name.startswith("pgd")} == {"exact", "exact, short"}
+    assert {name.split(" ", 2)[2] for name in tried if name.startswith("apgd")} == {"exact", "exact, short", "exact, on"}
 
 
 def test_in_l2_carlini_and_wagner_join_and_rays_does_not():
     tried = names(Adaptive(eps=1.0, norm="L2"), sanitize(tiny(), Mask(0.1, "max")))
     assert {f"cw {choice}" for choice in ("exact", "identity", "moving sigmoid")} <= set(tried) and "rays" not in tried
+
+
+def test_each_example_goes_through_the_way_that_brought_it_furthest():
+    """Identity and exact gradient agree for the first two examples; a part turns the gradient of the others around."""
+
+    class Turned(nn.Module):
+        def forward(self, a: Tensor) -> Tensor:
+            turn = torch.where(a.flatten(1)[:, 1] > 0.5, -1.0, 1.0)[:, None, None, None]
+            return turn * a + (a - turn * a).detach()
+
+    model = nn.Sequential(stand_in(Turned(), nn.Identity()), nn.Flatten(), nn.Linear(2, 2)).eval()
+    with torch.no_grad():
+        model[2].weight.copy_(torch.tensor([[0.0, 0.0], [1.0, 0.0]]))
+        model[2].bias.copy_(torch.tensor([0.8, 0.0]))
+    x = torch.tensor([[0.2, 0.1], [0.2, 0.2], [0.2, 0.9], [0.2, 0.8]]).reshape(4, 1, 1, 2)
+    record = Record(x, torch.full((4,), -0.6), torch.zeros(4, dtype=torch.bool))
+    campaign = Campaign(Adaptive(eps=0.3), model, record)
+    for stage in campaign.first_attempts():
+        found = stage.run(Standing(x, torch.zeros(4, dtype=torch.long), torch.full((4,), 0.3), torch.Generator(), record.near))
+        with torch.no_grad():
+            record.note(torch.arange(4), found, model(found)[:, 1] - model(found)[:, 0], torch.zeros(4, dtype=torch.bool))
+    first = [list(campaign.ways)[place] for place in campaign.order[0].tolist()]
+    assert first[2] == first[3] == next(way for way in campaign.ways if way not in ("exact",)) and "exact" in campaign.ways
+
+
+def test_passes_are_counted_example_by_example():
+    model, seen = tiny(), [0]
+
+    def forward(module: nn.Module, given: object, logits: Tensor) -> None:
+        seen[0] += len(logits)
+        if logits.requires_grad:
+            logits.register_hook(lambda slope: seen.__setitem__(0, seen[0] + len(slope)))
+
+    model.register_forward_hook(forward)
+    with counting(X) as passes:
+        Adaptive(eps=0.04, effort="quick").credited(model, X, Y)
+    assert int(passes.sum()) == seen[0]
+    alone = []
+    for i in (3, 7):
+        with counting(X[:1]) as one:
+            Adaptive(eps=0.04, effort="quick").credited(
+                model, X[i : i + 1], Y[i : i + 1], generator=torch.Generator().manual_seed(i)
+            )
+        alone.append(int(one))
+    generators = [torch.Generator().manual_seed(i) for i in range(len(X))]
+    with counting(X) as passes:
+        Adaptive(eps=0.04, effort="quick").credited(model, X, Y, generator=generators)
+    assert passes[[3, 7]].tolist() == alone
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
@@ -105,14 +153,14 @@ def test_the_guides_are_no_part_of_its_identity():
 class Mends(Adaptive):
     """Two stages that fail in different ways, and one that wins everything."""
 
-    def stages(self, model, x):
-        def fails(x, y, eps, generator):
+    def stages(self, model, record):
+        def fails(standing):
             raise RuntimeError("no gradient through this part")
 
-        yield "first", fails
-        yield "far away", lambda x, y, eps, generator: (x + 2 * self.eps).clamp(0, 1)
-        yield "no image", lambda x, y, eps, generator: x * float("nan")
-        yield from super().stages(model, x)
+        yield Stage("first", fails)
+        yield Stage("far away", lambda standing: (standing.x + 2 * self.eps).clamp(0, 1))
+        yield Stage("no image", lambda standing: standing.x * float("nan"))
+        yield from super().stages(model, record)
 
 
 def test_a_stage_that_fails_does_not_end_the_suite_and_is_told():
@@ -147,7 +195,7 @@ class Rounds(nn.Module):
 
 def test_where_no_gradient_passes_the_identity_is_tried():
     tried = names(QUICK, Rounds().eval())
-    assert tried[0] == "pgd margin straight through, short" and "apgd margin straight through" in tried
+    assert tried[0] == "apgd margin straight through, short" and "apgd margin straight through" in tried
     y = Rounds().eval()(X).argmax(1)
     wins = [name for name in replace(QUICK, eps=0.15).credited(Rounds().eval(), X, y).by if "straight" in name]
     assert len(wins) > 5

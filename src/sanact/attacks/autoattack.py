@@ -14,7 +14,6 @@ from sanact.attacks.apgd import APGD
 from sanact.attacks.base import QUERIES, STEPS, TARGETS, BudgetedAttack
 from sanact.attacks.fab import FAB
 from sanact.attacks.losses import LossName
-from sanact.attacks.projections import Generators
 from sanact.attacks.square import Square
 from sanact.attacks.suite import Record, Stage, Standing, Suite
 from sanact.checks import Model

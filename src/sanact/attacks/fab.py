@@ -158,9 +158,7 @@ class Closest:
         x, y, sign = self.x[index], self.y[index], -1 if self.attack.targeted else 1
         way = self.best[index] - x
         inner, outer = torch.zeros_like(self.eps[index]), torch.ones_like(self.eps[index])  # shares of the way
-        below, above = (
-            sign * margin(logits_of(self.model, x + share * way, y, self.attack, index), y) for share in (0, 1)
-        )
+        below, above = (sign * margin(logits_of(self.model, x + share * way, y, self.attack, index), y) for share in (0, 1))
         for _ in range(LAST):
             crossing = inner + (outer - inner) * (-below / (above - below).clamp_min(torch.finfo(x.dtype).tiny)).clamp(0, 1)
             share = (crossing + (outer - crossing) / 100).to(x)  # on the boundary itself, rounding would decide

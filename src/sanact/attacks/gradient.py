@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
@@ -56,7 +55,7 @@ class GradientAttack(BudgetedAttack):
         if start is not None and (start.shape != x.shape or start.dtype != x.dtype or start.device != x.device):
             came = f"{tuple(start.shape)}, {start.dtype} on {start.device}"
             raise ValueError(f"start must be like x, {tuple(x.shape)}, {x.dtype} on {x.device}, got {came} ({self})")
-        return self._on_guard(model, x, y, eps, generator, start)
+        return self._on_guard(model, x, y, eps, generator, *([] if start is None else [start]))
 
     def craft(
         self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators, start: Tensor | None = None
@@ -69,9 +68,9 @@ class GradientAttack(BudgetedAttack):
         """The search for what this attack drives up."""
         return Search(self, model, x, y, eps, y, toward=self.targeted)
 
-    @abstractmethod
     def explore(self, search: Search, generator: Generators, start: Tensor | None) -> None:
         """Climb, and show every point to the search.  start: points of the balls to begin at, if any are given."""
+        raise NotImplementedError
 
     def for_replay(self) -> Self:
         return replace(self, early_stop=False)

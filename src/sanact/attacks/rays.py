@@ -15,7 +15,10 @@ from sanact.checks import Model, logits_of
 from sanact.values import Rules, flag
 
 TOLERANCE = 1e-3  # of a radius, in input units
-FIRST, PACE = 100, 1.5  # queries after which hope is looked at, and by how much a radius can be hoped to shrink in ten times as many
+FIRST, PACE = (
+    100,
+    1.5,
+)  # queries after which hope is looked at, and by how much a radius can be hoped to shrink in ten times as many
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,10 @@ from sanact.values import Number, Rules, flag
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # after so many queries the share of changed pixels halves
 BLOCK = 100  # queries whose random numbers are drawn together
-FIRST, PACE = 200, 0.7  # queries after which hope is looked at, and the share of the way that can be hoped for in ten times as many
+FIRST, PACE = (
+    200,
+    0.7,
+)  # queries after which hope is looked at, and the share of the way that can be hoped for in ten times as many
 
 
 @dataclass(frozen=True, kw_only=True)

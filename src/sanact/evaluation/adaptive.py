@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from sanact.attacks import APGD, CW, Attack, BudgetedAttack, RayS, Square, Suite
-from sanact.attacks.losses import LossName
 from sanact.attacks.gradient import GradientAttack
+from sanact.attacks.losses import LossName
 from sanact.attacks.projections import l2_norm, per_example
 from sanact.attacks.suite import Record, Stage, Standing
 from sanact.checks import Model
@@ -42,7 +42,7 @@ class Work(NamedTuple):
 
 
 WORK: dict[Effort, Work] = {
-    "quick": Work(short=20, steps=20, targets=1, rounds=0, queries=100),
+    "quick": Work(short=20, steps=30, targets=2, rounds=1, queries=100),
     "standard": Work(short=20, steps=60, targets=3, rounds=6, queries=1000),
     "thorough": Work(short=50, steps=200, targets=9, rounds=3, queries=5000),
 }
@@ -177,9 +177,7 @@ class Campaign:
             rays = RayS(eps=self.attacker.eps, queries=self.work.queries // 2, abort_early=True)
             yield Stage("rays", _run(self.model, rays))
 
-    def through(
-        self, name: str, attack: Attack, among: Tensor | None = None, *, rank: int = 0, **more: Any
-    ) -> Iterator[Stage]:
+    def through(self, name: str, attack: Attack, among: Tensor | None = None, *, rank: int = 0, **more: Any) -> Iterator[Stage]:
         """A stage for each way, of the examples that have it at this rank.  among: which of the N."""
         for place, (choice, way) in enumerate(self.ways.items()):
             who = self.order[rank] == place
@@ -205,15 +203,19 @@ class Campaign:
         return self.apgd("targeted-dlr", max(self.work.steps // 2, 1), targets=self.work.targets)
 
 
+def by_strength(model: Model) -> list[str]:
+    """The `gradient_choices`, the strongest first: surrogates, the identity, and the exact one, which of a hard part sees least."""
+    choices = gradient_choices(model)
+    plain = [choice for choice in ("identity", "exact") if choice in choices]
+    return [choice for choice in choices if choice not in plain] + plain
+
+
 def _ways(model: Model, x: Tensor) -> dict[str, Way]:
     """Ways to differentiate the model, by name, the strongest first.
 
-    Where a place lets no gradient through, the identity in its place; surrogates; the identity in place of every part; and the
-    exact gradient, which of a hard sanitizer sees least.
+    Where a place lets no gradient through, the identity in its place; then all others.
     """
-    choices = gradient_choices(model)
-    plain = [choice for choice in ("identity", "exact") if choice in choices]
-    ordered = [choice for choice in choices if choice not in plain] + plain
+    ordered = by_strength(model)
     ways: dict[str, Way] = {choice: partial(gradient, model, choice) for choice in ordered}
     if isinstance(model, nn.Module) and (places := blocked(model, x[:2])):
         return {"straight through": partial(_both, ways[ordered[0]], partial(through, model, places))} | ways

@@ -16,20 +16,21 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from sanact.attacks import APGD, FGSM, PGD, Attack, BudgetedAttack, Square, Suite
+from sanact.attacks import APGD, FGSM, Attack, BudgetedAttack, Square, Suite
 from sanact.attacks.base import untouched
 from sanact.attacks.losses import margin
-from sanact.attacks.projections import diameter, length, per_example, random_start
+from sanact.attacks.projections import diameter, length, random_start
 from sanact.checks import Model
-from sanact.evaluation.adaptive import Adaptive
+from sanact.evaluation.adaptive import Adaptive, by_strength
 from sanact.evaluation.honesty import answer, answers, fresh_copy, slopes
 from sanact.gradients import annealed, gradient, gradient_choices
 from sanact.sanitizers import Sanitizer, bypass, sanitizers_of
 
 EXAMPLES = 50  # that the model has right, for the checks that attack again
+PATIENT = 25  # of them, for what an adaptive attacker with more patience would try
 WATCHED = 3  # of them, one by one, for the points that an attack visits
 VANISHING = 1e-6
-SHARE = 0.02  # of them: one of fifty may be chance
+SHARE = 0.02  # of them: one may be chance
 LATER = 200  # steps of what the next effort would try
 
 
@@ -112,17 +113,19 @@ def diagnose(
             found = list(slopes(model, x, y, _noise_size(attack)))
         yield from (Check(f"gradient against finite differences, {way}", figure, 0.5) for way, figure in found)
     by = [by[i] for i in right] if by else _won_by(attack, model, x, y)
-    standing = torch.tensor([not name for name in by], device=x.device)
-    for name, figure in _rivals(attack, model, x, y, standing):
-        yield Check(name, once(name, figure), SHARE)
     if isinstance(attack, Suite):
         blind = sum(name in ("square", "rays") for name in by) / len(x)
-        yield Check("won by queries without gradients alone", blind, SHARE)
-    else:
+        yield Check("won by queries without gradients alone", blind, max(SHARE, 1 / len(x)))
+    if isinstance(attack, Adaptive):
+        x, y, by = x[:PATIENT], y[:PATIENT], by[:PATIENT]
+    standing, share = torch.tensor([not name for name in by], device=x.device), max(SHARE, 1 / len(x))
+    for name, figure in _rivals(attack, model, x, y, standing):
+        yield Check(name, once(name, figure), share)
+    if not isinstance(attack, Suite):
         silent = partial(_silent, attack, model, x[:WATCHED], y[:WATCHED])
         yield Check("silent success", once("silent success", silent), 0.0)
     for name, figure in _budgets(attack, model, x, y, float(standing.float().mean()), 1 / logits.shape[1]):
-        yield Check(name, once(name, figure), SHARE)
+        yield Check(name, once(name, figure), share)
 
 
 def _noise_size(attack: Attack) -> float:
@@ -185,12 +188,14 @@ def _others(attack: Attack, model: nn.Module) -> Iterator[tuple[str, Rival]]:
 def _next_effort(attack: Adaptive, model: nn.Module) -> Iterator[tuple[str, Rival]]:
     """What the adaptive attacker with more patience would try on what is standing."""
     ball: dict[str, Any] = {"eps": attack.eps, "norm": attack.norm}
-    for choice in gradient_choices(model):
-        yield f"{LATER} steps through the {choice} gradient", _through(PGD(**ball, steps=LATER, loss="margin"), model, choice)
-        targeted = APGD(**ball, loss="targeted-dlr", targets=3, steps=LATER // 2)
-        yield f"targets through the {choice} gradient", _through(targeted, model, choice)
+    strongest, *others = by_strength(model)
+    targeted = APGD(**ball, loss="targeted-dlr", targets=3, steps=LATER // 4)
+    yield f"targets through the {strongest} gradient", _through(targeted, model, strongest)
+    for choice in (strongest, *others):
+        more = APGD(**ball, loss="margin", steps=LATER // 2 if choice == strongest else LATER // 4)
+        yield f"{more.steps} steps through the {choice} gradient", _through(more, model, choice)
         if choice.endswith("sigmoid"):
-            yield f"gates that close, {choice}", _closing(APGD(**ball, loss="margin", steps=LATER, restarts=2), model, choice)
+            yield f"gates that close, {choice}", _closing(APGD(**ball, loss="margin", steps=LATER), model, choice)
 
 
 def _closing(attack: APGD, model: nn.Module, choice: str) -> Rival:
@@ -212,10 +217,13 @@ def _through(attack: Attack, model: nn.Module, choice: str, bypassed: Sequence[S
 def _noise(model: Model, x: Tensor, y: Tensor, eps: float, norm: Any, draws: int = 100) -> Tensor:
     """The first of 100 draws from the ball that is misclassified."""
     generator, best = torch.Generator().manual_seed(0), x.clone()
+    left = torch.arange(len(x), device=x.device)
     for _ in range(draws):
         candidate = random_start(x, torch.full((len(x),), eps).to(x), norm, generator)
-        still = answer(model, best).argmax(1) == y
-        best = torch.where(per_example(still, x), candidate, best)
+        best[left] = candidate[left]
+        left = left[answer(model, best[left]).argmax(1) == y[left]]
+        if not len(left):
+            break
     return best
 
 
