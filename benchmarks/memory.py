@@ -20,7 +20,7 @@ from benchmarks.measure import Options, Row, one_thread, peak_memory
 from sanact import FGSM, Mask, MedianFilter, NonLocalMeans
 from sanact.data import Data
 from sanact.engine import run
-from sanact.evaluation.judge import Cell
+from sanact.evaluation.cell import Cell
 from sanact.progress import Advance
 
 STEADY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}

@@ -22,7 +22,8 @@ from sanact import PGD, Mask
 from sanact.data import Data
 from sanact.engine import run
 from sanact.evaluation import diagnostics
-from sanact.evaluation.judge import Cell, judge
+from sanact.evaluation.cell import Cell
+from sanact.evaluation.judge import judge
 from sanact.evaluation.rows import Parts, header, read_rows, read_table, write_rows
 
 

@@ -121,7 +121,7 @@ def evaluate(
     from sanact.device import pick_device
     from sanact.engine import folder, run
     from sanact.evaluation.adaptive import WORK
-    from sanact.evaluation.judge import cells
+    from sanact.evaluation.cell import cells
     from sanact.evaluation.threat import KNOWLEDGE, usual_eps
     from sanact.graph import input_shape
     from sanact.report.tables import grid, results

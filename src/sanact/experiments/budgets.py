@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import get_args
 
 from sanact.attacks import FGSM, PGD
-from sanact.evaluation.judge import Cell, judge
+from sanact.evaluation.cell import Cell
+from sanact.evaluation.judge import judge
 from sanact.evaluation.rows import accuracy, clean_accuracy
 from sanact.evaluation.threat import usual_eps
 from sanact.experiments.setting import Part, Setting

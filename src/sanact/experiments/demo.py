@@ -7,7 +7,7 @@ from pathlib import Path
 from sanact.attacks import FGSM, PGD
 from sanact.data import load_data
 from sanact.engine import run
-from sanact.evaluation.judge import cells
+from sanact.evaluation.cell import cells
 from sanact.evaluation.threat import KNOWLEDGE
 from sanact.models import load_model
 from sanact.report.tables import Grid, grid, results

@@ -13,7 +13,7 @@ from sanact.attacks import CW, FGSM, PGD, Attack
 from sanact.data import Data, load_data
 from sanact.engine import run
 from sanact.evaluation.adaptive import Effort
-from sanact.evaluation.judge import Cell, cells
+from sanact.evaluation.cell import Cell, cells
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge
 from sanact.models import load_model
 from sanact.plan import Plan
