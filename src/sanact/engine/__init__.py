@@ -87,10 +87,11 @@ def run(
 class Look(NamedTuple):
     """What there is of a cell, and what is left to do.
 
-    batches: still to be judged, of so many in all.  seconds: of work for them and for the diagnostics.
+    path: of its rows.  batches: still to be judged, of so many in all.  seconds: of work for them and for the diagnostics.
     """
 
     cell: Cell
+    path: Path
     batches: int
     of: int
     seconds: float
@@ -131,11 +132,11 @@ def outlook(
         forecast = wanted.forecast()
         number = {id(one.cell): one.number for one in wanted.todo}
         looks = []
-        for cell in wanted.cells:
+        for cell, path in zip(wanted.cells, wanted.paths, strict=True):
             of, mine = -(-len(cell.data) // batch_size), number.get(id(cell))
             parts = {key: part for key, part in forecast.parts.items() if key[0] == mine}
             batches = sum(key[1] != "checks" for key in parts)
-            looks.append(Look(cell, batches, of, sum(part.guess for part in parts.values())))
+            looks.append(Look(cell, path, batches, of, sum(part.guess for part in parts.values())))
         forecast.workers = workers or _usual(wanted, forecast)
         return Outlook(looks, forecast.left, forecast.workers)
 

@@ -72,10 +72,9 @@ class Forecast:
             self.measured[kind] += seconds
             self.guessed[kind] += part.guess
 
-    def keep(self, cell: int, batches: Set[Hashable]) -> None:
-        """Of this cell, no more than these batches, and with them its diagnostics, are still to be done."""
-        for key in [key for key in self.parts if key[0] == cell and key not in batches and (key[1] != "checks" or not batches)]:
-            del self.parts[key]
+    def keep(self, cell: int, units: Set[Hashable]) -> None:
+        """Of this cell, no more than these units are still to be done."""
+        self.parts = {key: part for key, part in self.parts.items() if key[0] != cell or key[1] in units}
 
     def expected(self, part: Part) -> float:
         ratio = 1.0

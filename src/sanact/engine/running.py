@@ -144,7 +144,7 @@ class Run:
             self._close(one)
             return True
         one.begin(Case(one.cell, self.folder, keep=self.keep, crafted=self.locks[slug][1]), self.batch_size)
-        self.forecast.keep(one.number, {key_of(Batch(one.number, positions)) for positions in one.todo})
+        self.forecast.keep(one.number, {int(positions[0]) for positions in one.todo} | ({"checks"} if not one.asked else set()))
         if one.is_complete:
             self._finish(one)
         return True

@@ -17,6 +17,8 @@ from sanact.report.tables import Grid, grid, results
 
 def budgets(setting: Setting) -> list[Grid]:
     """The two neighbouring budgets that enclose the figure, for FGSM and for PGD: a table a part of the data."""
+    if setting.dry_run:
+        raise ValueError("a dry run cannot list the cells of a search, which depend on what it finds (budgets)")
     return [
         grid(results([*_around(setting, part, FGSM), *_around(setting, part, PGD)]), "white-box") for part in get_args(Part)
     ]
