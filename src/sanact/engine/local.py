@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
+from tqdm import tqdm
 
 from sanact.engine.work import TRIES, Desk, Done, Refused, Unit, pack, unpack
 from sanact.evaluation.cell import Cell
@@ -138,6 +139,7 @@ def _sit_down(folder: Path, device: str, parent: int) -> None:
     global _desk
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent stops its workers
     threading.Thread(target=_end_with, args=(parent, folder), daemon=True).start()
+    tqdm.set_lock(threading.RLock())  # torch.fx draws bars; tqdm's own lock is one of the system, and stays where we are killed
     torch.set_num_threads(1)
     _desk = Desk(unpack(folder / "cells"), device)
 

@@ -93,8 +93,8 @@ class Desk:
         if isinstance(unit, Checks):
             return diagnosed(self.cells[unit.cell], unit.by, device=self.device, journal=unit.journal)
         if self.bench is None or self.number != unit.cell:
-            self.bench = None  # before the next one is made: the memory for two is not needed
-            self.number, self.bench = unit.cell, Bench(self.cells[unit.cell], self.device)
+            cell = self.cells[unit.cell]
+            self.number, self.bench = unit.cell, self.bench.of(cell) if self.bench else Bench(cell, self.device)
         return self.bench.judge(unit.positions, **unit.given)
 
     def answer(self, unit: Unit) -> Done | Refused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import platform
 import subprocess
@@ -38,7 +39,7 @@ from sanact.values import BATCH_SIZE, Whole
 
 GUIDES = 100
 KEPT = 16
-SAME = ("model", "defense", "data")  # of cells for which one bench will do, to look at
+SAME = ("model", "defense", "data", "calibration")  # of cells whose models are the same
 KEEP = Whole(0, 2**31)
 
 
@@ -60,6 +61,14 @@ class Bench:
         self.device = pick_device(device)
         self.cell = _with_guides(cell, self.device)
         self.base, self.judged = _models(cell, self.device)
+
+    def of(self, cell: Cell) -> Bench:
+        """A bench for another cell: with the same models, where it has the same model, defense and data."""
+        if any(getattr(cell, name) is not getattr(self.cell, name) for name in SAME):
+            return Bench(cell, self.device)
+        other = copy.copy(self)
+        other.cell = _with_guides(cell, self.device)
+        return other
 
     def check(self, batch: Batch) -> None:
         """Raise what `judge` raises for a model, its images, a plan or a budget."""
@@ -167,17 +176,18 @@ def judge(
 def checked(
     cells: Iterable[Cell], *, batch_size: int = 100, device: str | torch.device = "auto"
 ) -> Iterator[tuple[Bench, Batch]]:
-    """For each cell, a bench with its data, model and defense, though perhaps another's attack, and the batch looked at.
+    """The bench of each cell, and the first batch of its data.
 
     Raises what `judge` raises for a model, its images, a plan or a budget: before the first attack runs, not after hours.
     """
-    last, bench, first = None, None, None  # cells of one defense mostly come together
+    looked: Bench | None = None
     for cell in cells:
-        if bench is None or first is None or any(getattr(cell, name) is not getattr(last, name) for name in SAME):
-            bench, last = Bench(cell, device), cell
+        bench = looked.of(cell) if looked else Bench(cell, device)  # cells of one defense mostly come together
+        if looked is None or bench.judged is not looked.judged:
             first = next(cell.data.batches(batch_size))
             bench.check(first)
         _check_budget(cell, first.x)
+        looked = bench
         yield bench, first
 
 
