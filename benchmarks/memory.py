@@ -118,7 +118,7 @@ def evaluation_peak(examples: int) -> int:
             data=part, model=network(), model_name="mnist-cnn", defense=Mask(), attack=FGSM(eps=0.15), knowledge="white-box"
         )
         with tempfile.TemporaryDirectory() as folder:
-            run([cell], out=folder, batch_size=100, device="cpu")
+            run([cell], out=folder, workers=1, batch_size=100, device="cpu")
 
     evaluate(data[:10])
     return peak_memory(lambda: evaluate(data))
