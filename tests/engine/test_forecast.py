@@ -56,7 +56,7 @@ def played(workers: int, seed: int) -> list[tuple[float, float]]:
 def test_after_a_tenth_of_a_run_the_time_left_is_right_within_a_half(workers, seed):
     told = played(workers, seed)
     end = told[-1][0]
-    later = [(left, end - now) for now, left in told if 0.1 * end <= now <= 0.95 * end]
+    later = [(left, end - now) for now, left in told if 0.1 * end <= now <= 0.8 * end]
     assert all(true / 1.5 <= left <= 1.5 * true for left, true in later)
 
 
@@ -114,7 +114,7 @@ def test_an_attack_that_wins_nothing_takes_about_so_many(attack):
     def model(x):
         nonlocal counted
         counted += len(x)
-        return torch.stack([1 + 0 * x.sum((1, 2, 3)), x.sum((1, 2, 3)) * 1e-9], 1)
+        return torch.stack([9 + 0 * x.sum((1, 2, 3)), x.sum((1, 2, 3)) * 1e-3], 1)
 
     attack(model, torch.rand(4, 1, 3, 3), torch.zeros(4, dtype=torch.long))
     assert passes(attack) <= counted / 4 <= passes(attack) + 4

@@ -18,9 +18,8 @@ from torch import nn
 from sanact import PGD
 from sanact.engine import local, run
 from sanact.engine.work import TRIES
-from sanact.evaluation.judge import Case
-from sanact.evaluation.rows import read_rows
-from tests.engine.cases import Deadly, cell, found, images, net, several
+from sanact.evaluation.judge import Bench, Case
+from tests.engine.cases import BALLAST, Deadly, cell, found, images, net, several
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +27,38 @@ def alone(tmp_path_factory):
     return found(several(), tmp_path_factory.mktemp("alone"), workers=1)
 
 
-def test_two_workers_have_the_rows_and_checks_of_one_process(alone, tmp_path):
-    assert found(several(), tmp_path, workers=2) == alone
+def test_two_workers_have_the_rows_and_checks_of_one_process_also_when_one_is_killed(alone, tmp_path):
+    flag = tmp_path / "kill"
+    flag.touch()
+    deadly = cell(model=Deadly(flag))
+    *others, killed = found([*several(), deadly], tmp_path / "two", workers=2)
+    assert not flag.exists() and others == alone
+    assert [killed] == found([deadly], tmp_path / "one", workers=1)
 
 
-def test_three_workers_in_another_order_of_batches_have_them_too(alone, tmp_path, monkeypatch):
-    in_order = Case.missing
+def test_three_in_another_order_of_batches_have_them_too_and_are_sent_the_cells_once(alone, tmp_path, monkeypatch):
+    in_order, pack, answer = Case.missing, local.pack, local.Local._answer
+    packed, sent = [], []
+
+    def measured(self, unit):
+        sent.append(len(cloudpickle.dumps(unit)))
+        return answer(self, unit)
+
     monkeypatch.setattr(Case, "missing", lambda self, size: in_order(self, size)[::-1])
+    monkeypatch.setattr(local, "pack", lambda cells, file: (pack(cells, file), packed.append(file.tell())))
+    monkeypatch.setattr(local.Local, "_answer", measured)
     assert found(several(), tmp_path, workers=3) == alone
+    assert len(packed) == 1 and 4 * BALLAST < packed[0] < 5 * BALLAST
+    assert len(sent) == 6 * 4 + 3 and max(sent) < 10_000
+
+
+def test_a_cell_that_is_given_twice_is_judged_once(alone, tmp_path, monkeypatch):
+    judged, judge = [], Bench.judge
+    monkeypatch.setattr(
+        Bench, "judge", lambda self, positions, **given: judged.append(positions) or judge(self, positions, **given)
+    )
+    assert found([cell(), cell()], tmp_path, workers=1) == 2 * alone[:1]
+    assert len(judged) == 4
 
 
 def test_the_number_of_threads_of_this_process_does_not_matter_and_stays(alone, tmp_path):
@@ -48,15 +71,6 @@ def test_the_number_of_threads_of_this_process_does_not_matter_and_stays(alone, 
         torch.set_num_threads(before)
 
 
-def test_a_worker_that_dies_is_replaced_and_its_batch_judged_again(tmp_path):
-    flag = tmp_path / "kill"
-    flag.touch()
-    deadly = cell(model=Deadly(flag))
-    killed = found([deadly], tmp_path / "killed", workers=2)
-    assert not flag.exists()
-    assert killed == found([deadly], tmp_path / "whole", workers=1)
-
-
 def test_a_batch_that_kills_each_of_its_workers_ends_the_run_with_its_name(tmp_path):
     with pytest.raises(RuntimeError) as error:
         run([cell(model=Deadly(None), data=images(5))], out=tmp_path, batch_size=5, workers=2, device="cpu")
@@ -65,34 +79,15 @@ def test_a_batch_that_kills_each_of_its_workers_ends_the_run_with_its_name(tmp_p
     assert not list(tmp_path.glob("*.parquet"))
 
 
-def test_networks_and_images_are_sent_once_and_not_with_each_batch(tmp_path, monkeypatch):
-    packs, sizes, whole, answer = [], [], local.pack, local.Local._answer
-
-    def packed(cells, file):
-        whole(cells, file)
-        packs.append(file.tell())
-
-    def measured(self, unit):
-        sizes.append(len(cloudpickle.dumps(unit)))
-        return answer(self, unit)
-
-    monkeypatch.setattr(local, "pack", packed)
-    monkeypatch.setattr(local.Local, "_answer", measured)
-    large = nn.Sequential(net(), nn.Identity()).eval()
-    large.register_buffer("ballast", torch.zeros(1_000_000))
-    first = cell(model=large)
-    run([first, cell(model=large, data=first.data, seed=1)], out=tmp_path, batch_size=5, workers=2, device="cpu")
-    assert len(packs) == 1 and 4_000_000 < packs[0] < 5_000_000
-    assert len(sizes) == 10 and max(sizes) < 5_000
-
-
-PROGRAM = """if True:
+SLOW = """if True:
+    from tests.engine.cases import cell, images
+    from sanact import PGD
+    slow = cell(data=images(50), attack=PGD(eps=0.03, steps=100, restarts=2))
+"""
+PROGRAM = f"""{SLOW}
     import sys
     from pathlib import Path
     from sanact.engine import run
-    from tests.engine.cases import cell, images
-    from sanact import PGD
-    slow = cell(data=images(80), attack=PGD(eps=0.03, steps=100, restarts=2))
     run([slow], out=Path(sys.argv[1]), batch_size=5, workers=2, device="cpu")
 """
 
@@ -103,9 +98,16 @@ def descendants(pid: int) -> set[int]:
     return set(children).union(*map(descendants, children))
 
 
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory):
+    """A cell, and what comes of it."""
+    slow = cell(data=images(50), attack=PGD(eps=0.03, steps=100, restarts=2))
+    return slow, found([slow], tmp_path_factory.mktemp("slow"), workers=1)
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes where Linux lists them")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_run_that_is_stopped_leaves_no_process_and_goes_on_with_the_same_rows(tmp_path, number):
+def test_a_run_that_is_stopped_leaves_no_process_and_goes_on_with_the_same_rows(slow, tmp_path, number):
     command = [sys.executable, "-c", PROGRAM, tmp_path / "killed"]
     running = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
     deadline = time.monotonic() + 120
@@ -124,18 +126,31 @@ def test_a_run_that_is_stopped_leaves_no_process_and_goes_on_with_the_same_rows(
     while any(Path(f"/proc/{pid}").exists() for pid in started):
         assert time.monotonic() < deadline, started
         time.sleep(0.01)
-    slow = [cell(data=images(80), attack=PGD(eps=0.03, steps=100, restarts=2))]
-    judged = found(slow, tmp_path / "killed", workers=1)
-    assert judged == found(slow, tmp_path / "whole", workers=1)
+    cell, judged = slow
+    assert found([cell], tmp_path / "killed", workers=1) == judged
 
 
-def test_code_of_a_script_without_a_guard_reaches_the_workers(tmp_path):
-    script = tmp_path / "script.py"
+def test_code_of_a_script_without_a_guard_and_of_a_file_named_on_the_command_line_reach_the_workers(tmp_path):
+    (tmp_path / "neighbour.py").write_text("def double(z):\n    return 2 * z\n")
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "from neighbour import double\n"
+        "from tests.engine.cases import net\n"
+        "class Mine(nn.Module):\n"
+        "    def __init__(self, gain=double):\n"
+        "        super().__init__()\n"
+        "        self.net, self.gain = net(), gain\n"
+        "    def forward(self, x):\n"
+        "        return self.gain(self.net(x))\n"
+    )
+    (tmp_path / "folder").mkdir()
+    script = tmp_path / "folder" / "script.py"
     script.write_text(
         "import sys\n"
+        "from pathlib import Path\n"
         "from torch import nn\n"
-        "from sanact.engine import run\n"
-        "from tests.engine.cases import cell, net\n"
+        "from sanact.models import load_model\n"
+        "from tests.engine.cases import cell, found, net\n"
         "print('once')\n"
         "class Mine(nn.Module):\n"
         "    def __init__(self, gain):\n"
@@ -143,38 +158,14 @@ def test_code_of_a_script_without_a_guard_reaches_the_workers(tmp_path):
         "        self.net, self.gain = net(), gain\n"
         "    def forward(self, x):\n"
         "        return self.gain(self.net(x))\n"
-        "one = cell(model=Mine(lambda z: 2 * z).eval())\n"
-        "for workers in (1, 2):\n"
-        "    print(*run([one], out=f'{sys.argv[1]}/{workers}', batch_size=5, workers=workers, device='cpu'))\n"
+        "out = Path(sys.argv[1])\n"
+        "cells = [cell(model=model) for model in (Mine(lambda z: 3 * z).eval(), load_model(f'{out}/mine.py:Mine'))]\n"
+        "one, two = (found(cells, out / str(workers), workers=workers) for workers in (1, 2))\n"
+        "print(one == two)\n"
     )
-    said = subprocess.run(
-        [sys.executable, script, tmp_path],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert said.returncode == 0 and said.stdout.splitlines()[0] == "once", said.stderr
-    one, two = said.stdout.splitlines()[1:]
-    assert read_rows(Path(one)).equals(read_rows(Path(two)))
-
-
-def test_code_of_a_file_named_on_the_command_line_reaches_the_workers(tmp_path):
-    from sanact.models import load_model
-
-    (tmp_path / "neighbour.py").write_text("def double(z):\n    return 2 * z\n")
-    (tmp_path / "mine.py").write_text(
-        "from torch import nn\n"
-        "from neighbour import double\n"
-        "from tests.engine.cases import net\n"
-        "class Mine(nn.Module):\n"
-        "    def __init__(self):\n"
-        "        super().__init__()\n"
-        "        self.net = net()\n"
-        "    def forward(self, x):\n"
-        "        return double(self.net(x))\n"
-    )
-    mine = cell(model=load_model(f"{tmp_path / 'mine.py'}:Mine"))
-    assert found([mine], tmp_path / "two", workers=2) == found([mine], tmp_path / "one", workers=1)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    said = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, env=environment)
+    assert said.stdout.splitlines() == ["once", "True"], said.stderr
 
 
 class Clinging(nn.Module):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
 
 import pytest
 
@@ -18,7 +20,7 @@ def everything(folder) -> dict[str, bytes]:
 
 
 def test_it_lists_cells_by_what_is_there_and_writes_nothing(tmp_path):
-    done, partly, fresh = (cell(seed=seed) for seed in range(3))
+    done, partly, fresh = (replace(first, seed=seed) for first in [cell()] for seed in range(3))
     run([done], out=tmp_path, batch_size=5, device="cpu", workers=1)
     case = Case(partly, tmp_path)
     for positions in case.missing(5)[1:3]:
@@ -41,9 +43,8 @@ def test_it_refuses_what_a_run_would_refuse(tmp_path):
 
 
 def test_more_work_takes_longer_in_proportion(tmp_path):
-    one, ten = (
-        outlook([cell(attack=PGD(eps=0.1, steps=100 * n), data=images(100))], out=tmp_path, device="cpu") for n in (1, 10)
-    )
+    cells = [cell(attack=PGD(eps=0.1, steps=steps), data=images(100)) for steps in (100, 1000)]
+    one, ten = (outlook([given], out=tmp_path, device="cpu") for given in cells)
     assert 2 < ten.looks[0].seconds / one.looks[0].seconds < 50
 
 
@@ -56,10 +57,9 @@ def test_on_the_command_line(tmp_path, user_model, capsys, monkeypatch, verb):
     if verb == "reproduce":
         monkeypatch.setattr("sanact.experiments.setting.Setting.images", lambda self, part: images(10))
         monkeypatch.setattr("sanact.experiments.setting.Setting.model", lambda self, weights=None: cell().model)
-        monkeypatch.setattr("sanact.experiments.table2.defenses", lambda data: [None])
-    monkeypatch.setattr(
-        "sys.argv", ["sanact", *arguments, "--out", str(tmp_path / "out"), "--dry-run", "--json", "--workers", "3"]
-    )
+        monkeypatch.setattr(sys.modules["sanact.experiments.table2"], "defenses", lambda data: [None])
+    arguments += ["--out", str(tmp_path / "out"), "--dry-run", "--json", "--workers", "3"]
+    monkeypatch.setattr("sys.argv", ["sanact", *arguments])
     with pytest.raises(SystemExit) as ended:
         main()
     said = json.loads(capsys.readouterr().out)

@@ -15,7 +15,7 @@ ray = pytest.importorskip("ray", reason="needs Ray: pip install 'sanact[ray]'")
 pytestmark = pytest.mark.filterwarnings("ignore:.*:ResourceWarning", "ignore:.*:DeprecationWarning", "ignore:.*:FutureWarning")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def hosts():
     """A head and two hosts of one core each; only the hosts judge."""
     from ray.cluster_utils import Cluster
@@ -49,11 +49,10 @@ def test_when_a_host_is_lost_its_batches_are_judged_by_another(tmp_path, hosts):
     assert judged == found(slow, tmp_path / "one", workers=1)
 
 
-def test_a_batch_that_kills_each_of_its_workers_ends_the_run_with_its_name(tmp_path):
-    with pytest.raises(
-        RuntimeError, match="3 workers died, one after the other, at the images 0 to 4 of 'none · pgd · white-box'"
-    ):
-        run([cell(model=Deadly(None), data=images(5))], out=tmp_path, batch_size=5, engine="ray", workers=1, device="cpu")
+def test_a_batch_that_kills_each_of_its_workers_ends_the_run_with_its_name(tmp_path, hosts):
+    deadly = cell(model=Deadly(None), data=images(5))
+    with pytest.raises(RuntimeError, match="3 workers died, one after the other, at the images 0 to 4 of 'none · pgd"):
+        run([deadly], out=tmp_path, batch_size=5, engine="ray", address=hosts[0].address, device="cpu")
     assert not ray.is_initialized()
 
 

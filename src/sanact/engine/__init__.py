@@ -130,10 +130,10 @@ def outlook(
     with remembered():
         wanted = _Wanted.of(cells, out, engine, workers, address, batch_size, device, keep)
         forecast = wanted.forecast()
-        number = {id(one.cell): one.number for one in wanted.todo}
+        number = {one.path: one.number for one in wanted.todo}
         looks = []
         for cell, path in zip(wanted.cells, wanted.paths, strict=True):
-            of, mine = -(-len(cell.data) // batch_size), number.get(id(cell))
+            of, mine = -(-len(cell.data) // batch_size), number.get(path)
             parts = {key: part for key, part in forecast.parts.items() if key[0] == mine}
             batches = sum(key[1] != "checks" for key in parts)
             looks.append(Look(cell, path, batches, of, sum(part.guess for part in parts.values())))
@@ -184,12 +184,11 @@ class _Wanted(NamedTuple):
         if strangers := [cell for cell in cells if not isinstance(cell, Cell)]:
             raise TypeError(f"cells must be of type Cell, got {shown(strangers[0])} (run)")
         paths = [out / f"{cell.slug}.parquet" for cell in cells]
-        open_cells = [
-            (cell, path)
-            for cell, path in zip(cells, paths, strict=True)
-            if not is_done(cell, path, keep or 0) or unfinished(cell, path).folder.exists()
+        each = dict(zip(paths, cells, strict=True))  # a cell that is given twice is judged once
+        left = [
+            path for path, cell in each.items() if not is_done(cell, path, keep or 0) or unfinished(cell, path).folder.exists()
         ]
-        todo = [Open(number, cell, path) for number, (cell, path) in enumerate(open_cells)]
+        todo = [Open(number, each[path], path) for number, path in enumerate(left)]
         return cls(cells, paths, todo, out, engine, workers, address, batch_size, pick_device(device), keep or 0)
 
     def forecast(self) -> Forecast:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import signal
+import socket
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from types import TracebackType
@@ -66,11 +69,24 @@ class OnRay:
 
 
 def _connect(ray: Any, address: str | None, workers: int | None) -> None:
+    """Join the cluster at an address, or start one here; Ray's own ways to end this process are not wanted."""
     own = {"num_cpus": workers, "include_dashboard": False} if address is None else {}
+    before = signal.getsignal(signal.SIGTERM)
     try:
+        _knock(address)
         ray.init(address=address or "local", log_to_driver=False, logging_level="error", **own)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"no Ray cluster at '{address}': {' '.join(str(error).split())[:300]}") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def _knock(address: str | None) -> None:
+    """Raise OSError where nobody answers: Ray itself would try for minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 _desks: dict[str, Desk] = {}  # of a worker: that of the run it last worked for
