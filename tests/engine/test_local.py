@@ -54,9 +54,7 @@ def test_three_in_another_order_of_batches_have_them_too_and_are_sent_the_cells_
 
 def test_a_cell_that_is_given_twice_is_judged_once(alone, tmp_path, monkeypatch):
     judged, judge = [], Bench.judge
-    monkeypatch.setattr(
-        Bench, "judge", lambda self, positions, **given: judged.append(positions) or judge(self, positions, **given)
-    )
+    monkeypatch.setattr(Bench, "judge", lambda self, *given, **more: judged.append(given) or judge(self, *given, **more))
     assert found([cell(), cell()], tmp_path, workers=1) == 2 * alone[:1]
     assert len(judged) == 4
 

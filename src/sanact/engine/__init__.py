@@ -160,7 +160,6 @@ class _Wanted(NamedTuple):
     address: str | None
     batch_size: int
     device: torch.device
-    keep: int
 
     @classmethod
     def of(
@@ -185,11 +184,10 @@ class _Wanted(NamedTuple):
             raise TypeError(f"cells must be of type Cell, got {shown(strangers[0])} (run)")
         paths = [out / f"{cell.slug}.parquet" for cell in cells]
         each = dict(zip(paths, cells, strict=True))  # a cell that is given twice is judged once
-        left = [
-            path for path, cell in each.items() if not is_done(cell, path, keep or 0) or unfinished(cell, path).folder.exists()
-        ]
+        kept = keep or 0
+        left = [path for path, one in each.items() if not is_done(one, path, kept) or unfinished(one, path).folder.exists()]
         todo = [Open(number, each[path], path) for number, path in enumerate(left)]
-        return cls(cells, paths, todo, out, engine, workers, address, batch_size, pick_device(device), keep or 0)
+        return cls(cells, paths, todo, out, engine, workers, address, batch_size, pick_device(device))
 
     def forecast(self) -> Forecast:
         """What is left, as it is guessed beforehand; raises what `check_plans` raises."""
