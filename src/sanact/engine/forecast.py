@@ -117,7 +117,7 @@ def guesses(cells: Iterable[Cell], folder: Path, batch_size: int, device: torch.
     """
     cells, parts, timed = list(cells), dict[Key, Part](), dict[int, tuple[float, float]]()
     crafted: set[tuple[str, int]] = set()  # by earlier cells, for later ones to replay
-    for number, (bench, batch) in enumerate(checked(cells, batch_size=batch_size, device=device)):
+    for number, (bench, batch) in enumerate(checked(cells, device=device)):
         if id(bench.judged) not in timed:
             timed = {id(bench.judged): seconds_per_pass(bench, batch)}
         base, judged = timed[id(bench.judged)]
