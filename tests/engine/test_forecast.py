@@ -120,7 +120,8 @@ def test_an_attack_that_wins_nothing_takes_about_so_many(attack):
     assert passes(attack) <= counted / 4 <= passes(attack) + 4
 
 
-def test_examples_are_crafted_once_for_all_who_replay_them_and_what_is_there_is_not_counted(tmp_path):
+def test_examples_are_crafted_once_for_all_who_replay_them_and_what_is_there_is_not_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr("sanact.engine.forecast.seconds_per_pass", lambda bench, batch: (0.001, 0.001))
     first = cell()
     cells = [first, cell(data=first.data, model=first.model, defense=Mask(0.2), knowledge="oblivious")]
     parts = guesses(cells, tmp_path, 5, torch.device("cpu"))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cloudpickle
@@ -233,3 +234,17 @@ def test_a_worker_a_core_or_a_gpu(monkeypatch):
 def test_refuses_a_number_of_workers_that_is_none(tmp_path, given, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         run([], out=tmp_path, workers=given)
+
+
+def test_a_long_run_times_a_batch_of_each_cell_before_all_others_those_with_the_most_work_first(tmp_path, monkeypatch):
+    order, judge = [], Bench.judge
+    monkeypatch.setattr("sanact.engine.LONG", 0)
+    monkeypatch.setattr(
+        Bench, "judge", lambda self, places, **given: order.append((self.cell.seed, places[0])) or judge(self, places, **given)
+    )
+    cells = [replace(cell(), seed=steps, attack=PGD(eps=0.05, steps=steps)) for steps in (5, 80, 20)]
+    judged = found(cells, tmp_path / "long", workers=1)
+    assert order[:3] == [(80, 0), (20, 0), (5, 0)]
+    assert order[3:] == [(seed, start) for seed in (5, 80, 20) for start in (5, 10, 15)]
+    monkeypatch.undo()
+    assert judged == found(cells, tmp_path / "short", workers=1)

@@ -8,9 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from sanact import PGD
+from sanact import PGD, Mask
 from sanact.cli import main
 from sanact.engine import outlook, run
+from sanact.engine.forecast import CHEAP
+from sanact.evaluation.diagnostics import EXAMPLES
 from sanact.evaluation.judge import Bench, Case
 from tests.engine.cases import cell, images
 
@@ -42,10 +44,15 @@ def test_it_refuses_what_a_run_would_refuse(tmp_path):
         outlook([cell(attack=PGD(eps=2.0))], out=tmp_path, device="cpu")
 
 
-def test_more_work_takes_longer_in_proportion(tmp_path):
-    cells = [cell(attack=PGD(eps=0.1, steps=steps), data=images(100)) for steps in (100, 1000)]
-    one, ten = (outlook([given], out=tmp_path, device="cpu") for given in cells)
-    assert 2 < ten.looks[0].seconds / one.looks[0].seconds < 50
+def test_the_seconds_are_images_times_passes_times_those_of_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("sanact.engine.forecast.seconds_per_pass", lambda bench, batch: (0.001, 0.002))
+    first = cell(attack=PGD(eps=0.1, steps=10, restarts=3), data=images(100))
+    replayed = replace(first, defense=Mask(0.2), knowledge="oblivious")
+    found = outlook([first, replayed], out=tmp_path, device="cpu", workers=1)
+    checks = EXAMPLES * 0.002 * (CHEAP + 30)
+    assert found.looks[0].seconds == pytest.approx(100 * (0.002 + 30 * 0.001) + checks)
+    assert found.looks[1].seconds == pytest.approx(100 * 0.002)  # crafted by the cell before
+    assert found.seconds == pytest.approx(found.looks[0].seconds + found.looks[1].seconds)
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "reproduce"])

@@ -69,6 +69,8 @@ def run(
         forecast = wanted.forecast()
         with _start(wanted, forecast, progress) as doing, forecast_bar("judging", show=progress) as tell:
             forecast.workers = doing.workers
+            for one in wanted.todo:
+                one.timed = forecast.left <= LONG
             if progress and forecast.left > LONG:
                 _say(f"{len(wanted.todo)} cells, {len(forecast.parts)} batches: about {duration(forecast.left)}")
             Run(

@@ -30,13 +30,15 @@ REDRAWN = 1.0  # seconds after which the time left is told again
 class Open:
     """A cell of a run.
 
-    number: among those that the workers have.  case: once it is begun.  todo: batches to be handed out.  out: those that are
-    being judged.  checks: None until they are there; asked: whether they are under way, or not wanted.
+    number: among those that the workers have.  timed: whether a batch of it has been, or need not be.  case: once it is begun.
+    todo: batches to be handed out.  out: those that are being judged.  checks: None until they are there; asked: whether they
+    are under way, or not wanted.
     """
 
     number: int
     cell: Cell
     path: Path
+    timed: bool = True
     case: Case | None = None
     todo: deque[Integers] = field(default_factory=deque)
     out: list[Integers] = field(default_factory=list)
@@ -45,8 +47,8 @@ class Open:
 
     def begin(self, case: Case, batch_size: int) -> None:
         self.case, self.todo = case, deque(case.missing(batch_size))
-        if self.cell.knowledge == "oblivious":
-            self.checks, self.asked = [], True
+        self.asked = self.cell.knowledge == "oblivious"
+        self.checks = [] if self.asked else None
 
     @property
     def is_complete(self) -> bool:
@@ -78,8 +80,10 @@ class Open:
 class Run:
     """The cells that are to be judged, an engine, and the folder.
 
-    keep: as `engine.run` has it.  Several runs may share the folder: a cell is begun under a lock, which cells that replay the
-    same examples share, and while another run has it there are others.
+    keep: as `engine.run` has it.  Cells that are to be timed have one batch judged before all others, those with the most work
+    first, so that the forecast soon knows what it speaks of; then they follow in their order.
+    Several runs may share the folder: a cell is begun under a lock, which cells that replay the same examples share, and while
+    another run has it there are others.
     """
 
     def __init__(
@@ -94,7 +98,7 @@ class Run:
         forecast: Forecast,
         tell: Tell,
     ) -> None:
-        self.waiting, self.begun = deque(cells), list[Open]()
+        self.waiting, self.begun = list(cells), list[Open]()
         self.engine, self.folder, self.batch_size, self.device = engine, folder, batch_size, device
         self.wanted, self.keep = keep or 0, KEPT if keep is None else keep
         self.locks: dict[str, tuple[ExitStack, Parts]] = {}
@@ -111,7 +115,7 @@ class Run:
                         self._take(*self.flying.pop(future), future)
                     self._tell()
                 elif self.waiting and not self.begun:  # other runs are at all that is left
-                    self._begin(self.waiting.popleft(), patient=True)
+                    self._begin(self.waiting[0], patient=True)
         finally:
             for lock, _ in self.locks.values():
                 lock.close()
@@ -120,15 +124,16 @@ class Run:
         batches = [(one, unit.positions) for one, unit in self.flying.values() if isinstance(unit, Batch)]
         elsewhere = {example for one, positions in batches for example in one.crafts(positions)}
         for one in self.begun:
-            if unit := one.next(self.folder, elsewhere):
+            if (one.timed or not one.out) and (unit := one.next(self.folder, elsewhere)):
                 return one, unit
-        for _ in range(len(self.waiting)):
-            one = self.waiting.popleft()
-            if not self._begin(one, patient=False):
-                self.waiting.append(one)
-            elif one.case and (unit := one.next(self.folder, elsewhere)):
+        for one in sorted(self.waiting, key=self._turn):
+            if self._begin(one, patient=False) and one.case and (unit := one.next(self.folder, elsewhere)):
                 return one, unit
         return None
+
+    def _turn(self, one: Open) -> tuple[bool, float]:
+        """When it is a cell's turn."""
+        return one.timed, one.number if one.timed else -self.forecast.guess(one.number)
 
     def _begin(self, one: Open, *, patient: bool) -> bool:
         """Take up a cell, unless another run is at it; patient: wait for that."""
@@ -139,6 +144,7 @@ class Run:
                 lock.close()
                 return False
             self.locks[slug] = lock, examples_of(one.cell, self.folder)
+        self.waiting.remove(one)
         self.begun.append(one)
         if is_done(one.cell, one.path, self.wanted):
             self._close(one)
@@ -156,16 +162,20 @@ class Run:
 
     def _take(self, one: Open, unit: Unit, future: Future[Done | Refused]) -> None:
         answer = self._answer(one, unit, future)
+        self.forecast.end(key_of(unit), answer.seconds)
         assert one.case is not None
         if isinstance(unit, Batch):
             assert isinstance(answer.result, Judged)
             one.case.take(answer.result)
             one.out = [positions for positions in one.out if positions is not unit.positions]
+            if not one.timed:
+                one.timed = True
+                if one.todo:
+                    self._put_down(one)
         else:
             assert isinstance(answer.result, list)
             one.checks = answer.result
-        self.forecast.end(key_of(unit), answer.seconds)
-        if one.is_complete:
+        if one.case and one.is_complete:
             self._finish(one)
 
     def _answer(self, one: Open, unit: Unit, future: Future[Done | Refused]) -> Done:
@@ -194,8 +204,17 @@ class Run:
     def _close(self, one: Open) -> None:
         """Its rows are there: what else lies there of it is removed, and other runs may have the lock."""
         tidy(one.cell, one.path)
-        self.begun.remove(one)
         self.forecast.keep(one.number, set())
+        self._leave(one)
+
+    def _put_down(self, one: Open) -> None:
+        """Its turn comes again."""
+        one.case = None
+        self.waiting.append(one)
+        self._leave(one)
+
+    def _leave(self, one: Open) -> None:
+        self.begun.remove(one)
         slug = one.cell.crafting_slug
         if not any(other.cell.crafting_slug == slug for other in self.begun):
             lock, _ = self.locks.pop(slug)
