@@ -23,7 +23,7 @@ from sanact.evaluation.diagnostics import EXAMPLES
 from sanact.evaluation.judge import Bench, Case, checked
 
 TIMED = 16  # images of the pass that is timed
-CHEAP = 100  # passes of the diagnostics, beside what they attack with
+CHEAP = 150  # passes of the diagnostics, beside what they attack with
 CHECKED = 100  # at most so many more, as the attack itself takes
 TRUST = 0.5  # in what others of its kind took, in units: as much as in so many units of its own cell
 ADAPTIVE: dict[Effort, float] = {"quick": 300, "standard": 1500, "thorough": 8000}
