@@ -20,7 +20,7 @@ from benchmarks.measure import Options, Row, one_thread, peak_memory
 from sanact import FGSM, Mask, MedianFilter, NonLocalMeans
 from sanact.data import Data
 from sanact.engine import run
-from sanact.evaluation.judge import Cell
+from sanact.evaluation.cell import Cell
 from sanact.progress import Advance
 
 STEADY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
@@ -118,7 +118,7 @@ def evaluation_peak(examples: int) -> int:
             data=part, model=network(), model_name="mnist-cnn", defense=Mask(), attack=FGSM(eps=0.15), knowledge="white-box"
         )
         with tempfile.TemporaryDirectory() as folder:
-            run([cell], out=folder, batch_size=100, device="cpu")
+            run([cell], out=folder, workers=1, batch_size=100, device="cpu")
 
     evaluate(data[:10])
     return peak_memory(lambda: evaluate(data))

@@ -38,7 +38,8 @@ from sanact.data import Data, load_data
 from sanact.device import pick_device
 from sanact.engine import run
 from sanact.evaluation.adaptive import Adaptive
-from sanact.evaluation.judge import Cell, cells, judge
+from sanact.evaluation.cell import Cell, cells
+from sanact.evaluation.judge import judge
 from sanact.evaluation.robustbench import write_record
 from sanact.evaluation.rows import header, read_rows
 from sanact.experiments import Setting

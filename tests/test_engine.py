@@ -22,7 +22,8 @@ from sanact import PGD, Mask
 from sanact.data import Data
 from sanact.engine import run
 from sanact.evaluation import diagnostics
-from sanact.evaluation.judge import Cell, judge
+from sanact.evaluation.cell import Cell
+from sanact.evaluation.judge import Bench
 from sanact.evaluation.rows import Parts, header, read_rows, read_table, write_rows
 
 
@@ -76,7 +77,7 @@ def test_the_header_says_what_the_rows_are_of(whole):
 
 
 def test_a_cell_whose_rows_are_there_is_skipped(whole, monkeypatch):
-    monkeypatch.setattr("sanact.engine.judge", lambda *given, **options: pytest.fail("judged again"))
+    monkeypatch.setattr(Bench, "judge", lambda *given, **options: pytest.fail("judged again"))
     assert judge_in(whole.parent) == whole
 
 
@@ -100,18 +101,19 @@ def test_a_cell_of_which_too_few_examples_are_left_is_judged_again(tmp_path, mon
     cell = replace(made(), knowledge="white-box", attack=PGD(eps=0.03, steps=3))
     run([cell], out=tmp_path, device="cpu", keep=9)
     judged = []
-    monkeypatch.setattr("sanact.engine.judge", lambda cell, **rest: judged.append(rest["keep"]) or judge(cell, **rest))
+    whole = Bench.judge
+    monkeypatch.setattr(Bench, "judge", lambda self, *given, **rest: judged.append(rest["keep"]) or whole(self, *given, **rest))
     run([cell], out=tmp_path, device="cpu")
     run([cell], out=tmp_path, device="cpu", keep=9)
     assert judged == []
-    run([cell], out=tmp_path, device="cpu", keep=12)
+    run([cell], out=tmp_path, device="cpu", keep=12, batch_size=200)
     assert judged == [12]
     run([cell], out=tmp_path, device="cpu", keep=12)
     assert judged == [12]
 
 
 def test_a_plan_that_cannot_be_attached_is_refused_before_any_attack_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr("sanact.engine.judge", lambda *given, **options: pytest.fail("judged"))
+    monkeypatch.setattr(Bench, "judge", lambda *given, **options: pytest.fail("judged"))
     good = made()
     with pytest.raises(ValueError, match="the pattern 'fc9' matches no hidden"):
         run([good, replace(good, defense={"fc9": Mask(0.2)})], out=tmp_path)
@@ -126,7 +128,7 @@ def test_rows_that_cannot_be_read_are_not_overwritten(tmp_path):
 
 
 def test_refuses_an_unknown_engine(tmp_path):
-    with pytest.raises(ValueError, match="engine must be one of local, got 'cloud'"):
+    with pytest.raises(ValueError, match="engine must be one of local, ray, got 'cloud'"):
         run([], out=tmp_path, engine="cloud")
 
 
@@ -269,11 +271,11 @@ def test_what_a_kill_between_writing_and_renaming_leaves_is_cleared_away(tmp_pat
 
 
 def test_what_a_kill_after_the_renaming_leaves_is_cleared_away(tmp_path, monkeypatch):
-    monkeypatch.setattr("sanact.engine._tidy", lambda cell, path: None)
+    monkeypatch.setattr("sanact.engine.running.tidy", lambda cell, path: None)
     (path,) = run_in(tmp_path)
     assert list(tmp_path.glob("unfinished/*/*.parquet"))
     monkeypatch.undo()
-    monkeypatch.setattr("sanact.engine.judge", lambda *given, **options: pytest.fail("judged again"))
+    monkeypatch.setattr(Bench, "judge", lambda *given, **options: pytest.fail("judged again"))
     assert run_in(tmp_path) == [path] and not list(tmp_path.glob("unfinished/*"))
 
 
@@ -281,13 +283,14 @@ def test_several_processes_on_one_folder_all_end_well_and_share_the_work(tmp_pat
     program = """if True:
         import sys
         from pathlib import Path
-        from sanact import engine
+        from sanact.evaluation.judge import Bench
         from tests.test_engine import quick, run_in
-        judge = engine.judge
-        def counted(cell, **options):
-            print(cell.seed, flush=True)
-            return judge(cell, **options)
-        engine.judge = counted
+        judge = Bench.judge
+        def counted(self, positions, **given):
+            if positions[0] == 0:
+                print(self.cell.seed, flush=True)
+            return judge(self, positions, **given)
+        Bench.judge = counted
         run_in(Path(sys.argv[1]), *(quick(seed=seed) for seed in range(4)), batch_size=4)
     """
     running = [
@@ -301,7 +304,7 @@ def test_several_processes_on_one_folder_all_end_well_and_share_the_work(tmp_pat
 
 
 def test_after_a_kill_in_the_diagnostics_no_row_is_judged_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("sanact.engine.examine", lambda *given, **options: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("sanact.engine.work.diagnosed", lambda *given, **options: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run_in(tmp_path)
     monkeypatch.undo()

@@ -13,12 +13,12 @@ import pytest
 def test_a_signal_ends_a_command_in_one_line(tmp_path, user_model, number, status):
     script = """if True:
         import sys, time
-        from sanact import engine
         from sanact.cli import main
-        def judge(cell, **options):
+        from sanact.evaluation.judge import Bench
+        def judge(self, positions, **given):
             print("at work", flush=True)
             time.sleep(60)
-        engine.judge = judge
+        Bench.judge = judge
         main()
     """
     arguments = ["evaluate", user_model, "--data", "digits", "--examples", "9", "--attack", "fgsm:eps=0.1", "--out", tmp_path]

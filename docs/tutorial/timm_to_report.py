@@ -14,7 +14,7 @@ import torch
 import sanact
 from sanact.data import load_data
 from sanact.engine import run
-from sanact.evaluation.judge import cells
+from sanact.evaluation.cell import cells
 from sanact.report.page import write_page
 from sanact.report.tables import grid, results
 from sanact.training import Recipe, train

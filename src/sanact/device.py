@@ -1,6 +1,9 @@
-"""Which device to compute on."""
+"""Which device to compute on, and with how many threads."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -19,3 +22,14 @@ def pick_device(device: str | torch.device) -> torch.device:
         hint = meant(device, ("auto", "cpu", "cuda"))
         raise ValueError(f"device must be auto, cpu, or one that is there, got '{device}': {why}{hint}") from error
     return chosen
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For the block, the CPU computes with one thread: sums that are shared out differ in their last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import difflib
 import math
 import operator
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 Rule = Callable[[Any, str, str], Any]
@@ -142,6 +144,15 @@ def image_shape(value: Any, name: str, where: str) -> tuple[int, int, int]:
 def refusal(name: str, allowed: str, value: Any, where: str, hint: str = "") -> ValueError:
     """The error for a value that is not allowed: ``name must <allowed>, got <value> (<where>)``."""
     return ValueError(f"{name} must {allowed}, got {shown(value)}{hint} ({where})")
+
+
+def foreseen(error: Exception) -> bool:
+    """Whether it says what came and what is allowed: an error of the system, or one that our own code raised."""
+    if isinstance(error, OSError):
+        return True
+    frames = list(traceback.walk_tb(error.__traceback__))
+    raised_in = Path(frames[-1][0].f_code.co_filename) if frames else Path()
+    return isinstance(error, (ValueError, TypeError, RuntimeError)) and Path(__file__).parent in raised_in.parents
 
 
 def meant(value: Any, known: Iterable[str]) -> str:

@@ -13,7 +13,8 @@ from sanact import CW, FGSM, PGD, Mask, MedianFilter, sanitize, stand_in
 from sanact.attacks.suite import Record, Stage, StageWarning, Standing
 from sanact.data import Data
 from sanact.evaluation.adaptive import WORK, Adaptive, Campaign
-from sanact.evaluation.judge import cells, examine, judge
+from sanact.evaluation.cell import cells
+from sanact.evaluation.judge import examine, judge
 from sanact.evaluation.latent import LatentMatching, last_hidden
 from sanact.evaluation.rows import failures, won_by
 from sanact.gradients import gradient_choices

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from sanact import CW, FGSM, PGD, Attack, AutoAttack, Mask, MedianFilter, sanitize
 from sanact.data import Data
 from sanact.evaluation import judge as judge_module
-from sanact.evaluation.judge import Cell, cells, check_plans, crafted_examples, examine, judge
+from sanact.evaluation.cell import Cell, cells
+from sanact.evaluation.judge import checked, crafted_examples, examine, judge
 from sanact.evaluation.rows import SCHEMA, accuracy, failures
 
 PLAN = {"0": Mask(0.3)}
@@ -249,8 +250,8 @@ def test_what_cannot_be_judged_is_refused_before_any_attack_runs():
     bad = [cell(defense={"0": Mask(0.0, "fixed")}), cell(attack=PGD(eps=1.5)), cell(model=nan_net(), defense=None)]
     for given, message in zip(bad, ("changed nothing in 40", "eps must be at most 1", "NaN logits"), strict=True):
         with pytest.raises(ValueError, match=message):
-            check_plans([cell(), given])
-    check_plans([cell(), cell(defense=None)])
+            list(checked([cell(), given]))
+    assert len(list(checked([cell(), cell(defense=None)]))) == 2
 
 
 class Remembers(nn.Module):

@@ -15,6 +15,8 @@ from sanact.attacks.rays import RayS
 from sanact.attacks.square import Square
 from sanact.attacks.suite import Suite
 
+REVISION = 2  # part of every result's key: it rises when an attack finds other examples than before
+
 ATTACKS: dict[str, type[Attack]] = {
     "fgsm": FGSM,
     "bim": BIM,
@@ -32,6 +34,7 @@ ATTACKS: dict[str, type[Attack]] = {
 __all__ = [
     "APGD",
     "ATTACKS",
+    "REVISION",
     "BIM",
     "CW",
     "FAB",

@@ -27,8 +27,7 @@ class APGD(GradientAttack):
 
         z = Π( x' + η g(x') ),   x'' = Π( x' + 0.75 (z - x') + 0.25 (x' - x⁻) ),   from x + U(ball)
 
-    x⁻ is the point before x', and g the steepest unit step, sign ∇J or ∇J / ‖∇J‖₂.  η begins at 2 eps,
-    or ``first`` eps.  After 22, 41, 57, … %
+    x⁻ is the point before x', and g the steepest unit step, sign ∇J or ∇J / ‖∇J‖₂.  η begins at 2 eps.  After 22, 41, 57, … %
     of the steps an example halves η and goes on from its best point, if its loss rose in less than ρ of the steps since the
     last checkpoint, or if since then it neither climbed higher nor had η halved.
 
@@ -36,11 +35,12 @@ class APGD(GradientAttack):
     pixels that the best point changes, over 1.5.  Where that number fell by more than 5 %, η is eps again and the best point is
     taken up; elsewhere η shrinks by 1.5, down to eps / 10.  The first 60 % of the steps are taken in balls of 3 eps and 2 eps.
 
-    steps: of each start, ≥ 1.  restarts: random starts, ≥ 1.  rho: ρ, in (0, 1].
+    steps: of each start, ≥ 1.  restarts: random starts, ≥ 1.  rho: ρ, in (0, 1].  first: η at first in Linf and L2, in radii, > 0.
     loss: one of ``losses``; "targeted-dlr" starts ``restarts`` times towards each of the ``targets`` likeliest other classes,
         and has won with whatever class it meets.
     Papers: Croce and Hein 2020, arXiv:2003.01690, and for L1 2021, arXiv:2103.01208.  Deviations: x itself is tried first, but
-    without early stopping; starts are uniform in the ball; in L1, pixels at the wall that their gradient points to are not among the k.
+    without early stopping; starts are uniform in the ball; in L1, pixels at the wall that their
+    gradient points to are not among the k.
     """
 
     steps: int = 100
@@ -84,7 +84,7 @@ class APGD(GradientAttack):
                 self._run(search, generator, start if run == 0 else None)
 
     def _run(self, search: Search, generator: Generators, start: Tensor | None) -> None:
-        """From one start; in L1 in wide balls first, where the loss is climbed more easily, the best point carried into the next."""
+        """From one start; in L1 through wide balls first, where the loss is climbed more easily."""
         index, steps, sparse = search.open(), self.steps, self.norm == "L1"
         if start is None:
             start = random_start(search.x, (WIDE[0][0] if sparse else 1.0) * search.eps, self.norm, generator)

@@ -15,10 +15,8 @@ from sanact.checks import Model, logits_of
 from sanact.values import Rules, flag
 
 TOLERANCE = 1e-3  # of a radius, in input units
-FIRST, PACE = (
-    100,
-    1.5,
-)  # queries after which hope is looked at, and by how much a radius can be hoped to shrink in ten times as many
+FIRST = 100  # queries after which the hope of an example is looked at
+PACE = 1.5  # by how much a radius can be hoped to shrink in ten times as many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +31,8 @@ class RayS(BudgetedAttack):
     its radius is within eps; one that never gets there goes eps far in its best direction.
 
     queries: of the model, for each example, ≥ 1.  norm: Linf.  It is untargeted, and draws nothing at random.
-    abort_early: so does one that after 100, 200, 400, … queries would have to shrink faster than 1.5 times in ten times as many.
+    abort_early: so does one whose radius, after 100, 200, 400, … queries, would have to shrink faster than 1.5-fold in
+        ten times as many.
     Paper: Chen and Gu 2020, arXiv:2006.12792.  Deviation: the first direction is tried as it is, before any flip.
     """
 

@@ -18,10 +18,8 @@ from sanact.values import Number, Rules, flag
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # after so many queries the share of changed pixels halves
 BLOCK = 100  # queries whose random numbers are drawn together
-FIRST, PACE = (
-    200,
-    0.7,
-)  # queries after which hope is looked at, and the share of the way that can be hoped for in ten times as many
+FIRST = 200  # queries after which the hope of an example is looked at
+PACE = 0.7  # the share of the way to the goal that can be hoped for in ten times as many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +34,8 @@ class Square(BudgetedAttack):
     brightness decide: on a linear model of 3 by 3 pixels it reaches none of the points that lie 2 % inside the ball.
     queries: points tried beside x, ≥ 1; a square that changes nothing is one of them, and no pass.  p_init: in (0, 1].
     early_stop: an example that is won leaves the batch; False goes on to the largest margin.
-    abort_early: so does one that after 200, 400, 800, … queries would have to go more than 0.7 of the way from the margin at x to the
-        goal in ten times as many.
+    abort_early: so does one that after 200, 400, 800, … queries would have to go more than 0.7 of the way from the
+        margin at x to the goal in ten times as many.
     Raises ValueError for x that is not (N, C, H, W).
     Paper: Andriushchenko et al. 2020, arXiv:1912.00049.  Deviation: targeted too, the margin is what must rise, not a
     cross-entropy.

@@ -88,7 +88,8 @@ class Record:
 class Suite(BudgetedAttack):
     """Attacks one after the other, the cheapest first; only examples that those before left standing go on.
 
-    An example that is misclassified as it is stays as it is; of one that no stage wins, the point of the largest margin is kept.
+    An example that is misclassified as it is stays as it is; of one that no stage wins, the point of the
+    largest margin is kept.
     A stage that fails does not end the suite: the others go on.  `credited` tells what failed, and why; a plain call warns.
     """
 

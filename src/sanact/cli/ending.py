@@ -7,8 +7,9 @@ import os
 import tempfile
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
+
+from sanact.values import foreseen
 
 
 def contained(verb: Callable[..., None]) -> Callable[..., None]:
@@ -27,7 +28,7 @@ def contained(verb: Callable[..., None]) -> Callable[..., None]:
 def told(error: Exception) -> str:
     """An error as one line.  One that nobody foresaw has its kind before it, and names the file that has its traceback."""
     message = " ".join(str(error).split()) or "no message"
-    if _foreseen(error):
+    if foreseen(error):
         return message
     try:
         handle, path = tempfile.mkstemp(prefix="sanact-", suffix=".txt")
@@ -37,12 +38,3 @@ def told(error: Exception) -> str:
     except OSError as failed:
         where = f"no file could be written for the traceback: {failed}"
     return f"{type(error).__name__}: {message} (unforeseen; {where})"
-
-
-def _foreseen(error: Exception) -> bool:
-    """Whether it says what came and what is allowed: an error of the system, or one that our own code raised."""
-    if isinstance(error, OSError):
-        return True
-    frames = list(traceback.walk_tb(error.__traceback__))
-    raised_in = Path(frames[-1][0].f_code.co_filename) if frames else Path()
-    return isinstance(error, (ValueError, TypeError, RuntimeError)) and Path(__file__).parents[1] in raised_in.parents

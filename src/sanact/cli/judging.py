@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -13,11 +13,14 @@ from sanact.cli.options import (
     L2,
     MODEL,
     PLAN,
+    Address,
     BatchSize,
     Classes,
     ClassNames,
     Device,
+    DryRun,
     EffortOption,
+    EngineOption,
     ImageColumn,
     Json,
     KnowledgeOption,
@@ -29,6 +32,7 @@ from sanact.cli.options import (
     Split,
     StandIns,
     Weights,
+    Workers,
     columns,
     command_line,
     every_table,
@@ -40,6 +44,7 @@ from sanact.cli.options import (
     read_radius,
     read_source,
     show,
+    show_outlook,
     usual_source,
     with_stand_ins,
 )
@@ -54,6 +59,7 @@ def demo(
     examples: Annotated[int, typer.Option(min=1, help="Test images.")] = 60,
     seed: Seed = 0,
     device: Device = "auto",
+    workers: Workers = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -63,7 +69,7 @@ def demo(
     """
     from sanact.experiments.demo import demo as run_demo
 
-    show(run_demo(out, examples=examples, seed=seed, device=device, progress=not quiet), as_json)
+    show(run_demo(out, examples=examples, seed=seed, device=device, workers=workers, progress=not quiet), as_json)
     if not as_json:
         typer.echo(
             "How to read it: replayed examples flatter a defense, for their author did not know of it. The white-box attacker\n"
@@ -109,6 +115,10 @@ def evaluate(
     seed: Seed = 0,
     device: Device = "auto",
     batch_size: BatchSize = 100,
+    workers: Workers = None,
+    engine: EngineOption = "local",
+    address: Address = None,
+    dry_run: DryRun = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -119,9 +129,9 @@ def evaluate(
     from sanact.attacks import ATTACKS
     from sanact.data import load_data
     from sanact.device import pick_device
-    from sanact.engine import folder, run
+    from sanact.engine import Engine, folder, outlook, run
     from sanact.evaluation.adaptive import WORK
-    from sanact.evaluation.judge import cells
+    from sanact.evaluation.cell import cells
     from sanact.evaluation.threat import KNOWLEDGE, usual_eps
     from sanact.graph import input_shape
     from sanact.report.tables import grid, results
@@ -131,6 +141,7 @@ def evaluate(
     pick_device(device)
     folder(out)
     OneOf(tuple(WORK))(effort, "effort", "evaluate")
+    OneOf(get_args(Engine))(engine, "engine", "evaluate")
     for attacker in knowledge or ():
         OneOf(tuple(KNOWLEDGE))(attacker, "knowledge", "evaluate")
     eps, radius = usual_eps(data), read_radius(l2)
@@ -148,7 +159,7 @@ def evaluate(
     chosen = whole.sample(examples or min(1000, len(whole)), seed=seed)
     calibration = load_data(data, "train", shape=input_shape(network), **found_by) if is_calibrated(plan) else None
     wanted = (source or usual_source(model, weights, effort)) if "adaptive" in (knowledge or KNOWLEDGE) else "none"
-    another = read_source(wanted, chosen, out=out, seed=seed, quiet=quiet, found_by=found_by)
+    another = read_source(wanted, chosen, out=out, seed=seed, quiet=quiet, dry_run=dry_run, found_by=found_by)
     if inside and not quiet:
         typer.echo(f"the model has sanitizers inside ({inside}): it is judged as it is, and beside it without them", err=True)
     judged = [
@@ -170,7 +181,11 @@ def evaluate(
     ]
     if not judged:
         raise ValueError(f"nothing to judge: no attack has a budget for the {', '.join(knowledge or ())} attacker (evaluate)")
-    found = results(run(judged, out=out, batch_size=batch_size, device=device, progress=not quiet), l2=radius)
+    how: dict[str, Any] = {"out": out, "engine": engine, "workers": workers, "address": address}
+    how |= {"batch_size": batch_size, "device": device}
+    if dry_run:
+        return show_outlook(outlook(judged, **how), as_json)
+    found = results(run(judged, **how, progress=not quiet), l2=radius)
     known = {cell.knowledge for cell in judged}
     show([grid(found, one) for one in reversed(KNOWLEDGE) if one in known], as_json)
 
@@ -202,6 +217,10 @@ def reproduce(
     seed: Seed = 0,
     device: Device = "auto",
     batch_size: BatchSize = 100,
+    workers: Workers = None,
+    engine: EngineOption = "local",
+    address: Address = None,
+    dry_run: DryRun = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -220,6 +239,7 @@ def reproduce(
     from sanact.device import pick_device
     from sanact.evaluation.threat import KNOWLEDGE
     from sanact.experiments import EXPERIMENTS, FIGURES, Setting
+    from sanact.experiments import DryRun as Looked
     from sanact.files import replacing
     from sanact.report.figures import accuracy_by_budget, save
     from sanact.report.inside import NAMES, Drawing, draw
@@ -238,9 +258,16 @@ def reproduce(
         batch_size=batch_size,
         knowledge=tuple(knowledge or KNOWLEDGE),  # type: ignore[arg-type]  # the cells check it
         effort=effort,  # type: ignore[arg-type]  # the attack checks it
+        engine=engine,  # type: ignore[arg-type]  # the run checks it
+        workers=workers,
+        address=address,
+        dry_run=dry_run,
         progress=not quiet,
     )
-    grids, stem = EXPERIMENTS[experiment](setting), out / f"{experiment}-{data}"
+    try:
+        grids, stem = EXPERIMENTS[experiment](setting), out / f"{experiment}-{data}"
+    except Looked as looked:
+        return show_outlook(looked.outlook, as_json)
     accuracies = Drawing(accuracy_by_budget(every_result(grids)), "", [])
     figure, caption, listings = draw(stem.with_suffix(".npz"), distance) if experiment in FIGURES else accuracies
     written = "\n".join(

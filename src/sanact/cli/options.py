@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sanact.data import Data
+    from sanact.engine import Outlook
     from sanact.evaluation.threat import Radius
     from sanact.report.tables import Grid, Listing
 
@@ -50,6 +51,22 @@ Seed = Annotated[int, typer.Option(help="Of every random draw.", callback=lambda
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …; auto takes CUDA where there is one.")]
 BatchSize = Annotated[
     int, typer.Option(min=1, max=BATCH_SIZE.most, help="Examples at once: memory, not results, depends on it.")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Processes that judge, a batch at a time; the rows are the same whatever their number. 1: this one alone.",
+        show_default="one a core, or one a GPU",
+    ),
+]
+EngineOption = Annotated[str, typer.Option("--engine", help="local: this machine. ray: a Ray cluster, or one started here.")]
+Address = Annotated[
+    str | None, typer.Option(help="Of the Ray cluster, as ray://HOST:10001 or auto.", show_default="one started here")
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="List the cells, which of them are there already, and how long it would take; run nothing."),
 ]
 KnowledgeOption = Annotated[
     list[str] | None, typer.Option("--knowledge", "-k", help="oblivious, white-box, adaptive; repeat.", show_default="all")
@@ -234,13 +251,16 @@ def with_stand_ins(network: nn.Module, texts: Sequence[str]) -> nn.Module:
     return network
 
 
-def read_source(text: str, chosen: Data, *, out: Path, seed: int, quiet: bool, found_by: Mapping[str, Any]) -> Any:
+def read_source(
+    text: str, chosen: Data, *, out: Path, seed: int, quiet: bool, dry_run: bool, found_by: Mapping[str, Any]
+) -> Any:
     """The network whose examples are tried, too; None for "none", and where there are no training images to fit one to.
 
-    chosen: the images to be judged.
+    chosen: the images to be judged.  dry_run: fit none; what is not there yet has random weights.
     """
     from sanact.data import load_data
     from sanact.models import load_model
+    from sanact.models.plain import PlainCNN
     from sanact.training import plain_network
 
     if text == "none":
@@ -254,6 +274,9 @@ def read_source(text: str, chosen: Data, *, out: Path, seed: int, quiet: bool, f
         typer.echo(f"examples of another network are not tried, there is nothing to fit one to: {error}", err=True)
         return None
     kept = out / "source" / f"{images[:1000].fingerprint}-{seed}.safetensors"
+    if dry_run and not kept.exists():
+        typer.echo("before the cells, a small network is fitted in about a minute, whose examples are tried, too", err=True)
+        return PlainCNN(channels, len(images.classes)).eval()
     return plain_network(images, seed=seed, kept=kept, progress=not quiet)
 
 
@@ -288,6 +311,36 @@ def show(grids: list[Grid], as_json: bool, listings: Sequence[Listing] = ()) -> 
     for table in every_table(grids, listings):
         console().print(f"[bold]{table.title}[/bold]", highlight=False)
         console().print(rich_table(table))
+
+
+def show_outlook(outlook: Outlook, as_json: bool) -> None:
+    """What a dry run has to tell."""
+    from rich.table import Table
+
+    from sanact.progress import duration
+    from sanact.report.tables import attack_title
+
+    cells = [
+        {
+            "defense": look.cell.defense_name,
+            "attack": attack_title(look.cell.attack.config),
+            "knowledge": look.cell.knowledge,
+            "state": look.state,
+            "seconds": look.seconds,
+            "file": look.path.name,
+        }
+        for look in outlook.looks
+    ]
+    if as_json:
+        typer.echo(json.dumps({"cells": cells, "seconds": outlook.seconds, "workers": outlook.workers}, indent=2))
+        return
+    table = Table("defense", "attack", "knowledge", "state", "work")
+    for look, cell in zip(outlook.looks, cells, strict=True):
+        words = (str(cell[column]) for column in ("defense", "attack", "knowledge", "state"))
+        table.add_row(*words, duration(look.seconds) if look.seconds else "")
+    console().print(table)
+    many = f"{outlook.workers} worker{'s' * (outlook.workers > 1)}"
+    typer.echo(f"about {duration(outlook.seconds)} with {many}, less where examples fall early")
 
 
 def console() -> Any:

@@ -64,8 +64,8 @@ class Adaptive(Suite):
     furthest serves it from there on.  Then gates that close, and each of the likeliest classes as a target; for those that are
     near the goal, rounds of small steps from the best point through every way, of many steps from anywhere, targets and other
     losses; examples of the undefended model, and of the source, replayed; for those that are far, other losses and ways;
-    examples of the model with one sanitizer bypassed; latent matching; in L2, Carlini and Wagner's; Square; in Linf, RayS, which
-    sees decisions only.  The last two leave an example that their first queries brought nowhere near the goal.
+    examples of the model with one sanitizer bypassed; latent matching; in L2, Carlini and Wagner's; Square; in Linf, RayS,
+    which sees decisions only.  The last two leave an example that their first queries brought nowhere near the goal.
     Where a place of the network lets no gradient through although the shape stays the same, one more gradient takes it for the
     identity.
     The undefended model is the defended one with all its sanitizers bypassed; a model that has none is attacked as it is.
@@ -204,7 +204,7 @@ class Campaign:
 
 
 def by_strength(model: Model) -> list[str]:
-    """The `gradient_choices`, the strongest first: surrogates, the identity, and the exact one, which of a hard part sees least."""
+    """The `gradient_choices`, the strongest first; the exact one, which of a hard part sees least, comes last."""
     choices = gradient_choices(model)
     plain = [choice for choice in ("identity", "exact") if choice in choices]
     return [choice for choice in choices if choice not in plain] + plain

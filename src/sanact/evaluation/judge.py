@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import json
+import copy
 import math
 import platform
-import re
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -21,198 +18,132 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
-from sanact.attacks import Attack, Suite
+from sanact.attacks import Suite
 from sanact.attacks.projections import Norm, diameter, length
 from sanact.attacks.suite import Outcome, reason
 from sanact.checks import check_inputs, check_mode, logits_of
-from sanact.content import content
-from sanact.data import Batch, Data, Integers
-from sanact.device import pick_device
-from sanact.evaluation.adaptive import Adaptive, Effort
+from sanact.data import Batch, Integers
+from sanact.device import one_thread, pick_device
+from sanact.evaluation.adaptive import Adaptive
+from sanact.evaluation.cell import Cell
 from sanact.evaluation.diagnostics import EXAMPLES, Check, diagnose, verdict
 from sanact.evaluation.journal import Journal
 from sanact.evaluation.rows import SCHEMA, Parts, clean_accuracy, failures
-from sanact.evaluation.threat import KNOWLEDGE, Knowledge, Radius, l2_budget
 from sanact.faithful import difference
 from sanact.folding import fold_batch_norms
-from sanact.identity import fingerprint, own_code
-from sanact.plan import Plan, SanitizedModel, as_plan, calibrate, changed, plan_to_dict, sanitize
-from sanact.preserve import copied
-from sanact.progress import Advance
-from sanact.sanitizers import Sanitizer, bypass, sanitizers_of
-from sanact.values import BATCH_SIZE, SEED, OneOf, Whole, shown
+from sanact.parts import parts_of
+from sanact.passes import counting
+from sanact.plan import SanitizedModel, calibrate, changed, sanitize
+from sanact.preserve import copied, seeded
+from sanact.sanitizers import bypass, sanitizers_of
+from sanact.values import BATCH_SIZE, Whole
 
 GUIDES = 100
 KEPT = 16
+SAME = ("model", "defense", "data", "calibration")  # of cells whose models are the same
 KEEP = Whole(0, 2**31)
-LONGEST = 150  # bytes of a cell's name before its hash: file systems take 255, of which endings need some
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One unit of evaluation.
+class Judged(NamedTuple):
+    """rows: of a batch, as `rows.SCHEMA`.  crafted: those of its examples that were to be kept, or None."""
 
-    model: undefended, in evaluation mode; x in [0, 1] → logits.  model_name: for people; weights are told apart by content.
-    defense: what is attached to the model; None judges it as it is.  calibration: clean training data, for a defense that
-        needs some.  attack, knowledge: who attacks.  seed: of the attack's draws, of which each example has its own.
-    source: another network of the same data, whose examples the adaptive attacker tries, too.
+    rows: pa.Table
+    crafted: pa.Table | None
+
+
+class Bench:
+    """A cell made ready on a device: it judges batches, in any order, in this process or another, with the same rows.
+
+    For that nothing may pass from one batch to the next: parts begin their draws again, the global random states are set to
+    what the cell's seed and the batch say, and one thread computes, since sums over several differ in their last bits.
     """
 
-    data: Data
-    model: nn.Module
-    model_name: str
-    defense: Sanitizer | Plan | None
-    attack: Attack
-    knowledge: Knowledge
-    seed: int = 0
-    calibration: Data | None = None
-    source: nn.Module | None = None
+    def __init__(self, cell: Cell, device: str | torch.device) -> None:
+        self.device = pick_device(device)
+        self.cell = _with_guides(cell, self.device)
+        self.base, self.judged = _models(cell, self.device)
 
-    def __post_init__(self) -> None:
-        kinds = {
-            "data": Data,
-            "model": nn.Module,
-            "model_name": str,
-            "attack": Attack,
-            "calibration": Data | None,
-            "source": nn.Module | None,
-        }
-        for name, kind in kinds.items():
-            if not isinstance(value := getattr(self, name), kind):
-                raise TypeError(f"{name} must be of type {getattr(kind, '__name__', kind)}, got {shown(value)} (cell)")
-        if self.defense is not None:
-            as_plan(self.defense)
-        OneOf(tuple(KNOWLEDGE))(self.knowledge, "knowledge", str(self))
-        object.__setattr__(self, "seed", SEED(self.seed, "seed", str(self)))
-        if isinstance(self.attack, Adaptive) != (self.knowledge == "adaptive"):
-            raise ValueError(f"an adaptive attacker, and nobody else, runs the attack Adaptive, got {self.attack} ({self})")
-        if self.defense is None and self.knowledge == "oblivious":  # there is nothing to be oblivious of
-            object.__setattr__(self, "knowledge", "white-box")
-        if self.attack.targeted:
-            raise ValueError(f"the judge has labels, not targets: targeted must be False ({self.attack})")
+    def of(self, cell: Cell) -> Bench:
+        """A bench for another cell: with the same models, where it has the same model, defense and data."""
+        if any(getattr(cell, name) is not getattr(self.cell, name) for name in SAME):
+            return Bench(cell, self.device)
+        other = copy.copy(self)
+        other.cell = _with_guides(cell, self.device)
+        return other
 
-    @property
-    def defense_name(self) -> str:
-        return "+".join(dict.fromkeys(config["name"] for config in (self._parts or {}).values())) or "none"
+    def check(self, batch: Batch) -> None:
+        """Raise what `judge` raises for a model, its images, a plan or a budget."""
+        x, y = batch.x.to(self.device), batch.y.to(self.device)
+        _check_models(self.cell, self.base, self.judged, x, y)
+        _check_budget(self.cell, x)
 
-    @property
-    def _parts(self) -> dict[str, Any] | None:
-        """The plan, or the sanitizers that the model has inside it, by their modules' names."""
-        if self.defense is not None:
-            return plan_to_dict(self.defense)
-        return self._inside.get("inside")
+    def judge(self, positions: Integers, *, examples: pa.Table | None = None, keep: int = 0) -> Judged:
+        """The rows of the images at these positions in the cell's data.
 
-    @property
-    def _inside(self) -> dict[str, Any]:
-        named = self.model.named_modules()
-        inside = {part.where or name: part.config for name, part in named if isinstance(part, Sanitizer) and not part.bypassed}
-        return {"inside": inside} if inside else {}
+        examples: crafted before, to be replayed; None crafts them.  keep: how many of the cell's first to return.
+        """
+        cell = self.cell
+        batch = next(cell.data.batches(len(positions), order=positions))
+        x, y = batch.x.to(self.device), batch.y.to(self.device)
+        for part in {*parts_of(self.base), *parts_of(self.judged)}:
+            part.rewind()
+        with one_thread(), seeded(self.judged, _state(cell.seed, batch.index[0], np.uint32)):
+            if examples is not None:
+                outcome, passes = _untold(_replayed(examples, batch, cell).to(x)), torch.tensor(examples["passes"].to_numpy())
+            else:
+                generators = [_generator(cell.seed, place) for place in batch.index]
+                with counting(x) as passes:
+                    outcome = _attack(cell, self.base, self.judged, x, y, generators)
+            rows = _decide(cell, self.judged, batch, x, y, outcome, passes)
+        chosen = np.isin(batch.index, cell.data.index[:keep])
+        crafted = None
+        if chosen.any() and not any(outcome.failed):
+            crafted = _to_table(batch.index[chosen], outcome.examples[chosen], x[chosen], passes[chosen])
+        return Judged(rows, crafted)
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What the rows depend on; two cells with the same identity have the same rows."""
-        return self._crafting() | {
-            "defense": self._parts,
-            **({"sanitizers": content(dict(as_plan(self.defense))).hex()[:16]} if self.defense is not None else {}),
-            "calibration": self.calibration.fingerprint if self.calibration else None,
-            "attack": self.attack.config,
-            "knowledge": self.knowledge,
-            **self._helped,
-        }
 
-    def _crafting(self) -> dict[str, Any]:
-        """What examples crafted on the undefended model depend on."""
-        code = own_code(self.attack)
-        return {
-            "data": {
-                "name": self.data.name,
-                "split": self.data.split,
-                "examples": len(self.data),
-                "fingerprint": self.data.fingerprint,
-                **self.data.marks,
-            },
-            "model": {"name": self.model_name, "fingerprint": fingerprint(self.model, self._shape)} | self._inside,
-            "attack": self.attack.for_replay().config,
-            "seed": self.seed,
-            **({"attack_code": code} if code else {}),
-        }
+class Case:
+    """A cell under way: which of its batches are judged, and where rows and examples are kept until all are.
 
-    @property
-    def _helped(self) -> dict[str, str]:
-        """The key of the source, if its examples are tried."""
-        if self.source is None or self.knowledge != "adaptive":
+    folder: see `judge`; None keeps them in memory.  crafted: the examples of this and of other cells that replay the same.
+    """
+
+    def __init__(self, cell: Cell, folder: Path | None, *, keep: int = KEPT, crafted: Parts | None = None) -> None:
+        self.cell = cell
+        self.finished = Parts(folder / "unfinished" / cell.slug, strict=True) if folder else None
+        self.crafted = crafted if crafted or not folder else examples_of(cell, folder)
+        self.keep = len(cell.data) if cell.replays else keep
+        self.tables: list[pa.Table] = []
+
+    def missing(self, batch_size: int) -> list[Integers]:
+        """The batches to be judged, as positions in the data, whose borders hang on the batch size alone."""
+        index = self.cell.data.index
+        left = self.finished.missing(index) if self.finished else np.arange(len(index))
+        parts = (left[(left >= start) & (left < start + batch_size)] for start in range(0, len(index), batch_size))
+        return [part for part in parts if len(part)]
+
+    def given(self, positions: Integers) -> dict[str, Any]:
+        """What `Bench.judge` is to know of a batch."""
+        index = self.cell.data.index[positions]
+        if self.crafted is None:
             return {}
-        return {"source": fingerprint(self.source, self._shape)}
+        if len(self.crafted.missing(index)):
+            return {"keep": self.keep}
+        return {"examples": self.crafted.read(index)} if self.cell.replays else {}
 
-    @property
-    def _shape(self) -> tuple[int, ...] | None:
-        """(C, H, W) of the images."""
-        return next((tuple(batch.x.shape[1:]) for batch in self.data[:1].batches(1)), None)
+    def take(self, judged: Judged) -> None:
+        """Keep the rows of a batch, and before them its examples."""
+        if self.crafted and judged.crafted is not None:
+            self.crafted.write(judged.crafted)
+        if self.finished:
+            self.finished.write(judged.rows)
+        else:
+            self.tables.append(judged.rows)
 
-    @property
-    def replays(self) -> bool:
-        """Whether the examples are crafted on the undefended model: whatever its defense, they are the same."""
-        return self.knowledge == "oblivious" or (self.defense is None and self.knowledge == "white-box")
-
-    @property
-    def slug(self) -> str:
-        """A file name: for people, and a hash that tells all cells apart."""
-        return _slug([self.data.name, self.model_name, self.defense_name, self.attack.name, self.knowledge], self.identity)
-
-    @property
-    def crafting_slug(self) -> str:
-        """Of the folder that holds the crafted examples; cells that replay the same share it."""
-        if not self.replays:
-            return self.slug
-        return _slug([self.data.name, self.model_name, self.attack.name], self._crafting())
-
-    def __str__(self) -> str:
-        return f"{self.defense_name} · {self.attack.name} · {self.knowledge}"
-
-
-def cells(
-    data: Data,
-    model: nn.Module,
-    model_name: str,
-    defenses: Iterable[Sanitizer | Plan | None],
-    attacks: Iterable[Attack],
-    knowledge: Iterable[Knowledge],
-    *,
-    seed: int = 0,
-    calibration: Data | None = None,
-    effort: Effort = "standard",
-    l2: Radius | None = None,
-    source: nn.Module | None = None,
-) -> list[Cell]:
-    """Every combination, defense by defense; of the undefended model, replayed and white-box examples are the same.
-
-    calibration: for the defenses that need data.
-    effort, l2: of the adaptive attacker, who goes for each norm and budget of the attacks once, the smallest first, and for L2
-        balls of radius ``l2`` where an attack has no budget; "usual" is that of the data.  source: see `Cell`.
-    """
-    attacks, knowledge = list(attacks), list(knowledge)
-    attackers: list[tuple[Attack, Knowledge]] = [(a, k) for a, k in itertools.product(attacks, knowledge) if k != "adaptive"]
-    if "adaptive" in knowledge:
-        nearest = l2_budget(l2, data.name)
-        balls = {attack.budget if attack.budget[1] else ("L2", nearest) for attack in attacks}
-        ordered = sorted(((norm, eps) for norm, eps in balls if eps), key=lambda ball: (get_args(Norm).index(ball[0]), ball[1]))
-        attackers += [(Adaptive(norm=norm, eps=eps, effort=effort), "adaptive") for norm, eps in ordered]
-    return [
-        Cell(
-            data=data,
-            model=model,
-            model_name=model_name,
-            defense=defense,
-            attack=attack,
-            knowledge=known,
-            seed=seed,
-            calibration=calibration if defense and any(part.needs_data for part in as_plan(defense).values()) else None,
-            source=source,
-        )
-        for defense in defenses
-        for attack, known in attackers
-        if defense is not None or known != "oblivious" or "white-box" not in knowledge  # that would be the same cell again
-    ]
+    def rows(self, positions: Integers | slice = slice(None)) -> pa.Table:
+        """The rows at these positions of the data, which must have been judged; all of them if not told otherwise."""
+        index = self.cell.data.index[positions]
+        return self.finished.read(index) if self.finished else pa.concat_tables(self.tables)
 
 
 def judge(
@@ -222,13 +153,12 @@ def judge(
     device: str | torch.device = "auto",
     folder: Path | None = None,
     keep: int = KEPT,
-    advance: Advance | None = None,
 ) -> pa.Table:
     """The rows of a cell, in the order of its data; see `rows.SCHEMA`.
 
     batch_size: examples at once; memory grows with it, the rows do not depend on it but for the last bits of arithmetic, and
         for defenses that draw random numbers.
-    device: "auto" takes CUDA where there is one, else the CPU.
+    device: "auto" takes CUDA where there is one, else the CPU, on which one thread computes: more would change the last bits.
     folder: where finished batches are kept until the cell is done, and crafted examples: those that other cells can replay, and
         of other cells the first ``keep``; None keeps nothing.
     An attack that fails leaves the images as they are, and the rows say why; see `examine`.
@@ -238,47 +168,34 @@ def judge(
     """
     BATCH_SIZE(batch_size, "batch_size", str(cell))
     KEEP(keep, "keep", str(cell))
-    device = pick_device(device)
-    cell = _with_guides(cell, device)
-    base, judged = _models(cell, device)
-    finished = Parts(folder / "unfinished" / cell.slug, strict=True) if folder else None
-    crafted = Parts(folder / "examples" / cell.crafting_slug, strict=True) if folder else None
-    kept = cell.data.index if cell.replays else cell.data.index[:keep]
-    order = finished.missing(cell.data.index) if finished else np.arange(len(cell.data))
-    if advance:
-        advance(len(cell.data) - len(order), str(cell))
-    tables = []
-    for number, batch in enumerate(cell.data.batches(batch_size, order=order)):
-        x, y = batch.x.to(device), batch.y.to(device)
-        if number == 0:
-            _check_models(cell, base, judged, x, y)
-            _check_budget(cell, x)
-        known = crafted and not len(crafted.missing(batch.index))
-        if crafted and known and cell.replays:
-            outcome = _untold(_replayed(crafted, batch).to(x))
-        else:
-            outcome = _attack(cell, base, judged, x, y, [_generator(cell.seed, place) for place in batch.index])
-        if crafted and not known and (chosen := np.isin(batch.index, kept)).any() and not any(outcome.failed):
-            crafted.write(_to_table(batch.index[chosen], outcome.examples[chosen], x[chosen]))
-        rows = _decide(cell, judged, batch, x, y, outcome)
-        if finished:
-            finished.write(rows)
-        tables.append(rows)
-        if advance:
-            advance(len(rows))
-    return finished.read(cell.data.index) if finished else pa.concat_tables(tables)
+    bench, case = Bench(cell, device), Case(cell, folder, keep=keep)
+    bench.check(next(cell.data.batches(batch_size)))
+    for positions in case.missing(batch_size):
+        case.take(bench.judge(positions, **case.given(positions)))
+    return case.rows()
 
 
-def check_plans(cells: Iterable[Cell], *, batch_size: int = 100, device: str | torch.device = "auto") -> None:
-    """Raise what `judge` raises for a model, its images, a plan or a budget: before the first attack runs, not after hours."""
-    device = pick_device(device)
-    last, x = None, torch.empty(0)  # cells of one defense mostly come together
+def checked(
+    cells: Iterable[Cell], *, batch_size: int = 100, device: str | torch.device = "auto"
+) -> Iterator[tuple[Bench, Batch]]:
+    """The bench of each cell, and the first batch of its data.
+
+    Raises what `judge` raises for a model, its images, a plan or a budget: before the first attack runs, not after hours.
+    """
+    looked: Bench | None = None
     for cell in cells:
-        if last is None or any(getattr(cell, name) is not getattr(last, name) for name in ("model", "defense", "data")):
+        bench = looked.of(cell) if looked else Bench(cell, device)  # cells of one defense mostly come together
+        if looked is None or bench.judged is not looked.judged:
             first = next(cell.data.batches(batch_size))
-            last, x = cell, first.x.to(device)
-            _check_models(cell, *_models(cell, device), x, first.y.to(device))
-        _check_budget(cell, x)
+            bench.check(first)
+        _check_budget(cell, first.x)
+        looked = bench
+        yield bench, first
+
+
+def examples_of(cell: Cell, folder: Path) -> Parts:
+    """The crafted examples of a cell, which others that replay the same share."""
+    return Parts(folder / "examples" / cell.crafting_slug, strict=True)
 
 
 def crafted_examples(cell: Cell, folder: Path) -> Tensor:
@@ -287,7 +204,7 @@ def crafted_examples(cell: Cell, folder: Path) -> Tensor:
     Raises KeyError where not all were kept; see `judge`.
     """
     shape = next(cell.data[:1].batches(1)).x.shape[1:]
-    return _from_table(Parts(folder / "examples" / cell.crafting_slug, strict=True).read(cell.data.index), "x", shape)
+    return _from_table(examples_of(cell, folder).read(cell.data.index), "x", shape)
 
 
 def examine(cell: Cell, rows: pa.Table, *, device: str | torch.device = "auto", folder: Path | None = None) -> dict[str, Any]:
@@ -296,17 +213,47 @@ def examine(cell: Cell, rows: pa.Table, *, device: str | torch.device = "auto", 
     Replayed examples claim nothing: of them only what went wrong is told.
     folder: as for `judge`; what was found before a kill is not measured again.
     """
-    checks = _mishaps(cell, rows)
-    if cell.knowledge != "oblivious":
-        device = pick_device(device)
-        cell = _with_guides(cell, device)
-        _, judged = _models(cell, device)
-        first = next(cell.data.batches(min(2 * EXAMPLES, len(cell.data))))
-        by = rows["by"].to_pylist()[: len(first.y)]
-        x, y = first.x.to(device), first.y.to(device)
-        journal = Journal(folder / "unfinished" / cell.slug / "checks.jsonl" if folder else None)
-        checks += _as_far_as_it_goes(diagnose(cell.attack, judged, x, y, by=by, once=journal.once))
-    elif not checks:
+    if cell.knowledge == "oblivious":
+        return concluded(cell, rows, [])
+    by = rows["by"].to_pylist()[: looked_at(cell)]
+    return concluded(cell, rows, diagnosed(cell, by, device=device, journal=journal_of(cell, folder) if folder else None))
+
+
+def looked_at(cell: Cell) -> int:
+    """How many of the first images of a cell its diagnostics look at."""
+    return min(2 * EXAMPLES, len(cell.data))
+
+
+def journal_of(cell: Cell, folder: Path) -> Path:
+    """Where the diagnostics of a cell note down what they have found."""
+    return folder / "unfinished" / cell.slug / "checks.jsonl"
+
+
+def diagnosed(
+    cell: Cell, by: Sequence[str], *, device: str | torch.device = "auto", journal: Path | None = None
+) -> list[Check]:
+    """What `diagnose` finds on the first images of a cell; by: what won each of them.  journal: see `journal_of`."""
+    device = pick_device(device)
+    cell, (_, judged) = _with_guides(cell, device), _models(cell, device)
+    first, noted = next(cell.data.batches(len(by))), Journal(journal)
+
+    def once(name: str, compute: Callable[[], float]) -> float:
+        def anew() -> float:  # whatever was measured before
+            for part in parts_of(judged):
+                part.rewind()
+            return compute()
+
+        return float(noted.once(name, anew))
+
+    x, y = first.x.to(device), first.y.to(device)
+    with one_thread(), seeded(judged, _state(cell.seed, 0, np.uint32)):
+        return list(_as_far_as_it_goes(diagnose(cell.attack, judged, x, y, by=by, once=once)))
+
+
+def concluded(cell: Cell, rows: pa.Table, checks: Sequence[Check]) -> dict[str, Any]:
+    """The verdict on a cell, from what its rows say against their number, and what its diagnostics found."""
+    checks = [*_mishaps(cell, rows), *checks]
+    if cell.knowledge == "oblivious" and not checks:
         return {}
     bound = isinstance(cell.attack, Adaptive) and cell.attack.effort == "quick"
     return {"verdict": verdict(checks, bound=bound), "checks": [check._asdict() for check in checks]}
@@ -414,7 +361,7 @@ def _untold(examples: Tensor) -> Outcome:
 
 
 @torch.no_grad()
-def _decide(cell: Cell, judged: nn.Module, batch: Batch, x: Tensor, y: Tensor, outcome: Outcome) -> pa.Table:
+def _decide(cell: Cell, judged: nn.Module, batch: Batch, x: Tensor, y: Tensor, outcome: Outcome, passes: Tensor) -> pa.Table:
     """Range and budget again, and the predictions that count."""
     adversarial, by, failed = outcome
     if adversarial.shape != x.shape:
@@ -436,6 +383,7 @@ def _decide(cell: Cell, judged: nn.Module, batch: Batch, x: Tensor, y: Tensor, o
         distances["L2"].cpu(),
         by,
         ["\n".join(f"{name}: {why}" for name, why in errors.items()) for errors in failed] or [""] * len(x),
+        passes.cpu(),
     ]
     return pa.table(
         [pa.array(np.asarray(column), type=field.type) for column, field in zip(columns, SCHEMA, strict=True)],
@@ -445,22 +393,25 @@ def _decide(cell: Cell, judged: nn.Module, batch: Batch, x: Tensor, y: Tensor, o
 
 def _generator(seed: int, place: int) -> torch.Generator:
     """A stream of random numbers for one example of one seed."""
-    (state,) = np.random.SeedSequence((seed, int(place))).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state))
+    return torch.Generator().manual_seed(_state(seed, place, np.uint64))
 
 
-def _to_table(index: Integers, adversarial: Tensor, clean: Tensor) -> pa.Table:
+def _state(seed: int, place: int, kind: type[np.uint32 | np.uint64]) -> int:
+    """Where such a stream begins."""
+    return int(np.random.SeedSequence((seed, int(place))).generate_state(1, kind)[0])
+
+
+def _to_table(index: Integers, adversarial: Tensor, clean: Tensor, passes: Tensor) -> pa.Table:
     def column(x: Tensor) -> pa.Array:
         return pa.FixedSizeListArray.from_arrays(pa.array(x.cpu().float().flatten().numpy()), x[0].numel())
 
-    return pa.table({"index": index, "x": column(adversarial), "clean": column(clean)})
+    return pa.table({"index": index, "x": column(adversarial), "clean": column(clean), "passes": passes.cpu().numpy()})
 
 
-def _replayed(crafted: Parts, batch: Batch) -> Tensor:
+def _replayed(table: pa.Table, batch: Batch, cell: Cell) -> Tensor:
     """The examples of these images, (N, C, H, W); ValueError where they were crafted of others."""
-    table = crafted.read(batch.index)
     if not torch.equal(_from_table(table, "clean", batch.x.shape[1:]), batch.x.cpu().float()):
-        raise ValueError(f"the examples in '{crafted.folder}' are of other images than those asked for; move it away")
+        raise ValueError(f"the examples in '{cell.crafting_slug}' are of other images than those asked for; move it away")
     return _from_table(table, "x", batch.x.shape[1:])
 
 
@@ -469,14 +420,6 @@ def _from_table(table: pa.Table, column: str, shape: Sequence[int]) -> Tensor:
         raise ValueError(f"the examples asked for are {tuple(shape)}, those that were kept have {size} numbers each")
     flat = table[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return torch.from_numpy(flat.copy()).reshape(-1, *shape)
-
-
-def _slug(words: Sequence[str], identity: dict[str, Any]) -> str:
-    """The words, the ends of them where they are too long for a file's name, and a hash."""
-    parts = [re.sub(r"[^\w.-]+", "-", word) for word in words]
-    if len("_".join(parts).encode()) > LONGEST:
-        parts = [part.encode()[-(LONGEST // len(parts) - 1) :].decode(errors="ignore") for part in parts]
-    return "_".join([*parts, hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]])
 
 
 def _commit() -> str | None:

@@ -29,12 +29,13 @@ SCHEMA = pa.schema(
         ("l2", pa.float32()),
         ("by", pa.string()),  # the part of the attack that won it; "" where none did, "clean" where there was nothing to win
         ("failed", pa.string()),  # parts of the attack that ended in an error on it, a line each, with the reason; mostly ""
+        ("passes", pa.int64()),  # through the network, forward and backward each, that the attack took for it
     ]
 )
 HEADER = b"sanact"
 DIGESTS = b"sanact.digests"  # of the header and of each column, and the version of how rows are written
 VERSION = 2  # 1 had no digests
-OPTIONAL = {"by", "failed"}  # columns that rows of version 1 may lack
+OPTIONAL = {"by", "failed", "passes"}  # columns that older rows may lack
 BROKEN = "a broken file can be deleted: its cell is then run again"
 REPLACED = "move it away, and it is made again"
 

@@ -9,7 +9,7 @@ from sanact.experiments.mask_readings import mask_readings
 from sanact.experiments.plans import plans
 from sanact.experiments.propagation import fig1, fig6, fig7
 from sanact.experiments.robust import robust
-from sanact.experiments.setting import Setting
+from sanact.experiments.setting import DryRun, Setting
 from sanact.experiments.table2 import table2
 from sanact.report.tables import Grid
 
@@ -25,4 +25,4 @@ EXPERIMENTS: dict[str, Callable[[Setting], list[Grid]]] = {
 }
 FIGURES = ("fig1", "fig6", "fig7")  # of arrays; the others draw accuracies
 
-__all__ = ["EXPERIMENTS", "FIGURES", "Setting"]
+__all__ = ["EXPERIMENTS", "FIGURES", "DryRun", "Setting"]

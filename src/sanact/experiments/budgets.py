@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import get_args
 
 from sanact.attacks import FGSM, PGD
-from sanact.evaluation.judge import Cell, judge
+from sanact.evaluation.cell import Cell
+from sanact.evaluation.judge import judge
 from sanact.evaluation.rows import accuracy, clean_accuracy
 from sanact.evaluation.threat import usual_eps
 from sanact.experiments.setting import Part, Setting
@@ -16,6 +17,8 @@ from sanact.report.tables import Grid, grid, results
 
 def budgets(setting: Setting) -> list[Grid]:
     """The two neighbouring budgets that enclose the figure, for FGSM and for PGD: a table a part of the data."""
+    if setting.dry_run:
+        raise ValueError("a dry run cannot list the cells of a search, which depend on what it finds (budgets)")
     return [
         grid(results([*_around(setting, part, FGSM), *_around(setting, part, PGD)]), "white-box") for part in get_args(Part)
     ]

@@ -7,7 +7,7 @@ from pathlib import Path
 from sanact.attacks import FGSM, PGD
 from sanact.data import load_data
 from sanact.engine import run
-from sanact.evaluation.judge import cells
+from sanact.evaluation.cell import cells
 from sanact.evaluation.threat import KNOWLEDGE
 from sanact.models import load_model
 from sanact.report.tables import Grid, grid, results
@@ -23,7 +23,15 @@ DEFENSES = (
 )
 
 
-def demo(out: Path, *, examples: int = 60, seed: int = 0, device: str = "auto", progress: bool = False) -> list[Grid]:
+def demo(
+    out: Path,
+    *,
+    examples: int = 60,
+    seed: int = 0,
+    device: str = "auto",
+    workers: int | None = None,
+    progress: bool = False,
+) -> list[Grid]:
     """Train MNIST-CNN on the digits unless ``out`` has it already, and judge three sanitizers against FGSM and PGD."""
     weights = out / "digits.safetensors"
     if not weights.exists():
@@ -31,5 +39,5 @@ def demo(out: Path, *, examples: int = 60, seed: int = 0, device: str = "auto", 
     model = load_model("mnist-cnn", weights=weights)
     data = load_data("digits", "test").sample(examples, seed=seed)
     judged = cells(data, model, "mnist-cnn", DEFENSES, [FGSM(eps=0.1), PGD(eps=0.1)], KNOWLEDGE, seed=seed, effort="quick")
-    found = results(run(judged, out=out, device=device, progress=progress))
+    found = results(run(judged, out=out, device=device, workers=workers, progress=progress))
     return [grid(found, knowledge) for knowledge in reversed(KNOWLEDGE)]

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import nn
 
 from sanact.attacks import CW, FGSM, PGD, Attack
 from sanact.data import Data, load_data
-from sanact.engine import run
+from sanact.engine import Engine, Outlook, outlook, run
 from sanact.evaluation.adaptive import Effort
-from sanact.evaluation.judge import Cell, cells
+from sanact.evaluation.cell import Cell, cells
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge
 from sanact.models import load_model
 from sanact.plan import Plan
@@ -102,12 +102,21 @@ SOURCES: dict[str, Source] = {
 }
 
 
+class DryRun(Exception):
+    """Raised in place of the first run of an experiment, with what it would do."""
+
+    def __init__(self, outlook: Outlook) -> None:
+        super().__init__()
+        self.outlook = outlook
+
+
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """How an experiment is run.
 
     examples: of the split, with equal class shares.  classes: by name, images of these only; nothing takes all.
-    out: folder for rows and tables.
+    out: folder for rows and tables.  engine, workers, address: as `engine.run` has them.
+    dry_run: raise `DryRun` in place of the first run.
     """
 
     data: str
@@ -119,6 +128,10 @@ class Setting:
     batch_size: int = 100
     knowledge: tuple[Knowledge, ...] = tuple(KNOWLEDGE)
     effort: Effort = "standard"
+    engine: Engine = "local"
+    workers: int | None = None
+    address: str | None = None
+    dry_run: bool = False
     progress: bool = False
 
     def __post_init__(self) -> None:
@@ -172,7 +185,11 @@ class Setting:
 
     def run(self, cells: Iterable[Cell], *, keep: int | None = None) -> list[Path]:
         """The files of rows of these cells; keep: how many examples of each must stay."""
-        return run(cells, out=self.out, batch_size=self.batch_size, device=self.device, keep=keep, progress=self.progress)
+        how: dict[str, Any] = {name: getattr(self, name) for name in ("out", "engine", "workers", "address")}
+        how |= {"batch_size": self.batch_size, "device": self.device, "keep": keep}
+        if self.dry_run:
+            raise DryRun(outlook(cells, **how))
+        return run(cells, **how, progress=self.progress)
 
     def attacks(self, part: Part) -> list[Attack]:
         """The paper's three, in its order, at the budgets calibrated on these images."""

@@ -1,0 +1,202 @@
+"""What is judged: a cell, which is one unit of evaluation, with the key that its rows are kept under."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from torch import nn
+
+from sanact.attacks import REVISION, Attack
+from sanact.attacks.projections import Norm
+from sanact.content import content
+from sanact.data import Data
+from sanact.evaluation.adaptive import Adaptive, Effort
+from sanact.evaluation.threat import KNOWLEDGE, Knowledge, Radius, l2_budget
+from sanact.identity import fingerprint, own_code
+from sanact.plan import Plan, as_plan, plan_to_dict
+from sanact.sanitizers import Sanitizer
+from sanact.values import SEED, OneOf, shown
+
+LONGEST = 150  # bytes of a cell's name before its hash: file systems take 255, of which endings need some
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One unit of evaluation.
+
+    model: undefended, in evaluation mode; x in [0, 1] → logits.  model_name: for people; weights are told apart by content.
+    defense: what is attached to the model; None judges it as it is.  calibration: clean training data, for a defense that
+        needs some.  attack, knowledge: who attacks.  seed: of the attack's draws, of which each example has its own.
+    source: another network of the same data, whose examples the adaptive attacker tries, too.
+    """
+
+    data: Data
+    model: nn.Module
+    model_name: str
+    defense: Sanitizer | Plan | None
+    attack: Attack
+    knowledge: Knowledge
+    seed: int = 0
+    calibration: Data | None = None
+    source: nn.Module | None = None
+
+    def __post_init__(self) -> None:
+        kinds = {
+            "data": Data,
+            "model": nn.Module,
+            "model_name": str,
+            "attack": Attack,
+            "calibration": Data | None,
+            "source": nn.Module | None,
+        }
+        for name, kind in kinds.items():
+            if not isinstance(value := getattr(self, name), kind):
+                raise TypeError(f"{name} must be of type {getattr(kind, '__name__', kind)}, got {shown(value)} (cell)")
+        if self.defense is not None:
+            as_plan(self.defense)
+        OneOf(tuple(KNOWLEDGE))(self.knowledge, "knowledge", str(self))
+        object.__setattr__(self, "seed", SEED(self.seed, "seed", str(self)))
+        if isinstance(self.attack, Adaptive) != (self.knowledge == "adaptive"):
+            raise ValueError(f"an adaptive attacker, and nobody else, runs the attack Adaptive, got {self.attack} ({self})")
+        if self.defense is None and self.knowledge == "oblivious":  # there is nothing to be oblivious of
+            object.__setattr__(self, "knowledge", "white-box")
+        if self.attack.targeted:
+            raise ValueError(f"the judge has labels, not targets: targeted must be False ({self.attack})")
+
+    @property
+    def defense_name(self) -> str:
+        return "+".join(dict.fromkeys(config["name"] for config in (self._parts or {}).values())) or "none"
+
+    @property
+    def _parts(self) -> dict[str, Any] | None:
+        """The plan, or the sanitizers that the model has inside it, by their modules' names."""
+        if self.defense is not None:
+            return plan_to_dict(self.defense)
+        return self._inside.get("inside")
+
+    @property
+    def _inside(self) -> dict[str, Any]:
+        named = self.model.named_modules()
+        inside = {part.where or name: part.config for name, part in named if isinstance(part, Sanitizer) and not part.bypassed}
+        return {"inside": inside} if inside else {}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the rows depend on; two cells with the same identity have the same rows."""
+        return self._crafting() | {
+            "defense": self._parts,
+            **({"sanitizers": content(dict(as_plan(self.defense))).hex()[:16]} if self.defense is not None else {}),
+            "calibration": self.calibration.fingerprint if self.calibration else None,
+            "attack": self.attack.config,
+            "knowledge": self.knowledge,
+            **self._helped,
+        }
+
+    def _crafting(self) -> dict[str, Any]:
+        """What examples crafted on the undefended model depend on."""
+        code = own_code(self.attack)
+        return {
+            "data": {
+                "name": self.data.name,
+                "split": self.data.split,
+                "examples": len(self.data),
+                "fingerprint": self.data.fingerprint,
+                **self.data.marks,
+            },
+            "model": {"name": self.model_name, "fingerprint": fingerprint(self.model, self._shape)} | self._inside,
+            "attack": self.attack.for_replay().config,
+            "revision": REVISION,
+            "seed": self.seed,
+            **({"attack_code": code} if code else {}),
+        }
+
+    @property
+    def _helped(self) -> dict[str, str]:
+        """The key of the source, if its examples are tried."""
+        if self.source is None or self.knowledge != "adaptive":
+            return {}
+        return {"source": fingerprint(self.source, self._shape)}
+
+    @property
+    def _shape(self) -> tuple[int, ...] | None:
+        """(C, H, W) of the images."""
+        return next((tuple(batch.x.shape[1:]) for batch in self.data[:1].batches(1)), None)
+
+    @property
+    def replays(self) -> bool:
+        """Whether the examples are crafted on the undefended model: whatever its defense, they are the same."""
+        return self.knowledge == "oblivious" or (self.defense is None and self.knowledge == "white-box")
+
+    @property
+    def slug(self) -> str:
+        """A file name: for people, and a hash that tells all cells apart."""
+        return _slug([self.data.name, self.model_name, self.defense_name, self.attack.name, self.knowledge], self.identity)
+
+    @property
+    def crafting_slug(self) -> str:
+        """Of the folder that holds the crafted examples; cells that replay the same share it."""
+        if not self.replays:
+            return self.slug
+        return _slug([self.data.name, self.model_name, self.attack.name], self._crafting())
+
+    def __str__(self) -> str:
+        return f"{self.defense_name} · {self.attack.name} · {self.knowledge}"
+
+
+def cells(
+    data: Data,
+    model: nn.Module,
+    model_name: str,
+    defenses: Iterable[Sanitizer | Plan | None],
+    attacks: Iterable[Attack],
+    knowledge: Iterable[Knowledge],
+    *,
+    seed: int = 0,
+    calibration: Data | None = None,
+    effort: Effort = "standard",
+    l2: Radius | None = None,
+    source: nn.Module | None = None,
+) -> list[Cell]:
+    """Every combination, defense by defense; of the undefended model, replayed and white-box examples are the same.
+
+    calibration: for the defenses that need data.
+    effort, l2: of the adaptive attacker, who goes for each norm and budget of the attacks once, the smallest first, and for L2
+        balls of radius ``l2`` where an attack has no budget; "usual" is that of the data.  source: see `Cell`.
+    """
+    attacks, knowledge = list(attacks), list(knowledge)
+    attackers: list[tuple[Attack, Knowledge]] = [(a, k) for a, k in itertools.product(attacks, knowledge) if k != "adaptive"]
+    if "adaptive" in knowledge:
+        nearest = l2_budget(l2, data.name)
+        balls = {attack.budget if attack.budget[1] else ("L2", nearest) for attack in attacks}
+        ordered = sorted(((norm, eps) for norm, eps in balls if eps), key=lambda ball: (get_args(Norm).index(ball[0]), ball[1]))
+        attackers += [(Adaptive(norm=norm, eps=eps, effort=effort), "adaptive") for norm, eps in ordered]
+    return [
+        Cell(
+            data=data,
+            model=model,
+            model_name=model_name,
+            defense=defense,
+            attack=attack,
+            knowledge=known,
+            seed=seed,
+            calibration=calibration if defense and any(part.needs_data for part in as_plan(defense).values()) else None,
+            source=source,
+        )
+        for defense in defenses
+        for attack, known in attackers
+        if defense is not None or known != "oblivious" or "white-box" not in knowledge  # that would be the same cell again
+    ]
+
+
+def _slug(words: Sequence[str], identity: dict[str, Any]) -> str:
+    """The words, the ends of them where they are too long for a file's name, and a hash."""
+    parts = [re.sub(r"[^\w.-]+", "-", word) for word in words]
+    if len("_".join(parts).encode()) > LONGEST:
+        parts = [part.encode()[-(LONGEST // len(parts) - 1) :].decode(errors="ignore") for part in parts]
+    return "_".join([*parts, hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]])
