@@ -126,7 +126,7 @@ def test_takes_the_steps_of_the_paper(model, x, norm, loss, targeted):
 
 
 def test_targeted_dlr_walks_towards_each_of_the_likeliest_other_classes(model, x):
-    attack = APGD(eps=0.2, loss="targeted-dlr", steps=30, targets=3, early_stop=False)
+    attack = APGD(eps=0.01, loss="targeted-dlr", steps=30, targets=3, early_stop=False)  # that nobody falls to
     logits = model(x)
     y = logits.argmax(1)
     clean, *walks = visited(attack, model, x, y)
@@ -224,7 +224,7 @@ def test_few_classes(norm, classes, loss):
 def test_any_other_class_is_a_success_of_targeted_dlr(model, x):
     y = (model(x).argmax(1) + 1) % 5
     points = visited(APGD(eps=0.2, loss="targeted-dlr"), model, x, y)
-    assert [len(point) for point in points] == [8, 8]  # for the targets, and for what is there already
+    assert [len(point) for point in points] == [8]  # for the targets, and for what is there already
 
 
 def test_examples_that_are_won_leave_and_no_restart_follows(linear: Linear, points: Tensor):

@@ -77,17 +77,17 @@ def test_each_example_goes_through_the_way_that_brought_it_furthest():
 
     model = nn.Sequential(stand_in(Turned(), nn.Identity()), nn.Flatten(), nn.Linear(2, 2)).eval()
     with torch.no_grad():
-        model[2].weight.copy_(torch.tensor([[0.0, 0.0], [1.0, 0.0]]))
-        model[2].bias.copy_(torch.tensor([0.8, 0.0]))
+        model[2].weight.copy_(torch.tensor([[0.0, 0.0], [3.0, 0.0]]))
+        model[2].bias.copy_(torch.tensor([2.4, 0.0]))
     x = torch.tensor([[0.2, 0.1], [0.2, 0.2], [0.2, 0.9], [0.2, 0.8]]).reshape(4, 1, 1, 2)
-    record = Record(x, torch.full((4,), -0.6), torch.zeros(4, dtype=torch.bool))
+    record = Record(x, torch.full((4,), -1.8), torch.zeros(4, dtype=torch.bool))
     campaign = Campaign(Adaptive(eps=0.3), model, record)
     for stage in campaign.first_attempts():
         found = stage.run(Standing(x, torch.zeros(4, dtype=torch.long), torch.full((4,), 0.3), torch.Generator(), record.near))
         with torch.no_grad():
             record.note(torch.arange(4), found, model(found)[:, 1] - model(found)[:, 0], torch.zeros(4, dtype=torch.bool))
     first = [list(campaign.ways)[place] for place in campaign.order[0].tolist()]
-    assert first[2] == first[3] == next(way for way in campaign.ways if way not in ("exact",)) and "exact" in campaign.ways
+    assert first[2] == first[3] != "exact"
 
 
 def test_passes_are_counted_example_by_example():
@@ -101,7 +101,7 @@ def test_passes_are_counted_example_by_example():
     model.register_forward_hook(forward)
     with counting(X) as passes:
         Adaptive(eps=0.04, effort="quick").credited(model, X, Y)
-    assert int(passes.sum()) == seen[0]
+    assert int(passes.sum()) == seen[0] - 2  # on two images it is seen what lets no gradient through
     alone = []
     for i in (3, 7):
         with counting(X[:1]) as one:

@@ -40,6 +40,7 @@ def write(
             "l2": [1.0] * n,
             "by": [""] * right + ["pgd margin sigmoid"] * (n - right),
             "failed": [""] * n,
+            "passes": [1] * n,
         },
         schema=SCHEMA,
     )

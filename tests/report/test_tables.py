@@ -29,6 +29,7 @@ def write(folder, number, *, right, defense=None, attack=PGD, knowledge="white-b
             "l2": [l2] * 10,
             "by": [""] * right + ["pgd"] * (10 - right),
             "failed": [failed] * 10,
+            "passes": [1] * 10,
         },
         schema=SCHEMA,
     )

@@ -35,7 +35,7 @@ class APGD(GradientAttack):
     pixels that the best point changes, over 1.5.  Where that number fell by more than 5 %, η is eps again and the best point is
     taken up; elsewhere η shrinks by 1.5, down to eps / 10.  The first 60 % of the steps are taken in balls of 3 eps and 2 eps.
 
-    steps: of each start, ≥ 1.  restarts: random starts, ≥ 1.  rho: ρ, in (0, 1].  first: η at first in Linf and L2, in radii, > 0.
+    steps: of each start, ≥ 1.  restarts: random starts, ≥ 1.  rho: ρ, in (0, 1].  first: η at first, in radii; not in L1.
     loss: one of ``losses``; "targeted-dlr" starts ``restarts`` times towards each of the ``targets`` likeliest other classes,
         and has won with whatever class it meets.
     Papers: Croce and Hein 2020, arXiv:2003.01690, and for L1 2021, arXiv:2103.01208.  Deviations: x itself is tried first, but

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sanact.attacks.gradient import GradientAttack, Search
-from sanact.attacks.projections import Generators
+from sanact.attacks.projections import Generators, per_example, project, steepest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,4 +21,7 @@ class FGSM(GradientAttack):
     """
 
     def explore(self, search: Search, generator: Generators, start: Tensor | None) -> None:
-        self.climb(search, search.x if start is None else start, steps=1, step_size=search.eps)
+        here = search.x if start is None else start
+        _, won, gradient = search.visit(search.open(), here, slope=True)
+        ahead = here + per_example(search.eps, here) * steepest(gradient, self.norm)
+        search.best[~won] = project(ahead, search.x, search.eps, self.norm)[~won]

@@ -75,26 +75,19 @@ class GradientAttack(BudgetedAttack):
     def for_replay(self) -> Self:
         return replace(self, early_stop=False)
 
-    def climb(
-        self, search: Search, start: Tensor, *, steps: int, step_size: Tensor, decay: float = 0.0, last: bool = True
-    ) -> None:
-        """Take ``steps`` steps from ``start`` and show the points to the search.
+    def climb(self, search: Search, start: Tensor, *, steps: int, step_size: Tensor, decay: float = 0.0) -> None:
+        """Take ``steps`` steps from ``start`` and show every point visited, the last included, to the search.
 
         step_size: (N,).  decay: of the running mean of gradients that is followed; 0 follows the gradient itself.
-        last: no run follows, so that where none has won the last step is taken without another pass.
         """
         index = search.open()  # the examples still in the batch
         here, mean = start[index], torch.zeros_like(start[index])
         for step in range(steps + 1):
             if not len(index):
                 return
+            _, won, gradient = search.visit(index, here, slope=step < steps)
             if step == steps:
-                if last:
-                    search.settle(index, here)
-                else:
-                    search.visit(index, here)
                 return
-            _, won, gradient = search.visit(index, here, slope=True)
             if self.early_stop and bool(won.any()):
                 index, here, gradient, mean = (part[~won] for part in (index, here, gradient, mean))
             if decay:
@@ -154,11 +147,6 @@ class Search:
         chosen = index[better]
         self.best[chosen], self.loss[chosen], self.won[chosen] = here[better], loss[better], won[better]
         return loss, won, gradient
-
-    def settle(self, index: Tensor, here: Tensor) -> None:
-        """Take ``here`` without a look at it, for those of ``index`` that have won nowhere: they lose nothing by it."""
-        open = ~self.won[index]
-        self.best[index[open]] = here[open]
 
     def objective(self, logits: Tensor, index: Tensor) -> Tensor:
         """What is driven up, (n,)."""

@@ -45,5 +45,4 @@ class PGD(BIM):
         for run in range(self.restarts):
             if run or start is None:
                 start = random_start(x, eps, self.norm, generator) if self.random_start else x
-            last = run == self.restarts - 1
-            self.climb(search, start, steps=self.steps, step_size=self.stride(eps, crossings=2.5), last=last)
+            self.climb(search, start, steps=self.steps, step_size=self.stride(eps, crossings=2.5))

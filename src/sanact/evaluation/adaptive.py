@@ -44,7 +44,7 @@ class Work(NamedTuple):
 WORK: dict[Effort, Work] = {
     "quick": Work(short=20, steps=30, targets=2, rounds=1, queries=100),
     "standard": Work(short=20, steps=60, targets=3, rounds=6, queries=1000),
-    "thorough": Work(short=50, steps=200, targets=9, rounds=3, queries=5000),
+    "thorough": Work(short=50, steps=200, targets=9, rounds=12, queries=5000),
 }
 LOSSES: tuple[LossName, ...] = ("margin", "ce")  # of examples that are replayed
 DRAWS = 10  # of a randomized model
