@@ -239,7 +239,7 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "judging batches of -3": (lambda: judge(Cell(**CELL), batch_size=-3), "got -3"),
     "judging and keeping -1": (lambda: judge(Cell(**CELL), keep=-1), "got -1"),
     "judging on a device of no name": (lambda: judge(Cell(**CELL), device="gpu"), "got 'gpu'"),
-    "a run on another engine": (lambda: run([], out="x", engine="ray"), "got 'ray'"),
+    "a run on another engine": (lambda: run([], out="x", engine="cloud"), "got 'cloud'"),
     "a run to nowhere": (lambda: run([], out=""), "got ''"),
     "a run to a file": (lambda: run([], out=__file__), "got the file"),
     "a run in batches of none": (lambda: run([], out="x", batch_size=0), "got 0"),

@@ -195,7 +195,7 @@ def test_what_cannot_be_sent_is_refused_and_told_how_to_go_on(tmp_path, monkeypa
 
 
 def test_an_error_of_a_worker_is_that_of_one_process(tmp_path, monkeypatch):
-    leaves = cell(attack=Leaves(eps=0.01))
+    leaves = cell(attack=Leaves(eps=0.01), data=images(5))
     said = []
     for workers in (1, 2):
         with pytest.raises(ValueError, match="went 0.2 away in Linf, its budget is 0.01") as error:

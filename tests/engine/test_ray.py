@@ -34,11 +34,11 @@ def test_a_cluster_of_this_machine_has_the_rows_and_checks_of_one_process(tmp_pa
 
 def test_when_a_host_is_lost_its_batches_are_judged_by_another(tmp_path, hosts):
     cluster, nodes = hosts
-    slow = [cell(data=images(60), attack=PGD(eps=0.03, steps=100, restarts=2))]
+    slow = [cell(data=images(40), attack=PGD(eps=0.03, steps=100, restarts=2))]
     lost = threading.Event()
 
     def lose():
-        while len(list(tmp_path.glob("ray/unfinished/*/*.parquet"))) < 3:
+        while len(list(tmp_path.glob("ray/unfinished/*/*.parquet"))) < 2:
             time.sleep(0.01)
         cluster.remove_node(nodes[0], allow_graceful=False)
         lost.set()
