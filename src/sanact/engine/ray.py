@@ -30,25 +30,25 @@ class OnRay:
         except ImportError as error:
             raise ValueError("the engine 'ray' needs Ray: pip install 'sanact[ray]'") from error
         content = packed(cells)
-        self.ray, self.started = ray, not ray.is_initialized()
+        self.ray: Any = ray  # whose own types are half there
+        self.started, self.flying = not self.ray.is_initialized(), set[Any]()
         if self.started:
-            _connect(ray, address, workers)
+            _connect(self.ray, address, workers)
         try:
-            resources = ray.cluster_resources()
+            resources = self.ray.cluster_resources()
             self.workers = self.room = workers or max(1, int(resources.get("GPU" if device.type == "cuda" else "CPU", 1)))
-            task = ray.remote(_answer)
+            task = self.ray.remote(_answer)
             self.task = task.options(
                 num_cpus=1,
                 num_gpus=1 if device.type == "cuda" else 0,
                 max_retries=TRIES - 1,
                 scheduling_strategy="SPREAD",
             )
-            self.device, self.cells = device.type, ray.put(content)
+            self.device, self.cells = device.type, self.ray.put(content)
         except BaseException:
             self.__exit__(None, None, None)
             raise
-        self.died = cast(tuple[type[Exception], ...], (ray.exceptions.RayError,))
-        self.flying: set[Any] = set()
+        self.died = cast(tuple[type[Exception], ...], (self.ray.exceptions.RayError,))
 
     def submit(self, unit: Unit) -> Future[Done | Refused]:
         reference = self.task.remote([self.cells], unit, self.device)  # in a list: for the worker to fetch, not for each task
