@@ -110,8 +110,12 @@ def fails(attack: Attack, kind: type[Exception], message: str) -> AbstractContex
 
 @each(ALL)
 def test_leaves_the_model_as_it_was_after_an_error_inside_it(attack, model, batch):
+    calls = []
+
     def fail(*_: object) -> None:
-        raise KeyError("inside")
+        calls.append(1)
+        if len(calls) > isinstance(attack, Suite):  # which looks at the images before its first stage
+            raise KeyError("inside")
 
     model[2].register_forward_hook(fail)
     before = trace(model)

@@ -14,7 +14,7 @@ from sanact.attacks.gradient import GradientAttack, Search
 from sanact.attacks.losses import LossName, likeliest_others, targeted_dlr
 from sanact.attacks.projections import Generators, Norm, per_example, project, random_start, sparse_sign, steepest
 from sanact.checks import Model, logits_of
-from sanact.values import POSITIVE, Number, Rules
+from sanact.values import POSITIVE, Maybe, Number, Rules
 
 MOMENTUM = 0.75
 ROUNDING = 1e-6  # in L1, where steps often are projected back to where they came from: less is no change
@@ -35,7 +35,8 @@ class APGD(GradientAttack):
     pixels that the best point changes, over 1.5.  Where that number fell by more than 5 %, η is eps again and the best point is
     taken up; elsewhere η shrinks by 1.5, down to eps / 10.  The first 60 % of the steps are taken in balls of 3 eps and 2 eps.
 
-    steps: of each start, ≥ 1.  restarts: random starts, ≥ 1.  rho: ρ, in (0, 1].  first: η at first, in radii; not in L1.
+    steps: of each start, ≥ 1.  restarts: random starts, ≥ 1.  rho: ρ, in (0, 1].
+    step_size: η at first, > 0, in input units; None is 2 eps.  Not in L1.
     loss: one of ``losses``; "targeted-dlr" starts ``restarts`` times towards each of the ``targets`` likeliest other classes,
         and has won with whatever class it meets.
     Papers: Croce and Hein 2020, arXiv:2003.01690, and for L1 2021, arXiv:2103.01208.  Deviations: x itself is tried first, but
@@ -46,7 +47,7 @@ class APGD(GradientAttack):
     steps: int = 100
     restarts: int = 1
     rho: float = 0.75
-    first: float = 2.0
+    step_size: float | None = None
     targets: int = 9
 
     norms: ClassVar[tuple[Norm, ...]] = ("Linf", "L2", "L1")
@@ -56,7 +57,7 @@ class APGD(GradientAttack):
         "steps": STEPS,
         "restarts": RESTARTS,
         "rho": Number(0, 1, open_least=True),
-        "first": POSITIVE,
+        "step_size": Maybe(POSITIVE),
         "targets": TARGETS,
     }
 
@@ -166,7 +167,7 @@ class MomentumWalk(Walk):
 
     def __init__(self, attack: APGD, x: Tensor, eps: Tensor, start: Tensor) -> None:
         super().__init__(attack, x, eps, start)
-        self.before, self.step_size = start, attack.first * eps
+        self.before, self.step_size = start, 2 * eps if attack.step_size is None else torch.full_like(eps, attack.step_size)
         self.spans = spans(attack.steps)
         self.former, self.halved = self.highest, torch.zeros_like(eps, dtype=torch.bool)
 

@@ -134,7 +134,8 @@ class Campaign:
         for number in range(self.work.rounds):
             near = self.near(REACH / (number + 1))
             for rank in range(len(self.ways)):
-                fine = self.apgd(steps=self.work.short if rank else self.work.steps, first=0.5)
+                steps = self.work.short if rank else self.work.steps
+                fine = self.apgd(steps=steps, step_size=self.attacker.eps / 2)
                 yield from self.through("apgd margin {}, on", fine, near, rank=rank, start="near")
             rank = number % min(BEST, len(self.ways))
             yield from self.through("apgd margin {}", long, near, rank=rank)
