@@ -113,6 +113,7 @@ class Campaign:
         self.work, self.ways = WORK[attacker.effort], _ways(model, record.x)
         self.gates = [place for place, name in enumerate(self.ways) if name.endswith("sigmoid")]
         self.order = torch.arange(len(self.ways), device=record.x.device)[:, None].expand(-1, len(record.x))
+        self.refined = torch.zeros(len(record.x), dtype=torch.bool, device=record.x.device)  # who was near enough
         self.sanitizers = sanitizers_of(model)
         self.ball: dict[str, Any] = {"eps": attacker.eps, "norm": attacker.norm}
         self.draws = DRAWS if any(part.randomized for part in parts_of(model)) else 1
@@ -133,6 +134,7 @@ class Campaign:
         long = self.apgd(steps=2 * self.work.steps)
         for number in range(self.work.rounds):
             near = self.near(REACH / (number + 1))
+            self.refined |= near
             for rank in range(len(self.ways)):
                 steps = self.work.short if rank else self.work.steps
                 fine = self.apgd(steps=steps, step_size=self.attacker.eps / 2)
@@ -156,7 +158,7 @@ class Campaign:
 
     def whatever_else(self) -> Iterator[Stage]:
         """What wins least, of all that are standing: other losses, ways and activations."""
-        far = ~self.near(REACH)
+        far = ~self.refined
         for loss in LOSSES:
             yield from self.through(f"apgd {loss} {{}}", self.apgd(loss), far)
         for rank in range(1, len(self.ways)):
