@@ -54,6 +54,7 @@ class RayS(BudgetedAttack):
         trial, low = direction[index], torch.zeros_like(radius[index])
         bisecting, block = torch.zeros_like(index, dtype=torch.bool), torch.zeros_like(index)
         starts, stops = (ends.to(x.device) for ends in _blocks(x[0].numel(), self.queries))
+        hopes = doublings(FIRST, self.queries) if self.abort_early else []
         for query in range(1, self.queries):
             if not len(index):
                 break
@@ -67,7 +68,7 @@ class RayS(BudgetedAttack):
             trial = torch.where(per_example(bisecting, trial), trial, flipped)
             block = block + ~bisecting
             searching = radius[index] > eps[index]
-            if self.abort_early and query in doublings(FIRST, self.queries):
+            if query in hopes:
                 searching &= radius[index] <= eps[index] * PACE ** math.log10(self.queries / query)
             index, trial, low, bisecting, block = (part[searching] for part in (index, trial, low, bisecting, block))
         return _along(x, torch.minimum(radius, eps), direction)

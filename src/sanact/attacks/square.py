@@ -72,6 +72,7 @@ class Square(BudgetedAttack):
         proposal = start(x[index], eps[index], generators_of(generator, index))
         here, highest = proposal.clone(), x.new_full((len(index),), -torch.inf)
         new = torch.arange(len(index), device=x.device)  # proposals that are not the point itself again
+        hopes = doublings(FIRST, self.queries) if self.abort_early else []
         for query in range(self.queries):
             stays = torch.ones(len(index), dtype=torch.bool, device=x.device)
             if len(new):
@@ -80,7 +81,7 @@ class Square(BudgetedAttack):
                 higher = new[rose]
                 here[higher], highest[higher], best[index[higher]] = proposal[higher], lead[rose].to(highest), proposal[higher]
                 stays[new[won]] = not self.early_stop
-            if self.abort_early and query in doublings(FIRST, self.queries):
+            if query in hopes:
                 stays &= highest >= lowest * min(PACE * math.log10(self.queries / query), 1)
             if query % BLOCK == 0:
                 numbers = draw(torch.rand, (len(index), BLOCK, 5 + x.shape[1]), generators_of(generator, index)).to(x.device)

@@ -252,6 +252,6 @@ def _run(
 def _closing(model: Model, attack: APGD, choice: str) -> Run:
     def run(standing: Standing) -> Tensor:
         with annealed(model, choice, attack.steps * attack.draws) as closing:
-            return attack(closing, standing.x, standing.y, eps=standing.eps, generator=standing.generator)
+            return _run(closing, attack)(standing)
 
     return run

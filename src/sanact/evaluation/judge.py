@@ -35,7 +35,7 @@ from sanact.parts import parts_of
 from sanact.passes import counting
 from sanact.plan import SanitizedModel, calibrate, changed, sanitize
 from sanact.preserve import copied, seeded
-from sanact.sanitizers import bypass, sanitizers_of
+from sanact.sanitizers import bypass
 from sanact.values import BATCH_SIZE, Whole
 
 GUIDES = 100
@@ -340,8 +340,6 @@ def _check_budget(cell: Cell, x: Tensor) -> None:
 
 def _attack(cell: Cell, base: nn.Module, judged: nn.Module, x: Tensor, y: Tensor, generators: list[torch.Generator]) -> Outcome:
     """The examples of one batch; where the attack fails they are the images themselves, with the reason."""
-    for sanitizer in sanitizers_of(judged):
-        sanitizer.rewind()
     attack = cell.attack
     try:
         if isinstance(attack, Suite) and cell.knowledge != "oblivious":
