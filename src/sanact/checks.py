@@ -85,7 +85,7 @@ def logits_of(model: Model, point: Tensor, y: Tensor, where: object, of: Tensor 
         if reason := _explained(error, model, point, where):
             raise reason from error
         raise
-    check_logits(logits, y, where, point=point)
+    check_logits(logits[:, :-1] if refuses(model) and logits.ndim == 2 else logits, y, where, point=point)
     if torch.is_grad_enabled() and logits.is_inference():
         raise ValueError(
             f"the model computes in torch.inference_mode, where no gradient passes; attack it without (square, rays), or take "
@@ -97,6 +97,25 @@ def logits_of(model: Model, point: Tensor, y: Tensor, where: object, of: Tensor 
         lowest = logits.detach().masked_fill(masked, torch.inf).amin(1, keepdim=True)
         logits = torch.where(masked, lowest - FAR, logits)
     return logits
+
+
+def refuses(model: object) -> bool:
+    """Whether a model's last logit means that it refuses the image; a module says so by an attribute ``refuses``."""
+    return bool(getattr(model, "refuses", False))
+
+
+def withstood(logits: Tensor, y: Tensor) -> Tensor:
+    """The logits without that of the refusal, whose value y takes where it is larger: (N, K + 1), y (N,) → (N, K).
+
+    Whoever wants y misclassified and accepted wants another than y to be the largest of these.
+    """
+    own = torch.maximum(logits.gather(1, y[:, None]), logits[:, -1:])
+    return logits[:, :-1].scatter(1, y[:, None], own)
+
+
+def fooled(model: object, logits: Tensor, y: Tensor) -> Tensor:
+    """Whether another class than y is predicted and the image accepted, (N,).  logits: the model's own, with the refusal's."""
+    return (withstood(logits, y) if refuses(model) else logits).argmax(1) != y
 
 
 def _explained(error: RuntimeError, model: Model, point: Tensor, where: object) -> Exception | None:

@@ -112,6 +112,11 @@ class Data:
         digest.update(self.images.sign(self.index))
         return digest.hexdigest()[:16]
 
+    def shared(self, other: Data) -> int:
+        """How many images of the same split the two have in common."""
+        same = (self.name, self.split) == (other.name, other.split)
+        return int(np.isin(self.index, other.index).sum()) if same else 0
+
     def only(self, names: Sequence[str]) -> Data:
         """The images of these classes, whose indices stay what they are; ValueError for a class that does not exist."""
         if unknown := [name for name in names if name not in self.classes]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sanact.checks import Model
+from sanact.checks import Model, refuses
 from sanact.parts import parts_of, straight_through
 from sanact.preserve import preserved
 
@@ -67,6 +67,7 @@ def annealed(model: Any, choice: str, steps: int) -> Iterator[Model]:
         logits: Tensor = model(x)
         return logits
 
+    closing.refuses = refuses(model)  # type: ignore[attr-defined]
     try:
         with gradient(model, choice):
             yield closing

@@ -1,9 +1,11 @@
-"""Modules that an attacker may differentiate through something else: what sanitizers are, and a stand-in for anybody's own."""
+"""Modules that an attacker may differentiate through something else: what sanitizers and transforms are, and a stand-in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,8 @@ class Part(nn.Module):
     """A module whose gradient an attacker may choose.
 
     where: the place in the network, for messages.
-    bypassed: return the input.
+    kind: what messages call it.
+    bypassed: return the input; see `bypass`.  removable: whether it can be, and the network without it is one to attack.
     randomized: whether it draws random numbers; see `rewind`.
     gradient: what is differentiated in its place, one of `choices`; see `sanact.gradients`.
     gate_width: of a surrogate that opens gradually, as a share of the largest magnitude; see `sanact.gradients.annealed`.
@@ -21,8 +24,10 @@ class Part(nn.Module):
     A gradient that autograd cannot pass is an error in the backward pass, never silently zero.
     """
 
+    kind: ClassVar[str] = "part"
     where: str = ""
     bypassed: bool = False
+    removable: bool = True
     randomized: bool = False
     gradient: str = "exact"
     gate_width: float = 0.03
@@ -40,6 +45,37 @@ class Part(nn.Module):
 
     def rewind(self) -> None:
         """Begin the random draws again, as a new copy would.  A part that draws none does nothing."""
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether it must see clean data before it is used."""
+        return False
+
+    def calibrate(self, clean: Iterable[Tensor]) -> None:
+        """Learn from clean data, batches of what `forward` takes; one that needs none does nothing."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments that make this part again, with the name it has among its kind."""
+        return {"name": self.name} | {name: self._argument(name) for name in _arguments(type(self))}
+
+    def _argument(self, name: str) -> Any:
+        try:
+            return getattr(self, name)
+        except AttributeError:
+            raise TypeError(
+                f"every argument of __init__ must be an attribute of the same name, '{name}' is none ({type(self).__name__})"
+            ) from None
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{key}={value!r}" for key, value in self.config.items() if key != "name")
+
+    def __str__(self) -> str:
+        return f"{self.kind} '{self.name}'" + (f" on '{self.where}'" if self.where else "")
 
     def differentiable(self, function: Callable[[Tensor], Tensor], a: Tensor) -> Tensor:
         """``function`` of a, with the gradient that was chosen."""
@@ -61,8 +97,22 @@ class Part(nn.Module):
         return straight_through(stand_in, clean)
 
 
+def _arguments(kind: type[Part]) -> list[str]:
+    """The names of the arguments of ``__init__``; none where it is that of nn.Module."""
+    if kind.__init__ is nn.Module.__init__:
+        return []
+    parameters = inspect.signature(kind).parameters.values()
+    if unnamed := [
+        parameter for parameter in parameters if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]:
+        raise TypeError(f"__init__ must name its arguments, so that they can be saved, got {unnamed[0]} ({kind.__name__})")
+    return [parameter.name for parameter in parameters]
+
+
 class StandIn(Part):
     """A module that an attacker differentiates through something else; made by `stand_in`."""
+
+    removable = False
 
     def __init__(self, module: nn.Module, surrogate: Callable[[Tensor], Tensor] | Literal["identity"]) -> None:
         super().__init__()
@@ -80,6 +130,9 @@ class StandIn(Part):
 
     def forward(self, a: Tensor) -> Tensor:
         return self.differentiable(self.module, a)
+
+    def extra_repr(self) -> str:
+        return ""
 
     def __str__(self) -> str:
         return f"stand-in for {type(self.module).__name__}" + (f" on '{self.where}'" if self.where else "")
@@ -107,6 +160,25 @@ def stand_in(module: nn.Module, surrogate: Callable[[Tensor], Tensor] | Literal[
 def parts_of(model: Any) -> list[Part]:
     """The parts in a model, in the order of their registration; none of a mere callable."""
     return [part for part in model.modules() if isinstance(part, Part)] if isinstance(model, nn.Module) else []
+
+
+def removable(model: Any) -> list[Part]:
+    """Those of its parts without which the model is the undefended one; none of a mere callable."""
+    return [part for part in parts_of(model) if part.removable]
+
+
+@contextmanager
+def bypass(parts: Iterable[Part]) -> Iterator[None]:
+    """Switch these parts off for a while: each returns its input."""
+    parts = list(parts)
+    before = [part.bypassed for part in parts]
+    try:
+        for part in parts:
+            part.bypassed = True
+        yield
+    finally:
+        for part, was in zip(parts, before, strict=True):
+            part.bypassed = was
 
 
 def straight_through(source: Tensor, value: Tensor) -> Tensor:

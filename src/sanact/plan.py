@@ -23,8 +23,9 @@ from sanact.files import replacing
 from sanact.graph import Layer, find_layers, likely_shape, trace
 from sanact.nonlinear import LAYERS
 from sanact.notebook import html_table
+from sanact.parts import Part, bypass, removable
 from sanact.preserve import copied, preserved
-from sanact.sanitizers import SANITIZERS, Sanitizer, bypass, sanitizers_of
+from sanact.sanitizers import SANITIZERS, Sanitizer, sanitizers_of
 from sanact.spec import make, parse
 from sanact.untraced import Untraced
 from sanact.values import BATCH_SIZE, shown
@@ -274,17 +275,19 @@ def _inputs(defended: nn.Module, sanitizer: nn.Module, batches: Iterable[Tensor]
 
 
 @torch.no_grad()
-def changed(defended: SanitizedModel, x: Tensor) -> dict[str, float]:
-    """The share of the elements that each sanitizer changes on x, by layer; 0 is a sanitizer that does nothing.
+def changed(defended: nn.Module, x: Tensor) -> dict[Part, float]:
+    """The share of the elements that each part which is not bypassed changes on x; 0 is a part that does nothing.
 
-    The network runs in evaluation mode.
+    The network runs in evaluation mode.  Of a part that returns another shape than it is given nothing is said.
     """
-    shares: dict[str, float] = {name: 0.0 for name in defended.sanitizers}
+    shares: dict[Part, float] = {}
 
-    def compare(sanitizer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        shares[str(sanitizer.where)] = float((output != inputs[0]).float().mean())
+    def compare(part: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        if isinstance(inputs[0], Tensor) and inputs[0].shape == output.shape:
+            shares[part] = float((output != inputs[0]).float().mean())
 
-    handles = [sanitizer.register_forward_hook(compare) for sanitizer in defended.sanitizers.values()]
+    parts = [part for part in removable(defended) if not part.bypassed]
+    handles = [part.register_forward_hook(compare) for part in parts]
     try:
         with preserved(defended):
             defended.eval()(x)

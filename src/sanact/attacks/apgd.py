@@ -13,7 +13,7 @@ from sanact.attacks.base import RESTARTS, STEPS, TARGETS
 from sanact.attacks.gradient import GradientAttack, Search
 from sanact.attacks.losses import LossName, likeliest_others, targeted_dlr
 from sanact.attacks.projections import Generators, Norm, per_example, project, random_start, sparse_sign, steepest
-from sanact.checks import Model, logits_of
+from sanact.checks import Model
 from sanact.values import POSITIVE, Maybe, Number, Rules
 
 MOMENTUM = 0.75
@@ -73,7 +73,7 @@ class APGD(GradientAttack):
         rivals = [search.labels]
         if self.loss == "targeted-dlr":
             search.best = search.x.clone() if start is None else start.clone()
-            logits = logits_of(search.model, search.best, search.y, self)
+            logits = self.logits(search.model, search.best, search.y)
             search.won = logits.argmax(1) != search.y
             rivals = [*likeliest_others(logits, search.y, self.targets).T]
         elif self.early_stop and start is None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sanact.attacks.projections import Generators, Norm
-from sanact.checks import Model, check_inputs, check_mode
+from sanact.checks import Model, check_inputs, check_mode, logits_of, refuses, withstood
 from sanact.preserve import preserved
 from sanact.values import POSITIVE, OneOf, Rules, Whole, flag, shown
 
@@ -102,6 +102,15 @@ class Attack(ABC):
     @abstractmethod
     def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
         """The attack itself, without gradient tracking; eps (N,), or empty where the attack has no budget."""
+
+    def logits(self, model: Model, point: Tensor, y: Tensor, of: Tensor | None = None) -> Tensor:
+        """The logits at a point, (N, K), as the attack is to see them; as `checks.logits_of`.
+
+        An example has to be accepted, too: where the model can refuse, y has the refusal's logit if that is larger.  With a
+        target, whose logit has to be the largest of all, the refusal stays one of the others, (N, K + 1).
+        """
+        logits = logits_of(model, point, y, self, of)
+        return withstood(logits, y) if refuses(model) and not self.targeted else logits
 
     @property
     def budget(self) -> tuple[Norm, float | None]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from sanact.attacks.base import STEPS, Attack
 from sanact.attacks.losses import margin
 from sanact.attacks.projections import Generators, Norm, per_example
-from sanact.checks import Model, gradient_of, logits_of
+from sanact.checks import Model, gradient_of
 from sanact.values import NOT_NEGATIVE, POSITIVE, Rules, Whole, flag
 
 LARGEST = 1e10  # c
@@ -80,7 +80,7 @@ class CW(Attack):
             candidate = (bent + 1) / 2
             with torch.enable_grad():
                 point = candidate.detach().requires_grad_()
-                logits = logits_of(model, point, y[index], self, index)
+                logits = self.logits(model, point, y[index], index)
                 short = margin(logits, y[index]) * (1 if self.targeted else -1)  # what is missing to success, without κ
                 slope = gradient_of(short, point, self, index)
             delta, short = candidate - x[index], short.detach().to(x)

@@ -11,7 +11,7 @@ from torch import Tensor
 from sanact.attacks.base import RESTARTS, STEPS, TARGETS, BudgetedAttack
 from sanact.attacks.losses import likeliest_others, margin
 from sanact.attacks.projections import Generators, Norm, length, per_example, project, random_start, to_hyperplane
-from sanact.checks import Model, gradient_of, logits_of
+from sanact.checks import Model, gradient_of
 from sanact.values import LARGE, SHARE, Maybe, Number, Rules, flag
 
 DUAL: dict[Norm, Norm] = {"Linf": "L1", "L2": "L2", "L1": "Linf"}
@@ -118,7 +118,7 @@ class Closest:
 
     def visit(self, index: Tensor, here: Tensor) -> tuple[Tensor, Tensor]:
         """The logits at ``here``, (n, K), and whether the goal is reached there, (n,), for the examples ``index``."""
-        logits = logits_of(self.model, here, self.y[index], self.attack, index)
+        logits = self.attack.logits(self.model, here, self.y[index], index)
         return logits, self._note(index, here, logits)
 
     def linearize(self, index: Tensor, here: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,7 +129,7 @@ class Closest:
         y = self.y[index]
         with torch.enable_grad():
             point = here.detach().requires_grad_()
-            logits = logits_of(self.model, point, y, self.attack, index)
+            logits = self.attack.logits(self.model, point, y, index)
             won = self._note(index, here, logits.detach())
             if self.attack.targeted:
                 values = [-margin(logits, y)]
@@ -158,7 +158,7 @@ class Closest:
         x, y, sign = self.x[index], self.y[index], -1 if self.attack.targeted else 1
         way = self.best[index] - x
         inner, outer = torch.zeros_like(self.eps[index]), torch.ones_like(self.eps[index])  # shares of the way
-        below, above = (sign * margin(logits_of(self.model, x + share * way, y, self.attack, index), y) for share in (0, 1))
+        below, above = (sign * margin(self.attack.logits(self.model, x + share * way, y, index), y) for share in (0, 1))
         for _ in range(LAST):
             crossing = inner + (outer - inner) * (-below / (above - below).clamp_min(torch.finfo(x.dtype).tiny)).clamp(0, 1)
             share = (crossing + (outer - crossing) / 100).to(x)  # on the boundary itself, rounding would decide

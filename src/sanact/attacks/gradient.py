@@ -12,7 +12,7 @@ from torch import Tensor
 from sanact.attacks.base import BudgetedAttack
 from sanact.attacks.losses import LOSSES, LossName, dlr_towards
 from sanact.attacks.projections import Generators, per_example, project, steepest, to_scale
-from sanact.checks import Model, gradient_of, logits_of
+from sanact.checks import Model, gradient_of
 from sanact.values import OneOf, Rules, Whole, flag
 
 
@@ -136,7 +136,7 @@ class Search:
         for _ in range(self.attack.draws):
             with torch.set_grad_enabled(slope):
                 point = here.detach().requires_grad_(slope)
-                logits = logits_of(self.model, point, self.y[index], self.attack, of)
+                logits = self.attack.logits(self.model, point, self.y[index], of)
                 value = self.objective(logits, index)
             loss += value.detach() / self.attack.draws
             hits += (logits.detach().argmax(1) == self.y[index]) == self.attack.targeted

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sanact.attacks.base import QUERIES, BudgetedAttack, doublings
 from sanact.attacks.projections import Generators, Norm, per_example
-from sanact.checks import Model, logits_of
+from sanact.checks import Model
 from sanact.values import Rules, flag
 
 TOLERANCE = 1e-3  # of a radius, in input units
@@ -74,7 +74,7 @@ class RayS(BudgetedAttack):
         return _along(x, torch.minimum(radius, eps), direction)
 
     def _fooled(self, model: Model, x: Tensor, y: Tensor, of: Tensor) -> Tensor:
-        return logits_of(model, x, y, self, of).argmax(1) != y
+        return self.logits(model, x, y, of).argmax(1) != y
 
 
 def _along(x: Tensor, radius: Tensor, direction: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from sanact.attacks.base import QUERIES, BudgetedAttack, doublings
 from sanact.attacks.losses import margin
 from sanact.attacks.projections import Generators, draw, generators_of, l2_norm, per_example, project
-from sanact.checks import Model, logits_of
+from sanact.checks import Model
 from sanact.values import Number, Rules, flag
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # after so many queries the share of changed pixels halves
@@ -95,7 +95,7 @@ class Square(BudgetedAttack):
 
     def _look(self, model: Model, here: Tensor, y: Tensor, of: Tensor) -> tuple[Tensor, Tensor]:
         """How far the goal is exceeded, and whether it is reached, both (n,)."""
-        logits = logits_of(model, here, y, self, of)
+        logits = self.logits(model, here, y, of)
         return margin(logits, y) * (-1 if self.targeted else 1), (logits.argmax(1) == y) == self.targeted
 
     def _side(self, query: int, x: Tensor) -> int:

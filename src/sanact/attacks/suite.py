@@ -14,7 +14,7 @@ from torch import Tensor
 from sanact.attacks.base import BudgetedAttack, own_copies, untouched
 from sanact.attacks.losses import margin
 from sanact.attacks.projections import Generators, generators_of, length
-from sanact.checks import Model, check_inputs, logits_of
+from sanact.checks import Model, check_inputs
 from sanact.passes import counting
 
 
@@ -150,7 +150,7 @@ class Suite(BudgetedAttack):
 
     def look(self, model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The margin at x, and whether the goal is reached there, both (N,)."""
-        logits = logits_of(model, x, y, self)
+        logits = self.logits(model, x, y)
         return margin(logits, y), (logits.argmax(1) == y) == self.targeted
 
 

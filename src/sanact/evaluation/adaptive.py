@@ -19,8 +19,7 @@ from sanact.attacks.suite import Record, Stage, Standing
 from sanact.checks import Model
 from sanact.evaluation.latent import LatentMatching, has_hidden
 from sanact.gradients import annealed, blocked, gradient, gradient_choices, through
-from sanact.parts import parts_of
-from sanact.sanitizers import Sanitizer, bypass, sanitizers_of
+from sanact.parts import Part, bypass, parts_of, removable
 from sanact.values import OneOf, Rules
 
 Effort = Literal["quick", "standard", "thorough"]
@@ -64,11 +63,11 @@ class Adaptive(Suite):
     furthest serves it from there on.  Then gates that close, and each of the likeliest classes as a target; for those that are
     near the goal, rounds of small steps from the best point through every way, of many steps from anywhere, targets and other
     losses; examples of the undefended model, and of the source, replayed; for those that are far, other losses and ways;
-    examples of the model with one sanitizer bypassed; latent matching; in L2, Carlini and Wagner's; Square; in Linf, RayS,
+    examples of the model with one part bypassed; latent matching; in L2, Carlini and Wagner's; Square; in Linf, RayS,
     which sees decisions only.  The last two leave an example that their first queries brought nowhere near the goal.
     Where a place of the network lets no gradient through although the shape stays the same, one more gradient takes it for the
     identity.
-    The undefended model is the defended one with all its sanitizers bypassed; a model that has none is attacked as it is.
+    The undefended model is the defended one with all its parts bypassed; a model that has none is attacked as it is.
     Randomized models have losses, gradients and successes averaged over 10 draws.
     Sources: Tramèr et al. 2020, arXiv:2002.08347; Carlini et al. 2019, arXiv:1902.06705.
     """
@@ -114,7 +113,7 @@ class Campaign:
         self.gates = [place for place, name in enumerate(self.ways) if name.endswith("sigmoid")]
         self.order = torch.arange(len(self.ways), device=record.x.device)[:, None].expand(-1, len(record.x))
         self.refined = torch.zeros(len(record.x), dtype=torch.bool, device=record.x.device)  # who was near enough
-        self.sanitizers = sanitizers_of(model)
+        self.parts = removable(model)
         self.ball: dict[str, Any] = {"eps": attacker.eps, "norm": attacker.norm}
         self.draws = DRAWS if any(part.randomized for part in parts_of(model)) else 1
         self.replayed = [self.apgd(loss, self.work.short, early_stop=False) for loss in LOSSES]
@@ -150,8 +149,8 @@ class Campaign:
 
     def replays(self) -> Iterator[Stage]:
         """Examples of the undefended model, and of the source."""
-        for attack in self.replayed if self.sanitizers else []:
-            yield Stage(f"transfer {attack.loss}", _run(self.model, attack, start="x", bypassed=self.sanitizers))
+        for attack in self.replayed if self.parts else []:
+            yield Stage(f"transfer {attack.loss}", _run(self.model, attack, start="x", bypassed=self.parts))
         if self.attacker.source is not None:
             for attack in self.replayed:
                 yield Stage(f"transfer from the source {attack.loss}", _run(self.attacker.source, attack, start="x"))
@@ -163,7 +162,7 @@ class Campaign:
             yield from self.through(f"apgd {loss} {{}}", self.apgd(loss), far)
         for rank in range(1, len(self.ways)):
             yield from self.through("apgd margin {}, on", self.apgd(steps=self.work.short), far, rank=rank, start="near")
-        for one in self.sanitizers if len(self.sanitizers) > 1 else []:
+        for one in self.parts if len(self.parts) > 1 else []:
             yield from self.through(f"transfer without {one.where}", self.replayed[0], start="near", bypassed=[one])
         guides = self.attacker.guides
         if guides is not None and has_hidden(self.model, guides[:1]):
@@ -232,7 +231,7 @@ def _both(one: Way, other: Way) -> Iterator[None]:
 
 
 def _run(
-    model: Model, attack: Attack, way: Way = nullcontext, *, start: Start = "anywhere", bypassed: Iterable[Sanitizer] = ()
+    model: Model, attack: Attack, way: Way = nullcontext, *, start: Start = "anywhere", bypassed: Iterable[Part] = ()
 ) -> Run:
     """An attack as a stage; start: where one that climbs begins."""
 

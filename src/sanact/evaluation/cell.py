@@ -14,12 +14,13 @@ from torch import nn
 
 from sanact.attacks import REVISION, Attack
 from sanact.attacks.projections import Norm
-from sanact.content import content
 from sanact.data import Data
+from sanact.defenses import Defense, as_defense
 from sanact.evaluation.adaptive import Adaptive, Effort
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge, Radius, l2_budget
 from sanact.identity import fingerprint, own_code
-from sanact.plan import Plan, as_plan, plan_to_dict
+from sanact.parts import removable
+from sanact.plan import Plan
 from sanact.sanitizers import Sanitizer
 from sanact.values import SEED, OneOf, shown
 
@@ -31,15 +32,16 @@ class Cell:
     """One unit of evaluation.
 
     model: undefended, in evaluation mode; x in [0, 1] → logits.  model_name: for people; weights are told apart by content.
-    defense: what is attached to the model; None judges it as it is.  calibration: clean training data, for a defense that
-        needs some.  attack, knowledge: who attacks.  seed: of the attack's draws, of which each example has its own.
+    defense: of the model: a `Defense`, a sanitizer, a plan, a transform, or a list of them; None judges it as it is.
+    calibration: clean training data, for a defense that needs some; none of the judged images may be among them.
+    attack, knowledge: who attacks.  seed: of the attack's draws, of which each example has its own.
     source: another network of the same data, whose examples the adaptive attacker tries, too.
     """
 
     data: Data
     model: nn.Module
     model_name: str
-    defense: Sanitizer | Plan | None
+    defense: Defense | Sanitizer | Plan | None
     attack: Attack
     knowledge: Knowledge
     seed: int = 0
@@ -58,8 +60,7 @@ class Cell:
         for name, kind in kinds.items():
             if not isinstance(value := getattr(self, name), kind):
                 raise TypeError(f"{name} must be of type {getattr(kind, '__name__', kind)}, got {shown(value)} (cell)")
-        if self.defense is not None:
-            as_plan(self.defense)
+        self._check_calibration()
         OneOf(tuple(KNOWLEDGE))(self.knowledge, "knowledge", str(self))
         object.__setattr__(self, "seed", SEED(self.seed, "seed", str(self)))
         if isinstance(self.attack, Adaptive) != (self.knowledge == "adaptive"):
@@ -69,29 +70,37 @@ class Cell:
         if self.attack.targeted:
             raise ValueError(f"the judge has labels, not targets: targeted must be False ({self.attack})")
 
-    @property
-    def defense_name(self) -> str:
-        return "+".join(dict.fromkeys(config["name"] for config in (self._parts or {}).values())) or "none"
+    def _check_calibration(self) -> None:
+        """Raise ValueError where a defense that learns from images gets none, or those that are judged."""
+        if self.defense is None:
+            return
+        defense = as_defense(self.defense)
+        if defense.needs_data and not self.calibration:
+            raise ValueError(f"it learns from clean training images, got none: give calibration ({defense})")
+        if self.calibration and (shared := self.data.shared(self.calibration)):
+            raise ValueError(
+                f"a defense may not learn from the images it is judged on, got {shared} of {len(self.data)} as calibration "
+                f"('{self.data.name}', {self.data.split}; {defense})"
+            )
 
     @property
-    def _parts(self) -> dict[str, Any] | None:
-        """The plan, or the sanitizers that the model has inside it, by their modules' names."""
+    def defense_name(self) -> str:
         if self.defense is not None:
-            return plan_to_dict(self.defense)
-        return self._inside.get("inside")
+            return as_defense(self.defense).name
+        return "+".join(dict.fromkeys(part["name"] for part in self._inside.get("inside", {}).values())) or "none"
 
     @property
     def _inside(self) -> dict[str, Any]:
-        named = self.model.named_modules()
-        inside = {part.where or name: part.config for name, part in named if isinstance(part, Sanitizer) and not part.bypassed}
-        return {"inside": inside} if inside else {}
+        """What defends the model from inside, by their modules' names."""
+        active = [part for part in removable(self.model) if not part.bypassed]
+        named = {part.where or name: part.config for name, part in self.model.named_modules() if part in active}
+        return {"inside": named} if named else {}
 
     @property
     def identity(self) -> dict[str, Any]:
         """What the rows depend on; two cells with the same identity have the same rows."""
         return self._crafting() | {
-            "defense": self._parts,
-            **({"sanitizers": content(dict(as_plan(self.defense))).hex()[:16]} if self.defense is not None else {}),
+            **({"defense": self._inside.get("inside")} if self.defense is None else as_defense(self.defense).identity),
             "calibration": self.calibration.fingerprint if self.calibration else None,
             "attack": self.attack.config,
             "knowledge": self.knowledge,
@@ -153,7 +162,7 @@ def cells(
     data: Data,
     model: nn.Module,
     model_name: str,
-    defenses: Iterable[Sanitizer | Plan | None],
+    defenses: Iterable[Defense | Sanitizer | Plan | None],
     attacks: Iterable[Attack],
     knowledge: Iterable[Knowledge],
     *,
@@ -185,7 +194,7 @@ def cells(
             attack=attack,
             knowledge=known,
             seed=seed,
-            calibration=calibration if defense and any(part.needs_data for part in as_plan(defense).values()) else None,
+            calibration=calibration if defense is not None and as_defense(defense).needs_data else None,
             source=source,
         )
         for defense in defenses

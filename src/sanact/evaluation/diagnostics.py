@@ -18,13 +18,12 @@ from torch import Tensor, nn
 
 from sanact.attacks import APGD, FGSM, Attack, BudgetedAttack, Square, Suite
 from sanact.attacks.base import untouched
-from sanact.attacks.losses import margin
 from sanact.attacks.projections import diameter, length, random_start
-from sanact.checks import Model
+from sanact.checks import Model, fooled, refuses
 from sanact.evaluation.adaptive import Adaptive, by_strength
-from sanact.evaluation.honesty import answer, answers, fresh_copy, slopes
+from sanact.evaluation.honesty import answer, answers, fresh_copy, lead, slopes, won
 from sanact.gradients import annealed, gradient, gradient_choices
-from sanact.sanitizers import Sanitizer, bypass, sanitizers_of
+from sanact.parts import Part, bypass, removable
 
 EXAMPLES = 50  # that the model has right, for the checks that attack again
 PATIENT = 25  # of them, for what an adaptive attacker with more patience would try
@@ -70,25 +69,26 @@ def diagnose(
 
     by: what won each example when the attack was run on them, as in `rows.SCHEMA`; None runs it.
     once: called with the name of each check that takes long and what computes its figure; `Journal.once` computes none twice.
-    The undefended model is this one with its sanitizers bypassed.  The checks come one by one, the cheap ones first:
+    The undefended model is this one with its parts bypassed.  The checks come one by one, the cheap ones first:
 
     - outputs differ: largest difference of two passes over the same images, relative to the largest logit.
     - answers depend on the batch: the same between an image alone, in its batch, and in another order.
     - answers depend on earlier queries: the same between a model that has answered others before, and a fresh copy.
     - gradients in the forward pass: calls of autograd while predicting, by a model that optimizes or purifies.
-    - vanishing gradient: share of examples on which that of the margin, at the input or at a sanitizer, is so small that a
+    - vanishing gradient: share of examples on which that of the margin, at the input or at a part, is so small that a
       change as large as the activation would move the logits by less than a millionth of the largest.
     - gradient against finite differences: median relative difference of the two slopes of the margin, along random directions,
-      and along the gradient's own sign; for the adaptive attacker, who has other gradients through the sanitizers, without
+      and along the gradient's own sign; for the adaptive attacker, who has other gradients through the parts, without
       them.
     - silent success: share on which the attack met an adversarial example and returned another.
     - beaten by: share that something else wins and the attack does not: random noise, one step, twice the steps, the margin
-      loss, its own examples crafted on the undefended model, another gradient through the sanitizers, queries without
+      loss, its own examples crafted on the undefended model, another gradient through the parts, queries without
       gradients.  Of the adaptive attacker, what the next effort would try: more steps through each gradient, gates that close
       slowly, and each gradient towards each of the likeliest classes; not for the effort "quick", which claims an upper bound.
     - won by queries: of a suite, what queries alone won.
     - larger budget: accuracy gained at twice the budget.
-    - no bound: accuracy above chance where the budget covers half of the input range, and of an attack without a budget.
+    - no bound: accuracy above chance where the budget covers half of the input range, all of it where the model can refuse, and
+      of an attack without a budget.
     """
     fresh = fresh_copy(model)
     with untouched(model):
@@ -108,7 +108,7 @@ def diagnose(
         Check(f"vanishing gradient at {place}", share, 0.0) for place, share in _vanishing_gradients(model, x, y).items()
     )
     if not differ.failed:
-        own = sanitizers_of(model) if isinstance(attack, Adaptive) else []
+        own = removable(model) if isinstance(attack, Adaptive) else []
         with bypass(own):
             found = list(slopes(model, x, y, _noise_size(attack)))
         yield from (Check(f"gradient against finite differences, {way}", figure, 0.5) for way, figure in found)
@@ -138,7 +138,7 @@ def _won_by(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> list[str]
     if isinstance(attack, Suite):
         return attack.credited(model, x, y).by
     with untouched(model):
-        return ["" if right else attack.name for right in (answer(model, attack(model, x, y)).argmax(1) == y).tolist()]
+        return [attack.name if fell else "" for fell in won(model, attack(model, x, y), y).tolist()]
 
 
 def _rivals(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, standing: Tensor) -> Iterator[tuple[str, Figure]]:
@@ -150,7 +150,7 @@ def _rivals(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, standing: Te
                 return 0.0
             with untouched(model):
                 found = rival(x[standing], y[standing])
-                return float((answer(model, found).argmax(1) != y[standing]).sum()) / len(x)
+                return float(won(model, found, y[standing]).sum()) / len(x)
 
         return measured
 
@@ -176,9 +176,8 @@ def _others(attack: Attack, model: nn.Module) -> Iterator[tuple[str, Rival]]:
         yield "twice the steps", lambda x, y: patient(model, x, y)
     if getattr(attack, "loss", "margin") != "margin":
         yield "the margin loss", lambda x, y: replace(cast(Any, attack), loss="margin")(model, x, y)
-    sanitizers = sanitizers_of(model)
-    if sanitizers:
-        yield "replay", _through(again.for_replay(), model, "exact", sanitizers)
+    if parts := removable(model):
+        yield "replay", _through(again.for_replay(), model, gradient_choices(model)[0], parts)
     for choice in gradient_choices(model)[1:]:
         yield f"the {choice} gradient", _through(again, model, choice)
     if not isinstance(attack, Square):
@@ -206,7 +205,7 @@ def _closing(attack: APGD, model: nn.Module, choice: str) -> Rival:
     return run
 
 
-def _through(attack: Attack, model: nn.Module, choice: str, bypassed: Sequence[Sanitizer] = ()) -> Rival:
+def _through(attack: Attack, model: nn.Module, choice: str, bypassed: Sequence[Part] = ()) -> Rival:
     def run(x: Tensor, y: Tensor) -> Tensor:
         with gradient(model, choice), bypass(bypassed):
             return attack(model, x, y)
@@ -221,7 +220,7 @@ def _noise(model: Model, x: Tensor, y: Tensor, eps: float, norm: Any, draws: int
     for _ in range(draws):
         candidate = random_start(x, torch.full((len(x),), eps).to(x), norm, generator)
         best[left] = candidate[left]
-        left = left[answer(model, best[left]).argmax(1) == y[left]]
+        left = left[~won(model, best[left], y[left])]
         if not len(left):
             break
     return best
@@ -247,16 +246,17 @@ def _vanishing_gradients(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, fl
     """By place, the share of examples on which max |∇margin| · max |a| is at most a millionth of max |logit|."""
     seen: dict[str, Tensor] = {}
 
-    def keep(sanitizer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen.setdefault(str(sanitizer.where), inputs[0])
+    def keep(part: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if isinstance(inputs[0], Tensor):
+            seen.setdefault(str(part.where), inputs[0])
 
-    handles = [part.register_forward_pre_hook(keep) for part in sanitizers_of(model)]
+    handles = [part.register_forward_pre_hook(keep) for part in removable(model)]
     try:
         with untouched(model), torch.enable_grad():
             x = x.clone().requires_grad_()
             places = {"the input": x}
             logits = answer(model, x)
-            loss = margin(logits, y).sum()
+            loss = lead(model, logits, y).sum()
             places |= {f"'{name}'": a for name, a in seen.items()}
             if not loss.requires_grad:
                 return dict.fromkeys(places, 1.0)
@@ -282,12 +282,13 @@ def _silent(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> float:
             logits = answer(model, points)
             with torch.no_grad():
                 inside = length(points.detach() - one, norm) <= (eps or math.inf) * (1 + 1e-6)
-                met[i] |= bool(((logits.argmax(1) != label) & inside).any())
+                met[i] |= bool((fooled(model, logits, label.expand(len(logits))) & inside).any())
             return logits
 
         with untouched(model):
+            watched.refuses = refuses(model)  # type: ignore[attr-defined]
             found = attack(watched, one, label)
-            met[i] &= bool(answer(model, found).argmax(1) == label)
+            met[i] &= not bool(won(model, found, label))
     return float(met.float().mean())
 
 
@@ -301,14 +302,14 @@ def _budgets(
             effort = {"effort": "quick"} if isinstance(attack, Adaptive) else {}
             larger = replace(cast(Any, attack), eps=eps, **effort)
             with untouched(model):
-                return float((answer(model, larger(model, x, y)).argmax(1) == y).float().mean()) - over
+                return float((~won(model, larger(model, x, y), y)).float().mean()) - over
 
         return measured
 
     if isinstance(attack, BudgetedAttack):
-        half = diameter(x, attack.norm) / 2
-        if 2 * attack.eps <= half:
+        boundless = diameter(x, attack.norm) / (1 if refuses(model) else 2)  # gray is rightly refused
+        if 2 * attack.eps <= boundless:
             yield "larger budget", gained(2 * attack.eps, accuracy)
-        yield "no bound", gained(max(half, attack.eps), chance)
+        yield "no bound", gained(max(boundless, attack.eps), chance)
     else:
         yield "no bound", lambda: accuracy - chance

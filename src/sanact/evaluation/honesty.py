@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from sanact.attacks.base import untouched
 from sanact.attacks.losses import margin
-from sanact.checks import Model, logits_of
+from sanact.checks import Model, fooled, logits_of, refuses, withstood
+from sanact.parts import parts_of
 from sanact.preserve import copied
-from sanact.sanitizers import sanitizers_of
 
 DIRECTIONS = 4
 SMALL = 1e-3  # a step short enough for the slope at a point
@@ -21,6 +21,16 @@ QUERIES = 10  # batches that a model is asked before it is asked again
 def answer(model: Model, x: Tensor) -> Tensor:
     """The logits at x, whatever the labels; see `checks.logits_of`."""
     return logits_of(model, x, torch.zeros(len(x), dtype=torch.long, device=x.device), "checks")
+
+
+def won(model: Model, x: Tensor, y: Tensor) -> Tensor:
+    """Whether another class than y is predicted at x, and the image accepted, (N,)."""
+    return fooled(model, answer(model, x), y)
+
+
+def lead(model: Model, logits: Tensor, y: Tensor) -> Tensor:
+    """The margin in the model's logits, (N,): of another class than y, above y and the refusal."""
+    return margin(withstood(logits, y) if refuses(model) else logits, y)
 
 
 def fresh_copy(model: nn.Module) -> nn.Module:
@@ -35,9 +45,9 @@ def answers(model: nn.Module, fresh: nn.Module, x: Tensor, size: float) -> Itera
     """What the logits depend on beside the image: the largest difference, relative to the largest logit.
 
     fresh: a copy of the model that has answered no question about x.  x: (N, C, H, W).  size: of the noise around them, in
-    Linf.  The model must not draw at random; one with sanitizers that do is left out.
+    Linf.  The model must not draw at random; one with parts that do is left out.
     """
-    if any(part.randomized for part in sanitizers_of(model)):
+    if any(part.randomized for part in parts_of(model)):
         return
     with untouched(model), untouched(fresh):
         yield "earlier queries", _memory(model, fresh, x, size)
@@ -94,7 +104,7 @@ def slopes(model: nn.Module, x: Tensor, y: Tensor, size: float) -> Iterator[tupl
 def _slope_at(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     with untouched(model), torch.enable_grad():
         point = x.clone().requires_grad_()
-        value = margin(answer(model, point), y).sum()
+        value = lead(model, answer(model, point), y).sum()
         if not value.requires_grad:
             return torch.zeros_like(x)
         (gradient,) = torch.autograd.grad(value, point, allow_unused=True)
@@ -105,7 +115,7 @@ def _error(model: nn.Module, x: Tensor, y: Tensor, gradient: Tensor, direction: 
     """Of the examples whose slope can be measured, (n,)."""
     with untouched(model):
         ahead, behind = answer(model, x + h * direction), answer(model, x - h * direction)
-    measured = (margin(ahead, y).double() - margin(behind, y).double()) / (2 * h)
+    measured = (lead(model, ahead, y).double() - lead(model, behind, y).double()) / (2 * h)
     claimed = (gradient.double() * direction).flatten(1).sum(1)
     larger = torch.maximum(measured.abs(), claimed.abs())
     rounding = 32 * torch.finfo(ahead.dtype).eps * ahead.abs().amax(1).double() / h

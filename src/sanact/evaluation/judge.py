@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from sanact.attacks import Suite
 from sanact.attacks.projections import Norm, diameter, length
 from sanact.attacks.suite import Outcome, reason
-from sanact.checks import check_inputs, check_mode, logits_of
+from sanact.checks import check_inputs, check_mode, fooled, logits_of, refuses
 from sanact.data import Batch, Integers
+from sanact.defenses import as_defense, split
 from sanact.device import one_thread, pick_device
 from sanact.evaluation.adaptive import Adaptive
 from sanact.evaluation.cell import Cell
@@ -31,11 +32,10 @@ from sanact.evaluation.journal import Journal
 from sanact.evaluation.rows import SCHEMA, Parts, clean_accuracy, failures
 from sanact.faithful import difference
 from sanact.folding import fold_batch_norms
-from sanact.parts import parts_of
+from sanact.parts import bypass, parts_of, removable
 from sanact.passes import counting
-from sanact.plan import SanitizedModel, calibrate, changed, sanitize
+from sanact.plan import changed
 from sanact.preserve import copied, seeded
-from sanact.sanitizers import bypass
 from sanact.values import BATCH_SIZE, Whole
 
 GUIDES = 100
@@ -61,7 +61,7 @@ class Bench:
     def __init__(self, cell: Cell, device: str | torch.device) -> None:
         self.device = pick_device(device)
         self.cell = _with_guides(cell, self.device)
-        self.base, self.judged = _models(cell, self.device)
+        self.base, self.bare, self.judged = _models(cell, self.device)
 
     def of(self, cell: Cell) -> Bench:
         """A bench for another cell: with the same models, where it has the same model, defense and data."""
@@ -74,7 +74,7 @@ class Bench:
     def check(self, batch: Batch) -> None:
         """Raise what `judge` raises for a model, its images, a plan or a budget."""
         x, y = batch.x.to(self.device), batch.y.to(self.device)
-        _check_models(self.cell, self.base, self.judged, x, y)
+        _check_models(self.cell, self.bare, self.judged, x, y)
         _check_budget(self.cell, x)
 
     def judge(self, positions: Integers, *, examples: pa.Table | None = None, keep: int = 0) -> Judged:
@@ -234,7 +234,7 @@ def diagnosed(
 ) -> list[Check]:
     """What `diagnose` finds on the first images of a cell; by: what won each of them.  journal: see `journal_of`."""
     device = pick_device(device)
-    cell, (_, judged) = _with_guides(cell, device), _models(cell, device)
+    cell, (_, _, judged) = _with_guides(cell, device), _models(cell, device)
     first, noted = next(cell.data.batches(len(by))), Journal(journal)
 
     def once(name: str, compute: Callable[[], float]) -> float:
@@ -302,30 +302,41 @@ def _with_guides(cell: Cell, device: torch.device) -> Cell:
     return replace(cell, attack=replace(cell.attack, guides=guides, source=source))
 
 
-def _models(cell: Cell, device: torch.device) -> tuple[nn.Module, nn.Module]:
-    """The undefended model and the one to be judged, on the device and without batch norms; the cell's own stays as it is."""
+def _models(cell: Cell, device: torch.device) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """The undefended model, the one that parts are put into, and the one to be judged, on the device and without batch norms.
+
+    The second is the first, but for a defense that trains another.  The cell's own model stays as it is.
+    """
     check_mode(cell.model, str(cell))
-    base, example = copied(cell.model).to(device), next(cell.data[:1].batches(1)).x.to(device)
-    fold_batch_norms(base, example)
+    original, example = copied(cell.model).to(device), next(cell.data[:1].batches(1)).x.to(device)
+    base = _folded(original, example)
     if cell.defense is None:
-        return base, base
-    defended = sanitize(base, cell.defense, example=example)
-    if cell.calibration is not None:
-        calibrate(defended, next(cell.calibration.batches(len(cell.calibration))).x.to(device))
-    return base, defended
+        return base, base, base
+    trained, attached = split(as_defense(cell.defense))
+    bare = base if trained is None else _folded(trained(original, cell.calibration, example=example).to(device), example)
+    if trained is not None and not difference(base, bare, example):
+        raise ValueError(f"{trained} left the network as it was: it defends nothing ({cell})")
+    return base, bare, bare if attached is None else attached(bare, cell.calibration, example=example).to(device)
+
+
+def _folded(model: nn.Module, example: Tensor) -> nn.Module:
+    folded = copied(model)
+    fold_batch_norms(folded, example)
+    return folded
 
 
 @torch.no_grad()
-def _check_models(cell: Cell, base: nn.Module, judged: nn.Module, x: Tensor, y: Tensor) -> None:
+def _check_models(cell: Cell, bare: nn.Module, judged: nn.Module, x: Tensor, y: Tensor) -> None:
     check_inputs(x, y, str(cell))
-    logits_of(base, x, y, str(cell))
-    if isinstance(judged, SanitizedModel):
-        with bypass(judged.sanitizers.values()):
-            if found := difference(base, judged, x):
-                raise ValueError(f"without its sanitizers the defended model is another than the undefended: {found} ({cell})")
-        idle = [layer for layer, share in changed(judged, x).items() if share == 0 and not judged.sanitizers[layer].bypassed]
-        if idle:
-            raise ValueError(f"{judged.sanitizers[idle[0]]} changed nothing in {len(x)} examples: it defends nothing ({cell})")
+    logits_of(bare, x, y, str(cell))
+    if judged is bare:
+        return
+    parts = removable(judged)
+    with bypass(parts):
+        if parts and (found := difference(bare, judged, x)):
+            raise ValueError(f"without its parts the defended model is another than the undefended: {found} ({cell})")
+    if idle := [part for part, share in changed(judged, x).items() if share == 0]:
+        raise ValueError(f"{idle[0]} changed nothing in {len(x)} examples: it defends nothing ({cell})")
 
 
 def _check_budget(cell: Cell, x: Tensor) -> None:
@@ -370,23 +381,39 @@ def _decide(cell: Cell, judged: nn.Module, batch: Batch, x: Tensor, y: Tensor, o
     if eps is not None and (far := distances[norm].max()) > eps + 1e-6 * max(1, eps):
         raise ValueError(f"{cell.attack} went {far:.6g} away in {norm}, its budget is {eps:.6g} ({cell})")
     clean, attacked = (logits_of(judged, images, y, str(cell)) for images in (x, adversarial))
-    already, won = (clean.argmax(1) != y).tolist(), (attacked.argmax(1) != y).tolist()
-    by = by or ["clean" if a else cell.attack.name if w else "" for a, w in zip(already, won, strict=True)]
+    already, won = (clean.argmax(1) != y).tolist(), fooled(judged, attacked, y).tolist()
+    by = by or [cell.attack.name if w else "" for w in won]
+    by = ["clean" if a else who for a, who in zip(already, by, strict=True)]
+    (at_first, first_score), (then, score) = (_predicted(judged, logits) for logits in (clean, attacked))
     columns = [
         batch.index,
         batch.y,
-        clean.argmax(1).cpu(),
-        attacked.argmax(1).cpu(),
+        at_first,
+        then,
         distances["Linf"].cpu(),
         distances["L2"].cpu(),
         by,
         ["\n".join(f"{name}: {why}" for name, why in errors.items()) for errors in failed] or [""] * len(x),
         passes.cpu(),
+        first_score,
+        score,
     ]
     return pa.table(
-        [pa.array(np.asarray(column), type=field.type) for column, field in zip(columns, SCHEMA, strict=True)],
+        [
+            pa.array(np.asarray(column), type=field.type, from_pandas=True)
+            for column, field in zip(columns, SCHEMA, strict=True)
+        ],
         schema=SCHEMA,
     )
+
+
+def _predicted(model: nn.Module, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The predictions as `rows.SCHEMA` has them, (N,), and by how much the refusal leads, (N,), NaN for who cannot refuse."""
+    if not refuses(model):
+        return logits.argmax(1).cpu(), torch.full((len(logits),), torch.nan)
+    highest, predicted = logits[:, :-1].max(1)
+    score = logits[:, -1] - highest
+    return torch.where(score > 0, ~predicted, predicted).cpu(), score.cpu()
 
 
 def _generator(seed: int, place: int) -> torch.Generator:

@@ -23,19 +23,24 @@ SCHEMA = pa.schema(
     [
         ("index", pa.int64()),  # place in the split
         ("label", pa.int32()),
-        ("clean_prediction", pa.int32()),  # of the judged model, on the image as it is
-        ("prediction", pa.int32()),  # of the judged model, on the adversarial example
+        ("clean_prediction", pa.int32()),  # of the judged model, on the image as it is; ~c where it refuses what it takes for c
+        ("prediction", pa.int32()),  # of the judged model, on the adversarial example, likewise
         ("linf", pa.float32()),  # distance of the two, in input units
         ("l2", pa.float32()),
         ("by", pa.string()),  # the part of the attack that won it; "" where none did, "clean" where there was nothing to win
         ("failed", pa.string()),  # parts of the attack that ended in an error on it, a line each, with the reason; mostly ""
         ("passes", pa.int64()),  # through the network, forward and backward each, that the attack took for it
+        (
+            "clean_score",
+            pa.float32(),
+        ),  # on the image, the lead of the refusal's logit; null if nothing is ever refused
+        ("score", pa.float32()),  # on the adversarial example, likewise
     ]
 )
 HEADER = b"sanact"
 DIGESTS = b"sanact.digests"  # of the header and of each column, and the version of how rows are written
 VERSION = 2  # 1 had no digests
-OPTIONAL = {"by", "failed", "passes"}  # columns that older rows may lack
+OPTIONAL = {"by", "failed", "passes", "clean_score", "score"}  # columns that older rows may lack
 BROKEN = "a broken file can be deleted: its cell is then run again"
 REPLACED = "move it away, and it is made again"
 
@@ -143,14 +148,22 @@ def part(data: Mapping[str, Any]) -> str:
 
 
 def hits(rows: pa.Table, *, l2: float | None = None) -> pa.ChunkedArray:
-    """Whether each adversarial example was classified correctly.
+    """Whether each adversarial example was classified correctly, or refused where the image itself is not.
 
+    An image that is refused or misclassified as it is counts as an error whatever becomes of its example, so that a detector
+    cannot gain by what it refuses anyway.
     l2: a budget, for attacks that have none: where the example is further away, the attacker is left with the clean image.
     """
     judged = rows["prediction"]
     if l2 is not None:
         judged = pc.if_else(pc.less_equal(rows["l2"], l2), judged, rows["clean_prediction"])
-    return pc.equal(judged, rows["label"])
+    refused = pc.and_(pc.less(judged, 0), pc.equal(rows["clean_prediction"], rows["label"]))
+    return pc.or_(pc.equal(judged, rows["label"]), refused)
+
+
+def refusals(rows: pa.Table, column: str = "prediction") -> int:
+    """How many adversarial examples were refused; of "clean_prediction", how many images."""
+    return int(pc.sum(pc.less(rows[column], 0)).as_py() or 0)
 
 
 def accuracy(rows: pa.Table, *, l2: float | None = None) -> Accuracy:

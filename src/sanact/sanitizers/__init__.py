@@ -1,7 +1,8 @@
 """Operators that clean one hidden activation; they know tensors, never a model."""
 
+from sanact.parts import bypass
 from sanact.sanitizers.ash import ASH
-from sanact.sanitizers.base import Sanitizer, bypass, sanitizers_of
+from sanact.sanitizers.base import Sanitizer, sanitizers_of
 from sanact.sanitizers.kwta import KWTA
 from sanact.sanitizers.mask import Mask
 from sanact.sanitizers.mean_sparse import MeanSparse

@@ -1,11 +1,9 @@
-"""What all sanitizers share: which activations they take, how they are configured, how they are switched off."""
+"""What all sanitizers share: which activations they take."""
 
 from __future__ import annotations
 
-import inspect
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -45,6 +43,7 @@ class Sanitizer(Part):
     on maps.  bypassed: return the input; see `bypass`.
     """
 
+    kind = "sanitizer"
     channels_last: bool = False
 
     def forward(self, a: Tensor) -> Tensor:
@@ -65,68 +64,15 @@ class Sanitizer(Part):
         """maps: (N, C, H, W); a vector comes as one map of height 1, (N, 1, 1, F)."""
 
     @property
-    def needs_data(self) -> bool:
-        """Whether it must see clean activations before it is used; see `sanact.calibrate`."""
-        return False
-
-    def calibrate(self, activations: Iterable[Tensor]) -> None:
-        """Learn from clean activations, batches of what `forward` takes; one that needs none does nothing."""
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The arguments that make this sanitizer again, with the name it has in SANITIZERS."""
-        return {"name": self.name} | {name: self._argument(name) for name in _arguments(type(self))}
-
-    def _argument(self, name: str) -> Any:
-        try:
-            return getattr(self, name)
-        except AttributeError:
-            raise TypeError(
-                f"every argument of __init__ must be an attribute of the same name, '{name}' is none ({type(self).__name__})"
-            ) from None
-
-    @property
     def name(self) -> str:
         from sanact.sanitizers import SANITIZERS
 
-        return next((name for name, kind in SANITIZERS.items() if kind is type(self)), type(self).__name__)
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{key}={value!r}" for key, value in self.config.items() if key != "name")
-
-    def __str__(self) -> str:
-        return f"sanitizer '{self.name}'" + (f" on '{self.where}'" if self.where else "")
-
-
-def _arguments(kind: type[Sanitizer]) -> list[str]:
-    """The names of the arguments of ``__init__``; none where it is that of nn.Module."""
-    if kind.__init__ is nn.Module.__init__:
-        return []
-    parameters = inspect.signature(kind).parameters.values()
-    if unnamed := [
-        parameter for parameter in parameters if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]:
-        raise TypeError(f"__init__ must name its arguments, so that they can be saved, got {unnamed[0]} ({kind.__name__})")
-    return [parameter.name for parameter in parameters]
+        return next((name for name, kind in SANITIZERS.items() if kind is type(self)), super().name)
 
 
 def sanitizers_of(model: Any) -> list[Sanitizer]:
     """The sanitizers in a model, in the order of execution; none of a mere callable."""
     return [part for part in model.modules() if isinstance(part, Sanitizer)] if isinstance(model, nn.Module) else []
-
-
-@contextmanager
-def bypass(sanitizers: Iterable[Sanitizer]) -> Iterator[None]:
-    """Switch these sanitizers off for a while: each returns its input."""
-    sanitizers = list(sanitizers)
-    before = [sanitizer.bypassed for sanitizer in sanitizers]
-    try:
-        for sanitizer in sanitizers:
-            sanitizer.bypassed = True
-        yield
-    finally:
-        for sanitizer, was in zip(sanitizers, before, strict=True):
-            sanitizer.bypassed = was
 
 
 def local_mean(maps: Tensor, size: int) -> Tensor:

@@ -1,0 +1,45 @@
+"""Published defenses, each a frozen dataclass that makes a defended network of an undefended one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from sanact.data import Data
+from sanact.defenses.adversarial_training import PGDAdversarialTraining
+from sanact.defenses.base import Card, Defense
+from sanact.defenses.chain import Chain, as_defense, split
+from sanact.defenses.feature_squeezing import FeatureSqueezing
+from sanact.defenses.sanitizing import Sanitizing
+from sanact.defenses.transforming import Transforming
+
+DEFENSES: dict[str, type[Defense]] = {
+    "pgd-at": PGDAdversarialTraining,
+    "feature-squeezing": FeatureSqueezing,
+}
+
+__all__ = [
+    "DEFENSES",
+    "Card",
+    "Chain",
+    "Defense",
+    "FeatureSqueezing",
+    "PGDAdversarialTraining",
+    "Sanitizing",
+    "Transforming",
+    "as_defense",
+    "defend",
+    "split",
+]
+
+
+def defend(model: nn.Module, defense: Any, data: Data | None = None, *, example: Tensor | None = None) -> nn.Module:
+    """A defended copy of ``model``, which is left as it was found.
+
+    defense: a `Defense`, a sanitizer, a plan, a transform, or a list of them, in the order in which images pass them.
+    data: clean training images, for a defense that learns from some.
+    example: an image, (1, C, H, W), for a model whose shape of images cannot be found out.
+    Raises TypeError for what is no defense, and ValueError as the defense does.
+    """
+    return as_defense(defense)(model, data, example=example)

@@ -1,0 +1,136 @@
+"""What all defenses share: a configuration, a card, and a call that returns the defended network."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from sanact.data import Data
+from sanact.identity import own_code
+from sanact.preserve import copied
+from sanact.values import Rules
+
+if TYPE_CHECKING:
+    from sanact.defenses.chain import Chain
+
+Kind = Literal["attached", "fitted", "trained"]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is to be known of a defense before its numbers are read.
+
+    paper: who proposed it, with arXiv or DOI.  claim: what they measured.  broken: by whom and how, or that it is not.
+    deviation: how ours differs.
+    """
+
+    paper: str
+    claim: str
+    broken: str
+    deviation: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defense(ABC):
+    """Makes a defended network of an undefended one; the dataclass is its configuration.
+
+    Call: model (x in [0, 1] → logits), in evaluation mode, and clean training images, if it needs some → another module of the
+        same call; the model itself is left as it was found.  A network that can refuse an image has one logit more than there
+        are classes, the last one, and an attribute ``refuses`` that is true; see `sanact.defenses.detector`.
+    example: an image, (1, C, H, W), for a model whose shape of images cannot be found out.
+    kind: "attached" puts parts into the network, "fitted" parts that learn from clean images first, and "trained" is another
+        network.  Defenses chain: ``a | b`` has images pass a first, then b.
+    Raises ValueError for a defense that needs data and gets none.
+    """
+
+    card: ClassVar[Card]
+    kind: ClassVar[Kind] = "attached"
+    rules: ClassVar[Rules] = {}  # by field, what its value may be
+
+    def __post_init__(self) -> None:
+        for field, rule in self.rules.items():
+            object.__setattr__(self, field, rule(getattr(self, field), field, str(self)))
+
+    def __call__(self, model: nn.Module, data: Data | None = None, *, example: Tensor | None = None) -> nn.Module:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"the model must be an nn.Module, got {type(model).__name__} ({self})")
+        if data is not None and not isinstance(data, Data):
+            raise TypeError(f"data must be sanact's Data, got {type(data).__name__} ({self})")
+        if self.needs_data and not data:
+            raise ValueError(f"it learns from clean training images, got none: pass data ({self})")
+        return self.defend(copied(model), data, example)
+
+    @abstractmethod
+    def defend(self, model: nn.Module, data: Data | None, example: Tensor | None) -> nn.Module:
+        """The defended network; the model is a copy of one's own, in evaluation mode."""
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether it must see clean training images."""
+        return self.kind == "fitted"
+
+    @property
+    def name(self) -> str:
+        from sanact.defenses import DEFENSES
+
+        return next((name for name, kind in DEFENSES.items() if kind is type(self)), type(self).__name__)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments that make this defense again, with the name it has in DEFENSES."""
+        return {"name": self.name} | {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What its result depends on, for the key of rows: the configuration, the files it reads, the user's own code."""
+        more = {"defense_code": own_code(self), "files": self.files}
+        return {"defense": self.config} | {key: value for key, value in more.items() if value}
+
+    @property
+    def files(self) -> str:
+        """A hash of the files that its result depends on, "" if there are none."""
+        return ""
+
+    def __or__(self, other: Any) -> Chain:
+        from sanact.defenses.chain import Chain, links
+
+        return Chain(parts=(*links(self), *links(other)))
+
+    def __ror__(self, other: Any) -> Chain:
+        from sanact.defenses.chain import Chain, links
+
+        return Chain(parts=(*links(other), *links(self)))
+
+    def __str__(self) -> str:
+        return f"defense '{self.name}'"
+
+
+class Around(nn.Module):
+    """A network with something around it.
+
+    network: what is inside, of the same call.
+    """
+
+    network: nn.Module
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.training = network.training
+
+    @property
+    def refuses(self) -> bool:
+        """Whether the last logit means that the image is refused."""
+        return bool(getattr(self.network, "refuses", False))
+
+
+def inside(model: nn.Module, change: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """The model with ``change`` applied to the network that is inside all that is `Around` it."""
+    if not isinstance(model, Around):
+        return change(model)
+    model.network = inside(model.network, change)
+    return model

@@ -1,0 +1,82 @@
+"""Several defenses of one network, and whatever can stand for a defense."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from sanact.data import Data
+from sanact.defenses.base import Card, Defense
+from sanact.defenses.sanitizing import Sanitizing
+from sanact.sanitizers import Sanitizer
+from sanact.values import shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain(Defense):
+    """Several defenses of one network; images pass the first of them first.
+
+    parts: at least two.  Raises ValueError for two that train, since the second would undo the first.
+    """
+
+    parts: tuple[Defense, ...]
+
+    card: ClassVar[Card] = Card(paper="none: it is what its links are", claim="none", broken="see its links")
+
+    def __post_init__(self) -> None:
+        trained = [part for part in self.parts if part.kind == "trained"]
+        if len(trained) > 1:
+            raise ValueError(
+                f"of a chain at most one may train, the second would undo the first, got {trained[0]}, {trained[1]}"
+            )
+        if sum(isinstance(part, Sanitizing) for part in self.parts) > 1:
+            raise ValueError("of a chain at most one may be a plan; put all sanitizers into it")
+
+    def defend(self, model: nn.Module, data: Data | None, example: Tensor | None) -> nn.Module:
+        for part in reversed(self.parts):
+            model = part.defend(model, data if part.needs_data else None, example)
+        return model
+
+    @property
+    def needs_data(self) -> bool:
+        return any(part.needs_data for part in self.parts)
+
+    @property
+    def name(self) -> str:
+        return " | ".join(part.name for part in self.parts)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {"name": "chain", "parts": [part.config for part in self.parts]}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"defense": self.config, "parts": [part.identity for part in self.parts]}
+
+
+def as_defense(defense: Any) -> Defense:
+    """A defense; a sanitizer, a plan or a transform as one, and several in a list as a chain.  TypeError for anything else."""
+    if isinstance(defense, Defense):
+        return defense
+    if isinstance(defense, (list, tuple)) and defense:
+        links = tuple(link for part in defense for link in links(as_defense(part)))
+        return Chain(parts=links) if len(links) > 1 else links[0]
+    if isinstance(defense, (Sanitizer, Mapping)):
+        return Sanitizing(plan=defense)
+    raise TypeError(f"a defense must be a Defense, a sanitizer, a plan, or a list of them, got {shown(defense)}")
+
+
+def links(defense: Any) -> tuple[Defense, ...]:
+    """What a chain consists of; any other defense alone."""
+    defense = as_defense(defense)
+    return defense.parts if isinstance(defense, Chain) else (defense,)
+
+
+def split(defense: Defense) -> tuple[Defense | None, Defense | None]:
+    """What of it trains another network, and what is then put into that; None where there is none."""
+    trained = [link for link in links(defense) if link.kind == "trained"]
+    others = [link for link in links(defense) if link.kind != "trained"]
+    return (trained[0] if trained else None), (as_defense(others) if others else None)

@@ -1,0 +1,95 @@
+"""Networks that can refuse an image.
+
+A detector and the classifier behind it are one network to an attacker, whose example must be misclassified and accepted.  So
+the refusal is a logit, the last one: z_K = max z + c (score - threshold), with c > 0.  It is the largest where the score is
+above the threshold.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from sanact.data import Data
+from sanact.defenses.base import Around
+from sanact.parts import Part
+
+FALSE_ALARMS = 0.05  # of the clean images that the threshold is set on
+
+
+class Detector(Part):
+    """Gives images a score, and refuses those above a threshold.
+
+    threshold: (), of the score.  scale: (), logits a unit of the score; both NaN until `fit`.
+    bypassed: nothing is refused, and there is no logit for it.
+    """
+
+    kind = "detector"
+    threshold: Tensor
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("threshold", torch.tensor(torch.nan))
+        self.register_buffer("scale", torch.tensor(torch.nan))
+
+    @abstractmethod
+    def score(self, network: nn.Module, x: Tensor, logits: Tensor) -> Tensor:
+        """The higher, the more likely refused, (N,).  network: the classifier.  logits: its answer to x, (N, K)."""
+
+    def forward(self, network: nn.Module, x: Tensor, logits: Tensor) -> Tensor:
+        """The logits with that of the refusal, (N, K + 1)."""
+        if self.bypassed:
+            return logits
+        if self.threshold.isnan():
+            raise RuntimeError(f"fit it to clean images first ({self})")
+        above = self.scale * (self.score(network, x, logits) - self.threshold)
+        return torch.cat([logits, (logits.amax(1) + above)[:, None]], 1)
+
+    @torch.no_grad()
+    def fit(self, network: nn.Module, data: Data, *, false_alarms: float = FALSE_ALARMS, batch_size: int = 100) -> None:
+        """Set the threshold so that this share of clean images is refused, and the scale so that scores count as logits do.
+
+        Raises ValueError where scores are not finite, or hardly vary: the threshold would refuse nothing, or all.
+        """
+        scores, leads = [], []
+        device = next((weight.device for weight in network.parameters()), torch.device("cpu"))
+        for batch in data.batches(batch_size):
+            x = batch.x.to(device)
+            logits = network(x)
+            scores.append(self.score(network, x, logits))
+            leads.append(logits.topk(2, dim=1).values.diff(dim=1).abs()[:, 0])
+        scored, lead = torch.cat(scores).double(), torch.cat(leads).double().median()
+        if not scored.isfinite().all():
+            raise ValueError(f"the scores of clean images must be finite, got NaN or infinity ({self})")
+        threshold = scored.quantile(1 - false_alarms)
+        refused = float((scored > threshold).double().mean())
+        if not 0 < refused <= 2 * false_alarms:
+            raise ValueError(
+                f"it would refuse {100 * refused:.3g} % of {len(scored)} clean images, where {100 * false_alarms:.3g} "
+                f"% are wanted: scores hardly vary, or there are too few images ({self})"
+            )
+        self.threshold, self.scale = threshold.to(self.threshold), (lead / scored.std()).to(self.scale)
+
+
+class Refusing(Around):
+    """A network behind a detector: x in [0, 1] → its K logits, and one for the refusal.
+
+    Raises ValueError for a network that refuses images already.
+    """
+
+    def __init__(self, network: nn.Module, detector: Detector) -> None:
+        super().__init__(network)
+        if super().refuses:
+            raise ValueError(f"the network refuses images already: one detector a network ({detector})")
+        self.detector = detector.train(network.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        refusing: Tensor = self.detector(self.network, x, self.network(x))
+        return refusing
+
+    @property
+    def refuses(self) -> bool:
+        return not self.detector.bypassed

@@ -1,0 +1,117 @@
+"""Spatial smoothing: each pixel after those around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sanact.kernels import median_filter
+from sanact.kernels.plain import pad_by_reflection
+from sanact.transforms.base import Transform
+from sanact.values import POSITIVE, Whole
+
+SIZE = Whole(2, 31)
+ODD = Whole(1, 31, odd=True)
+
+
+class MedianSmoothing(Transform):
+    """The median of the k x k pixels around each one, channel by channel; of an even number, the upper of the middle two.
+
+    kernel_size: k.  An even window reaches one pixel further up and left, as SciPy's does.  Borders are mirrored at the edge of
+        the outermost pixel, which is repeated (SciPy's mode="reflect").
+    The gradient goes to the pixel chosen.
+    Raises ValueError for a kernel_size below 2.
+    Paper: Xu et al. 2018, arXiv:1704.01155.
+    """
+
+    def __init__(self, kernel_size: int = 2) -> None:
+        super().__init__()
+        self.kernel_size = SIZE(kernel_size, "kernel_size", str(self))
+
+    def transform(self, x: Tensor) -> Tensor:
+        k = self.kernel_size
+        if k % 2:
+            around = _repeated(x, k // 2, k // 2)
+            return median_filter(around, k)[..., k // 2 : -(k // 2), k // 2 : -(k // 2)]
+        rank = k * k // 2 + 1  # from below, beginning with 1
+        return self._windows(x).topk(k * k - rank + 1, dim=-1).values[..., -1]
+
+    @property
+    def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """The mean of the window."""
+        return {"mean": lambda x: self._windows(x).mean(-1)}
+
+    def _windows(self, x: Tensor) -> Tensor:
+        """(N, C, H, W, k k)."""
+        k = self.kernel_size
+        around = _repeated(x, k // 2, (k - 1) // 2)
+        return around.unfold(2, k, 1).unfold(3, k, 1).flatten(4)
+
+
+class NLMeansSmoothing(Transform):
+    """Non-local means: each pixel the mean of those in a window around it, weighted by how alike the patches around them are.
+
+        x'(i) = Σ_j w(i, j) x(j) / Σ_j w(i, j),    w(i, j) = exp( -mean over patch and channels (x(i + p) - x(j + p))² / h² )
+
+    window_size, patch_size: sides in pixels, odd.  h: of 255 levels, > 0.  The channels of a pixel share a weight.  Borders are
+    mirrored.
+    The gradient goes through the weights, too.
+    Raises ValueError for an even size or an h ≤ 0.
+    Paper: Buades et al. 2005; as a squeezer Xu et al. 2018, arXiv:1704.01155, with window 13, patch 3, h 2 or 4.
+    Deviation: their library compares colours in Lab, colour and luminance with strengths of their own; here it is in RGB.
+    """
+
+    faithful = frozenset({"fixed-weights"})
+
+    def __init__(self, window_size: int = 13, patch_size: int = 3, h: float = 2.0) -> None:
+        super().__init__()
+        self.window_size = ODD(window_size, "window_size", str(self))
+        self.patch_size = ODD(patch_size, "patch_size", str(self))
+        self.h = POSITIVE(h, "h", str(self))
+
+    def transform(self, x: Tensor) -> Tensor:
+        total, weights = torch.zeros_like(x), torch.zeros_like(x[:, :1])
+        for shifted in self._shifts(x):
+            weight = self._weight(x, shifted)
+            total, weights = total + weight * shifted, weights + weight
+        return total / weights
+
+    def _shifts(self, x: Tensor) -> Iterator[Tensor]:
+        """The image moved to each place of the window."""
+        side, (height, width) = self.window_size, x.shape[2:]
+        around = pad_by_reflection(x, (side // 2, side // 2), (2, 3))
+        yield from (around[..., i : i + height, j : j + width] for i in range(side) for j in range(side))
+
+    def _weight(self, x: Tensor, shifted: Tensor) -> Tensor:
+        margin = self.patch_size // 2
+        apart = (x - shifted).square().mean(1, keepdim=True)  # (N, 1, H, W)
+        apart = F.avg_pool2d(pad_by_reflection(apart, (margin, margin), (2, 3)), self.patch_size, stride=1)
+        return torch.exp(-apart / (self.h / 255) ** 2)
+
+    @property
+    def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """With the weights held constant; and the mean of a patch."""
+        return {"fixed-weights": self._held, "mean": self._mean}
+
+    def _held(self, x: Tensor) -> Tensor:
+        total, weights = torch.zeros_like(x), torch.zeros_like(x[:, :1])
+        for shifted in self._shifts(x):
+            weight = self._weight(x.detach(), shifted.detach())
+            total, weights = total + weight * shifted, weights + weight
+        return total / weights
+
+    def _mean(self, x: Tensor) -> Tensor:
+        margin = self.patch_size // 2
+        return F.avg_pool2d(pad_by_reflection(x, (margin, margin), (2, 3)), self.patch_size, stride=1)
+
+
+def _repeated(x: Tensor, before: int, behind: int) -> Tensor:
+    """Wider by so many pixels on each side, mirrored at its edges, at which the outermost pixel is repeated."""
+    for dim in (2, 3):
+        size = x.shape[dim]
+        places = torch.arange(-before, size + behind, device=x.device).remainder(2 * size)
+        x = x.index_select(dim, torch.minimum(places, 2 * size - 1 - places))
+    return x
