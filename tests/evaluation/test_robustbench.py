@@ -57,7 +57,11 @@ def write(folder, name, right, *, attack=AUTOATTACK, knowledge="white-box", verd
         "linf": np.full(40, EPS),
         "l2": np.ones(40),
     }
-    empty = {field.name: np.full(40, 1 if field.name == "passes" else "") for field in SCHEMA if field.name not in columns}
+    empty = {
+        field.name: np.full(40, {"passes": 1, "score": np.nan, "clean_score": np.nan}.get(field.name, ""))
+        for field in SCHEMA
+        if field.name not in columns
+    }
     order = np.arange(40)[:: -1 if reverse else 1]
     arrays = [pa.array((columns | empty)[f.name][order]).cast(f.type, safe=False) for f in SCHEMA]
     cell = {

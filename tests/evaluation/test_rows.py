@@ -24,6 +24,8 @@ ROWS = pa.table(
         "by": ["", "pgd", "pgd", "clean"],
         "failed": ["", "", "", ""],
         "passes": [3, 40, 41, 1],
+        "clean_score": [None] * 4,
+        "score": [None] * 4,
     },
     schema=SCHEMA,
 )
@@ -96,9 +98,13 @@ def test_no_flipped_bit_changes_a_number_in_silence(tmp_path):
 
 def test_rows_of_the_first_version_are_read_as_before(tmp_path):
     path = tmp_path / "cell.parquet"
-    old = ROWS.drop_columns(["by", "failed", "passes"]).replace_schema_metadata({b"sanact": b'{"cell": {"seed": 3}}'})
+    old = ROWS.drop_columns(["by", "failed", "passes", "clean_score", "score"]).replace_schema_metadata(
+        {b"sanact": b'{"cell": {"seed": 3}}'}
+    )
     pq.write_table(old, path)
-    assert read_rows(path).equals(ROWS.drop_columns(["by", "failed", "passes"])) and not is_verified(read_rows(path))
+    assert read_rows(path).equals(ROWS.drop_columns(["by", "failed", "passes", "clean_score", "score"])) and not is_verified(
+        read_rows(path)
+    )
     write_rows(ROWS, path, {"cell": {}})
     assert is_verified(read_rows(path))
 

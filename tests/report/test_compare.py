@@ -33,7 +33,11 @@ def write(folder, name, right, *, order=None, index=None, header=None, l2=1.0, *
         "linf": np.full(N, 0.1),
         "l2": np.broadcast_to(l2, N),
     }
-    empty = {field.name: np.full(N, 1 if field.name == "passes" else "") for field in SCHEMA if field.name not in columns}
+    empty = {
+        field.name: np.full(N, {"passes": 1, "score": np.nan, "clean_score": np.nan}.get(field.name, ""))
+        for field in SCHEMA
+        if field.name not in columns
+    }
     arrays = [pa.array((columns | empty)[field.name][order], type=field.type, safe=False) for field in SCHEMA]
     cell = {
         "data": DATA,

@@ -41,6 +41,8 @@ def write(
             "by": [""] * right + ["pgd margin sigmoid"] * (n - right),
             "failed": [""] * n,
             "passes": [1] * n,
+            "clean_score": [None] * n,
+            "score": [None] * n,
         },
         schema=SCHEMA,
     )

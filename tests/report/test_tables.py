@@ -30,6 +30,8 @@ def write(folder, number, *, right, defense=None, attack=PGD, knowledge="white-b
             "by": [""] * right + ["pgd"] * (10 - right),
             "failed": [failed] * 10,
             "passes": [1] * 10,
+            "clean_score": [None] * 10,
+            "score": [None] * 10,
         },
         schema=SCHEMA,
     )

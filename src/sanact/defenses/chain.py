@@ -62,8 +62,8 @@ def as_defense(defense: Any) -> Defense:
     if isinstance(defense, Defense):
         return defense
     if isinstance(defense, (list, tuple)) and defense:
-        links = tuple(link for part in defense for link in links(as_defense(part)))
-        return Chain(parts=links) if len(links) > 1 else links[0]
+        parts = tuple(link for part in defense for link in links(part))
+        return Chain(parts=parts) if len(parts) > 1 else parts[0]
     if isinstance(defense, (Sanitizer, Mapping)):
         return Sanitizing(plan=defense)
     raise TypeError(f"a defense must be a Defense, a sanitizer, a plan, or a list of them, got {shown(defense)}")
