@@ -10,6 +10,7 @@ import typer
 
 from sanact.cli.options import (
     DATA,
+    DEFENSE,
     L2,
     MODEL,
     PLAN,
@@ -36,9 +37,9 @@ from sanact.cli.options import (
     columns,
     command_line,
     every_table,
-    is_calibrated,
     path,
     read_class_names,
+    read_defense,
     read_model,
     read_plan,
     read_radius,
@@ -91,7 +92,12 @@ def evaluate(
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     class_names: ClassNames = None,
-    plan: Annotated[list[str] | None, typer.Option("--plan", "-p", help=PLAN)] = None,
+    plan: Annotated[
+        list[str] | None, typer.Option("--plan", "-p", help=PLAN + " Repeat for more rows.", show_default="none")
+    ] = None,
+    defense: Annotated[
+        list[str] | None, typer.Option("--defense", help=DEFENSE + " Repeat for more rows.", show_default="none")
+    ] = None,
     attack: Annotated[
         list[str] | None,
         typer.Option(
@@ -122,20 +128,22 @@ def evaluate(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Judge a model, defended by a plan and undefended, under attack.
+    """Judge a model, undefended and with each plan and each defense, under attack.
 
     Example: sanact evaluate mnist-cnn --data mnist --plan 'conv[12]=mask:0.3' --attack pgd:eps=0.1 --examples 100
+    Example: sanact evaluate mnist-cnn --plan median:3 --defense feature-squeezing --defense pgd-at:eps=0.3 --examples 100
     """
     from sanact.attacks import ATTACKS
     from sanact.data import load_data
+    from sanact.defenses import as_defense
     from sanact.device import pick_device
     from sanact.engine import Engine, folder, outlook, run
     from sanact.evaluation.adaptive import WORK
     from sanact.evaluation.cell import cells
     from sanact.evaluation.threat import KNOWLEDGE, usual_eps
     from sanact.graph import input_shape
+    from sanact.parts import removable
     from sanact.report.tables import grid, results
-    from sanact.sanitizers import sanitizers_of
     from sanact.spec import parse
 
     pick_device(device)
@@ -148,20 +156,27 @@ def evaluate(
     attacks = [parse("attack", ATTACKS, text) for text in attack or [f"fgsm:eps={eps}", f"pgd:eps={eps}"]]
     if twice := [one for one in attacks if attacks.count(one) > 1]:
         raise ValueError(f"each attack must be given once, got {twice[0]!r} twice (evaluate)")
-    defenses = [None, read_plan(plan)] if plan else [None]
+    chosen_defenses = [*map(as_defense, map(read_plan, plan or ())), *map(read_defense, defense or ())]
+    texts = [*(plan or ()), *(defense or ())]
+    if again := [text for text in texts if texts.count(text) > 1]:
+        raise ValueError(f"each plan and defense must be given once, got '{again[0]}' twice (evaluate)")
+    if plan and len(plan) > 1:
+        typer.echo(f"each plan is a row of its own; one plan of all is written --plan '{'; '.join(plan)}'", err=True)
     found_by = columns(image_column, label_column, class_names)
     network, whole = read_model(model, data, split, weights, found_by=found_by)
     network = with_stand_ins(network, stand_ins or ())
-    inside = ", ".join(map(str, sanitizers_of(network)))
-    if inside and plan:
-        raise ValueError(f"the model has its own sanitizers ({inside}): --plan cannot add others, got {shown(plan)} (evaluate)")
+    inside = ", ".join(map(str, removable(network)))
+    if inside and chosen_defenses:
+        came = shown([one.name for one in chosen_defenses])
+        raise ValueError(f"the model is defended from inside ({inside}): other defenses cannot be added, got {came} (evaluate)")
     whole = whole.only(classes) if classes else whole
     chosen = whole.sample(examples or min(1000, len(whole)), seed=seed)
-    calibration = load_data(data, "train", shape=input_shape(network), **found_by) if is_calibrated(plan) else None
+    learns = any(one.needs_data for one in chosen_defenses)
+    calibration = load_data(data, "train", shape=input_shape(network), **found_by) if learns else None
     wanted = (source or usual_source(model, weights, effort)) if "adaptive" in (knowledge or KNOWLEDGE) else "none"
     another = read_source(wanted, chosen, out=out, seed=seed, quiet=quiet, dry_run=dry_run, found_by=found_by)
     if inside and not quiet:
-        typer.echo(f"the model has sanitizers inside ({inside}): it is judged as it is, and beside it without them", err=True)
+        typer.echo(f"the model is defended from inside ({inside}): it is judged as it is, and beside it without them", err=True)
     judged = [
         cell
         for one in ([bare(network), network] if inside else [network])
@@ -169,7 +184,7 @@ def evaluate(
             chosen,
             one,
             f"{model} ({Path(weights).stem})" if weights else model,
-            defenses,
+            [None, *chosen_defenses],
             attacks,
             knowledge or KNOWLEDGE,  # type: ignore[arg-type]  # checked above
             seed=seed,
@@ -191,13 +206,13 @@ def evaluate(
 
 
 def bare(network: nn.Module) -> nn.Module:
-    """A copy of a network with sanitizers inside, in which all of them are bypassed."""
+    """A copy of a network with parts inside, in which all of them are bypassed."""
+    from sanact.parts import removable
     from sanact.preserve import copied
-    from sanact.sanitizers import sanitizers_of
 
     twin = copied(network)
-    for sanitizer in sanitizers_of(twin):
-        sanitizer.bypassed = True
+    for part in removable(twin):
+        part.bypassed = True
     return twin
 
 

@@ -26,8 +26,12 @@ if TYPE_CHECKING:
 MODEL = "mnist-cnn, cifar-cnn, resnet18[:width=24], resnet18-64[:width=32], timm:NAME, or path/to/file.py:factory."
 DATA = "digits, mnist, cifar10, tiny-imagenet, a Hub name, or a local folder."
 PLAN = (
-    "[PATTERN=]NAME[:ARGUMENT,…], as in 'conv*=mask:0.3' or 'median:3'; repeat for more; or a JSON file. "
-    "Names: mask, median, nl-means, mean-sparse, k-wta, sap, ash."
+    "Sanitizers, [PATTERN=]NAME[:ARGUMENT,…] with semicolons between, as in 'median:3' or 'conv*=mask:0.3; fc7=median:3'; or a "
+    "JSON file. Names: mask, median, nl-means, mean-sparse, k-wta, sap, ash."
+)
+DEFENSE = (
+    "NAME[:ARGUMENT,…], as in 'feature-squeezing:bits=1,median=2'; a plan is one, too. 'A | B' chains: images pass A first. "
+    "sanact defenses lists them."
 )
 
 
@@ -143,20 +147,38 @@ def read_radius(text: str) -> Radius:
     return radius
 
 
-def read_plan(texts: list[str]) -> Any:
+def read_plan(text: str) -> Any:
     """A plan from the command line, or from a JSON file as `plan_to_dict` has it."""
     from sanact.plan import parse_plan, plan_from_dict
 
-    if len(texts) == 1 and texts[0].endswith(".json"):
-        try:
-            text = Path(texts[0]).read_text(encoding="utf-8")
-            plan = plan_from_dict(json.loads(text, object_pairs_hook=_once))
-        except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
-            raise ValueError(f"'{texts[0]}' holds no plan, {{pattern: {{name: …, argument: …}}}}: {error}") from error
-        if not plan:
-            raise ValueError(f"'{texts[0]}' holds no plan: it has no pattern")
-        return plan
-    return parse_plan(texts)
+    if not text.endswith(".json"):
+        return parse_plan([part.strip() for part in text.split(";") if part.strip()] or [text])
+    try:
+        plan = plan_from_dict(json.loads(Path(text).read_text(encoding="utf-8"), object_pairs_hook=_once))
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise ValueError(f"'{text}' holds no plan, {{pattern: {{name: …, argument: …}}}}: {error}") from error
+    if not plan:
+        raise ValueError(f"'{text}' holds no plan: it has no pattern")
+    return plan
+
+
+def read_defense(text: str) -> Any:
+    """A defense from the command line: by name, or a plan; several with bars between are a chain."""
+    from sanact.defenses import DEFENSES, as_defense
+    from sanact.sanitizers import SANITIZERS
+    from sanact.spec import parse
+    from sanact.values import meant
+
+    def link(part: str) -> Any:
+        name = part.partition(":")[0]
+        if name in DEFENSES:
+            return parse("defense", DEFENSES, part)
+        if "=" not in name and not part.endswith(".json") and name not in SANITIZERS:
+            known = [*DEFENSES, *SANITIZERS]
+            raise ValueError(f"defense must be one of {', '.join(known)}, or a plan, got {shown(name)}{meant(name, known)}")
+        return read_plan(part)
+
+    return as_defense([link(part.strip()) for part in text.split("|")])
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -288,15 +310,12 @@ def usual_source(model: str, weights: str | None, effort: str) -> str:
     return "none" if ours or effort == "quick" else "fit"
 
 
-def is_calibrated(texts: list[str] | None) -> bool:
-    return any(part.needs_data for part in (read_plan(texts) if texts else {}).values())
-
-
 def every_table(grids: list[Grid], listings: Sequence[Listing] = ()) -> list[Grid | Listing]:
     """With those of what the adaptive attacker won by."""
-    from sanact.report.tables import every_result, shares
+    from sanact.report.tables import detections, every_result, shares
 
-    return [*listings, *grids, *shares(every_result(grids))]
+    found = every_result(grids)
+    return [*listings, *grids, *detections(found), *shares(found)]
 
 
 def show(grids: list[Grid], as_json: bool, listings: Sequence[Listing] = ()) -> None:

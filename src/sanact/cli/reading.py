@@ -55,7 +55,7 @@ def layers(
     except ValueError as error:
         raise ValueError(f"input must be C,H,W, as in 3,224,224, got '{shape}'") from error
     example = torch.zeros(1, *sides) if sides else None
-    listed = list_layers(network, read_plan(plan) if plan else None, example=example)
+    listed = list_layers(network, read_plan("; ".join(plan)) if plan else None, example=example)
     if as_json:
         typer.echo(json.dumps([asdict(layer) for layer in listed], indent=2))
     else:
@@ -108,6 +108,54 @@ def report(
     with replacing(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     typer.echo(f"{out}, {len(page.encode()) / 2**20:.1f} MiB: open it in a browser")
+
+
+def defenses(
+    name: Annotated[str | None, typer.Argument(help="One of them, for its card.", show_default="all")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the defenses that can be judged, or show the card of one: its paper, what it claims, and what broke it.
+
+    Example: sanact defenses
+    Example: sanact defenses feature-squeezing
+    """
+    import inspect
+    from dataclasses import asdict, fields
+
+    from rich.table import Table
+
+    from sanact.defenses import DEFENSES
+    from sanact.sanitizers import SANITIZERS
+    from sanact.values import meant
+
+    if name is not None and name not in DEFENSES:
+        known = ", ".join(DEFENSES)
+        raise ValueError(f"defense must be one of {known}, got '{name}'{meant(name, DEFENSES)} (defenses)")
+    lines = {one: (inspect.getdoc(DEFENSES[one]) or "").splitlines()[0] for one in DEFENSES}
+    if name is None:
+        listed = lines | {f"[PATTERN=]{one}": (inspect.getdoc(kind) or "").splitlines()[0] for one, kind in SANITIZERS.items()}
+        if as_json:
+            return typer.echo(json.dumps(listed, indent=2))
+        table = Table("defense", "what it does", box=None, pad_edge=False)
+        for one, line in listed.items():
+            table.add_row(one, line)
+        console().print(table, highlight=False, markup=False)
+        return typer.echo("\nThe last are sanitizers, which a plan puts behind layers: sanact layers MODEL shows where.")
+    kind = DEFENSES[name]
+    card = {
+        "defense": name,
+        "does": lines[name],
+        "kind": kind.kind if isinstance(kind.kind, str) else inspect.getdoc(kind.kind),
+        **asdict(kind.card),
+    }
+    card["arguments"] = ", ".join(f"{field.name}: {field.type}" for field in fields(kind))
+    if as_json:
+        return typer.echo(json.dumps(card, indent=2))
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for key, text in card.items():
+        table.add_row(key, str(text))
+    console().print(table, highlight=False, markup=False)
+    return typer.echo("\n" + (inspect.getdoc(kind) or ""))
 
 
 def compare(

@@ -43,6 +43,7 @@ class PGDAdversarialTraining(Defense):
         claim="MNIST at 0.3: 89.62 under PGD with 50 restarts, 88.50 under AutoAttack; CIFAR-10 at 8/255: 47.04 under PGD-20, "
         "44.04 under AutoAttack",
         broken="not within its norm and budget; beyond them it holds little",
+        needs="weights that were trained with it: ours, or a file",
         deviation="smaller networks, fewer epochs, and a budget that grows over the first third"
         " of the steps; the card of the weights has the recipe",
     )

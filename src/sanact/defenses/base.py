@@ -25,13 +25,15 @@ class Card:
     """What is to be known of a defense before its numbers are read.
 
     paper: who proposed it, with arXiv or DOI.  claim: what they measured.  broken: by whom and how, or that it is not.
-    deviation: how ours differs.
+    surrogates: what attackers differentiate in its place.  needs: what it must be given.  deviation: how ours differs.
     """
 
     paper: str
     claim: str
     broken: str
-    deviation: str = ""
+    surrogates: str = "none, its own gradient serves"
+    needs: str = "nothing"
+    deviation: str = "none"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +16,15 @@ from sanact.defenses.transforming import Transformed
 from sanact.transforms import BitDepth, MedianSmoothing, NLMeansSmoothing, Transform
 from sanact.transforms.bit_depth import BITS
 from sanact.transforms.smoothing import ODD, SIZE
-from sanact.values import NOT_NEGATIVE, Maybe, Rules, flag
+from sanact.values import POSITIVE, Maybe, Rules, flag
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSqueezing(Defense):
     """Bit depth, a median filter, and non-local means on the image; those that are given.
 
-    bits: of a value, 1 to 8; None leaves it out.  median: side of the window, ≥ 2; None leaves it out.
-    window_size, patch_size, h: of non-local means, as in `NLMeansSmoothing`; h 0 leaves it out.
+    bits: of a value, 1 to 8.  median: side of the window, ≥ 2.  h, window_size, patch_size: of non-local means, as in
+        `NLMeansSmoothing`.  None of bits, median, and h leaves that one out.
     detect: False classifies the squeezed image, squeezed by one after the other.  True squeezes it by each of them alone,
         and refuses images for which one moves the probabilities by more, in L1, than those of all but 5 % of clean images:
 
@@ -33,11 +33,11 @@ class FeatureSqueezing(Defense):
     Raises ValueError where nothing is given to squeeze by.
     """
 
-    bits: int | None = 1
+    bits: int | None = None
     median: int | None = None
+    h: float | None = None
     window_size: int = 13
     patch_size: int = 3
-    h: float = 0.0
     detect: bool = False
 
     card: ClassVar[Card] = Card(
@@ -46,14 +46,17 @@ class FeatureSqueezing(Defense):
         "non-local means 13-3-2) of the examples of attackers who do not know of it",
         broken="He et al. 2017, arXiv:1706.04701, with the score in the loss; Athalye et al. 2018, arXiv:1802.00420, with the "
         "identity as gradient",
+        surrogates="the identity or soft steps for the bits, the mean for the median, held weights or a mean for non-local "
+        "means",
+        needs="to detect, clean images to set the threshold on",
         deviation="non-local means compares colours in RGB, theirs in Lab",
     )
     rules: ClassVar[Rules] = {
         "bits": Maybe(BITS),
         "median": Maybe(SIZE),
+        "h": Maybe(POSITIVE),
         "window_size": ODD,
         "patch_size": ODD,
-        "h": NOT_NEGATIVE,
         "detect": flag,
     }
 
@@ -64,13 +67,19 @@ class FeatureSqueezing(Defense):
 
     @property
     def kind(self) -> Kind:  # type: ignore[override]
+        """attached, to classify; fitted, to detect."""
         return "fitted" if self.detect else "attached"
 
     def squeezers(self) -> list[Transform]:
         """In the order in which images pass them."""
         chosen: list[Transform] = [BitDepth(self.bits)] if self.bits is not None else []
         chosen += [MedianSmoothing(self.median)] if self.median is not None else []
-        return chosen + ([NLMeansSmoothing(self.window_size, self.patch_size, self.h)] if self.h else [])
+        return chosen + ([NLMeansSmoothing(self.window_size, self.patch_size, self.h)] if self.h is not None else [])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        idle = {"window_size", "patch_size"} if self.h is None else set()
+        return {key: value for key, value in super().config.items() if key not in idle}
 
     def defend(self, model: nn.Module, data: Data | None, example: Tensor | None) -> nn.Module:
         if not self.detect:

@@ -30,6 +30,8 @@ class Sanitizing(Defense):
         "2.34, 53.47",
         broken="by an attacker who knows of it, see our adaptive figures; its relative MeanSparse by the identity as gradient "
         "(RobustBench)",
+        surrogates="the identity, and of each sanitizer its own: sigmoid gates, means, held weights",
+        needs="clean images, for a calibrated mask and its relatives",
         deviation="the formulas of the sanitizers are lost, ours are inferred",
     )
 

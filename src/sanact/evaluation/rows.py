@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,17 @@ import pyarrow.parquet as pq
 
 from sanact.evaluation.statistics import Accuracy, wilson
 from sanact.files import replacing
+
+
+class Detection(NamedTuple):
+    """auroc: area under the curve of true over false alarms, 0 to 1.  detected: in percent, at 5 % false alarms on these very
+    images.  n: how many examples there were to detect.
+    """
+
+    auroc: float
+    detected: float
+    n: int
+
 
 SCHEMA = pa.schema(
     [
@@ -164,6 +175,24 @@ def hits(rows: pa.Table, *, l2: float | None = None) -> pa.ChunkedArray:
 def refusals(rows: pa.Table, column: str = "prediction") -> int:
     """How many adversarial examples were refused; of "clean_prediction", how many images."""
     return int(pc.sum(pc.less(rows[column], 0)).as_py() or 0)
+
+
+def detection(rows: pa.Table) -> Detection | None:
+    """How well the score tells clean images from examples that the classifier behind it takes for another class.
+
+    None for rows of a model that refuses nothing, and where there is no such example.
+    """
+    if "score" not in rows.column_names or rows["score"].null_count == len(rows):
+        return None
+    predicted, label = (rows[name].to_numpy() for name in ("prediction", "label"))
+    wrong = np.where(predicted < 0, ~predicted, predicted) != label
+    if not wrong.any():
+        return None
+    from sklearn.metrics import roc_auc_score
+
+    clean, found = rows["clean_score"].to_numpy(), rows["score"].to_numpy()[wrong]
+    auroc = roc_auc_score(np.repeat([0, 1], [len(clean), len(found)]), np.concatenate([clean, found]))
+    return Detection(float(auroc), 100 * float((found > np.quantile(clean, 0.95)).mean()), len(found))
 
 
 def accuracy(rows: pa.Table, *, l2: float | None = None) -> Accuracy:

@@ -32,6 +32,7 @@ from sanact.report.tables import (
     Result,
     attack_title,
     defense_name,
+    detections,
     plan_text,
     results_of,
     row_names,
@@ -165,7 +166,7 @@ def _section(title: str, tables: Mapping[Path, pa.Table], l2: Radius | None, roo
         "" if adaptive else "No adaptive attacker was run: nothing here says what is left against one who knows the defense.",
         list(_balls(found)),
         _svg(curve, f"Accuracy over the budget: {title}") if curve else None,
-        shares(found),
+        [*detections(found), *shares(found)],
         [_run(path, rows, room) for path, rows in tables.items()],
         plans,
     )

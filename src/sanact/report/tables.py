@@ -12,7 +12,19 @@ import pyarrow as pa
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from sanact.evaluation.rows import accuracy, clean_accuracy, failures, header, part, read_rows, verdict_of, won_by
+from sanact.evaluation.rows import (
+    Detection,
+    accuracy,
+    clean_accuracy,
+    detection,
+    failures,
+    header,
+    part,
+    read_rows,
+    refusals,
+    verdict_of,
+    won_by,
+)
 from sanact.evaluation.statistics import Accuracy
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge, Radius, l2_budget
 from sanact.notebook import html_table
@@ -45,18 +57,18 @@ class Result:
     """One accuracy: of a defense, under an attack, by an attacker with some knowledge.
 
     attack: the title of its column.  family: the attack without its budget.  eps: the budget, or None.  knowledge: "" for
-    the accuracy on clean images.  plan: what was attached where.
+    the accuracy on clean images.  plan: what was attached where, or the configuration of another defense.
     paper: the figure a paper gives, in percent, or None.
     verdict: of the checks of the attack, "reliable", "upper bound" or "suspect: why"; "" for clean and for replayed examples,
     of which nothing is claimed.  won_by: how many examples each part of the attack won.  failed: on how many it ended in an
-    error.
+    error.  refused: how many images a detector refused; None where there is none.  detection: of its score.
     """
 
     data: str
     split: str
     model: str
     defense: str
-    plan: Mapping[str, Mapping[str, Any]] | None
+    plan: Mapping[str, Any] | None
     attack: str
     family: str
     eps: float | None
@@ -66,6 +78,8 @@ class Result:
     verdict: str = ""
     won_by: Mapping[str, int] = field(default_factory=dict)
     failed: Mapping[str, int] = field(default_factory=dict)
+    refused: int | None = None
+    detection: Detection | None = None
     rows: str = ""
 
     @property
@@ -107,7 +121,17 @@ def results_of(tables: Mapping[str, pa.Table], *, l2: Radius | None = None) -> l
             "rows": file,
         }
         if not any(r.attack == CLEAN and r.plan == plan and r.model == common["model"] for r in found):
-            found.append(Result(**common, attack=CLEAN, family=CLEAN, eps=0, knowledge="", accuracy=clean_accuracy(rows)))
+            found.append(
+                Result(
+                    **common,
+                    attack=CLEAN,
+                    family=CLEAN,
+                    eps=0,
+                    knowledge="",
+                    accuracy=clean_accuracy(rows),
+                    refused=_refused(rows, "clean_prediction"),
+                )
+            )
         nearest = None if "eps" in attack else l2_budget(l2, cell["data"]["name"])
         for budget in (None,) if nearest is None else (None, nearest):
             found.append(
@@ -121,6 +145,8 @@ def results_of(tables: Mapping[str, pa.Table], *, l2: Radius | None = None) -> l
                     won_by=won_by(rows),
                     failed={stage: number for stage, (number, _) in failures(rows).items()},
                     verdict=_verdict(facts, budget),
+                    refused=_refused(rows, "prediction") if budget is None else None,
+                    detection=detection(rows) if budget is None else None,
                 )
             )
     replayed = {_key(r): r.accuracy.value for r in found if r.knowledge == "oblivious"}
@@ -131,6 +157,12 @@ def results_of(tables: Mapping[str, pa.Table], *, l2: Radius | None = None) -> l
         else r
         for r in found
     ]
+
+
+def _refused(rows: pa.Table, column: str) -> int | None:
+    """How many images of a column of predictions were refused, by a model that refuses some."""
+    refuses = "score" in rows.column_names and rows["score"].null_count < len(rows)
+    return refusals(rows, column) if refuses else None
 
 
 def _beside(result: Result, rivals: Mapping[str, float | None]) -> Result:
@@ -233,6 +265,28 @@ def shares(found: Sequence[Result]) -> list[Listing]:
     return tables
 
 
+def detections(found: Sequence[Result]) -> list[Listing]:
+    """How well detectors detect, whatever their threshold: one row a defense and attack; no table where nothing is refused."""
+    chosen = [result for result in found if result.detection is not None]
+    rows = {
+        f"{result.defense}, {result.attack}, {result.knowledge}": [
+            f"{d.auroc:.3f}",
+            f"{d.detected:.1f}",
+            f"{d.n}",
+        ]
+        for result in chosen
+        if (d := result.detection) is not None
+    }
+    if not chosen:
+        return []
+    first = chosen[0]
+    title = (
+        "detection of examples that the classifier alone takes for another class\n"
+        f"{first.model} on {first.accuracy.n:,} images of {first.data} ({first.split})"
+    )
+    return [Listing(title, ["AUROC", "detected at 5 % false alarms, %", "examples"], rows, first="detector, attack, attacker")]
+
+
 def _share(counts: Mapping[str, int], part: str, result: Result) -> str:
     return f"{100 * counts[part] / result.accuracy.n:.1f}" if part in counts else "-"
 
@@ -276,18 +330,37 @@ def row_names(found: Iterable[Result]) -> dict[str, str]:
     return {plan: name if counts[name] == 1 else plan for plan, name in defenses.items()}
 
 
-def defense_name(plan: Mapping[str, Mapping[str, Any]] | None) -> str:
-    """The sanitizers of a plan, each once."""
-    return "+".join(dict.fromkeys(config["name"] for config in (plan or {}).values())) or "none"
+def defense_name(defense: Mapping[str, Any] | None) -> str:
+    """The sanitizers of a plan, each once; the name of another defense, or the names in a chain."""
+    if not defense:
+        return "none"
+    if is_plan(defense):
+        return "+".join(dict.fromkeys(config["name"] for config in defense.values()))
+    return " | ".join(map(defense_name, defense["parts"])) if defense["name"] == "chain" else str(defense["name"])
 
 
-def plan_text(plan: Mapping[str, Mapping[str, Any]] | None) -> str:
-    """A plan as the command line takes it."""
-    parts = []
-    for pattern, config in (plan or {}).items():
-        arguments = ",".join(f"{key}={value}" for key, value in config.items() if key != "name")
-        parts.append(f"{pattern}={config['name']}:{arguments}" if pattern != "*" else f"{config['name']}:{arguments}")
-    return " ".join(parts) or "none"
+def is_plan(defense: Mapping[str, Any]) -> bool:
+    """Whether a configuration maps patterns of layers to sanitizers."""
+    return not isinstance(defense.get("name"), str)
+
+
+def plan_text(defense: Mapping[str, Any] | None) -> str:
+    """A plan, or another defense, as the command line takes it."""
+    if not defense:
+        return "none"
+    if not is_plan(defense):
+        return " | ".join(map(plan_text, defense["parts"])) if defense["name"] == "chain" else _short(defense)
+    return "; ".join(f"{pattern}={_text(config)}".removeprefix("*=") for pattern, config in defense.items())
+
+
+def _text(config: Mapping[str, Any]) -> str:
+    return f"{config['name']}:" + ",".join(f"{key}={value}" for key, value in config.items() if key != "name")
+
+
+def _short(config: Mapping[str, Any]) -> str:
+    """A defense without the arguments that are off."""
+    given = [f"{key}={value}" for key, value in config.items() if key != "name" and value is not None and value is not False]
+    return ":".join(filter(None, (config["name"], ",".join(given))))
 
 
 def rich_table(table: Grid | Listing) -> Table:
@@ -351,6 +424,8 @@ def _cell(result: Result | None, separator: str) -> str:
     if result is None:
         return "-"
     lines = [f"{result.accuracy.value:.1f}", f"{result.accuracy.low:.1f}–{result.accuracy.high:.1f}"]
+    if result.refused is not None:
+        lines.append(f"refused {100 * result.refused / result.accuracy.n:.1f}")
     if result.paper is not None:
         lines.append(f"paper {result.paper:.2f}" + " ▼" * _below(result))
     if result.verdict:
