@@ -218,11 +218,17 @@ def bare(network: nn.Module) -> nn.Module:
 
 def reproduce(
     experiment: Annotated[
-        str, typer.Argument(help="table2, robust, fig1, fig6, fig7, mask-readings, budgets, or plans.", show_default=False)
+        str, typer.Argument(help="table2, robust, fig1, fig3 to fig7, mask-readings, budgets, or plans.", show_default=False)
     ],
-    data: Annotated[str, typer.Option(help="Whose row of the paper: mnist, cifar10, tiny-imagenet.")] = "mnist",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose row of the paper: mnist, cifar10, tiny-imagenet.",
+            show_default="mnist; fig4: cifar10; fig5: tiny-imagenet",
+        ),
+    ] = None,
     examples: Annotated[
-        int | None, typer.Option(min=1, help="Images, with equal class shares.", show_default="1000, for figures 100")
+        int | None, typer.Option(min=1, help="Images, with equal class shares.", show_default="1000, for fig1, 6, 7 100")
     ] = None,
     classes: Classes = None,
     out: Out = Path("runs/reproduce"),
@@ -244,6 +250,7 @@ def reproduce(
     table2: accuracy under FGSM, C&W and PGD: adaptive, white-box, and oblivious as in the paper.
     robust: the same sanitizers on a net that was trained adversarially.
     fig1: what an adversarial image does to the hidden activations.  fig6: the same with the mask sanitizer.
+    fig3, fig4, fig5: the sanitizers beside PGD-based training, PixelDefend and feature squeezing, a figure a data set.
     fig7: how far it moves them, layer by layer, before and after sanitizing.
     mask-readings: which reading of the lost mask formula comes closest.
     budgets: at which eps the undefended net lands near the paper's figures.
@@ -253,16 +260,22 @@ def reproduce(
     """
     from sanact.device import pick_device
     from sanact.evaluation.threat import KNOWLEDGE
-    from sanact.experiments import EXPERIMENTS, FIGURES, Setting
+    from sanact.experiments import DATA as OF
+    from sanact.experiments import EXPERIMENTS, FIGURES, NAMES, ON_ITSELF, Setting
     from sanact.experiments import DryRun as Looked
     from sanact.files import replacing
+    from sanact.report.comparison import comparison
     from sanact.report.figures import accuracy_by_budget, save
-    from sanact.report.inside import NAMES, Drawing, draw
+    from sanact.report.inside import NAMES as DISTANCES
+    from sanact.report.inside import Drawing, draw
     from sanact.report.tables import every_result, markdown
 
-    OneOf(tuple(NAMES))(distance, "distance", "reproduce")
+    OneOf(tuple(DISTANCES))(distance, "distance", "reproduce")
     OneOf(tuple(EXPERIMENTS))(experiment, "experiment", "reproduce")
     pick_device(device)
+    if data not in (None, of := OF.get(experiment, data)):
+        raise ValueError(f"{experiment} is of {of}, got --data {data} (reproduce)")
+    data = of or "mnist"
     setting = Setting(
         data=data,
         examples=examples or (100 if experiment in FIGURES else 1000),
@@ -283,7 +296,10 @@ def reproduce(
         grids, stem = EXPERIMENTS[experiment](setting), out / f"{experiment}-{data}"
     except Looked as looked:
         return show_outlook(looked.outlook, as_json)
-    accuracies = Drawing(accuracy_by_budget(every_result(grids)), "", [])
+    found = every_result(grids)
+    accuracies = Drawing(
+        comparison(found, NAMES, on_itself=ON_ITSELF) if experiment in OF else accuracy_by_budget(found), "", []
+    )
     figure, caption, listings = draw(stem.with_suffix(".npz"), distance) if experiment in FIGURES else accuracies
     written = "\n".join(
         [*([caption + "\n"] if caption else []), *map(markdown, every_table(grids, listings)), f"`{command_line()}`\n"]

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from sanact.data import Data
 from sanact.defenses.base import Card, Defense
 from sanact.defenses.sanitizing import Sanitizing
+from sanact.defenses.transforming import Transforming
 from sanact.sanitizers import Sanitizer
+from sanact.transforms import Transform
 from sanact.values import shown
 
 
@@ -66,7 +68,9 @@ def as_defense(defense: Any) -> Defense:
         return Chain(parts=parts) if len(parts) > 1 else parts[0]
     if isinstance(defense, (Sanitizer, Mapping)):
         return Sanitizing(plan=defense)
-    raise TypeError(f"a defense must be a Defense, a sanitizer, a plan, or a list of them, got {shown(defense)}")
+    if isinstance(defense, Transform):
+        return Transforming(transform=defense)
+    raise TypeError(f"a defense must be a Defense, a sanitizer, a plan, a transform, or a list of them, got {shown(defense)}")
 
 
 def links(defense: Any) -> tuple[Defense, ...]:

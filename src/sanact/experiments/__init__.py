@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sanact.experiments.budgets import budgets
+from sanact.experiments.comparison import DATA, NAMES, ON_ITSELF, comparison
 from sanact.experiments.mask_readings import mask_readings
 from sanact.experiments.plans import plans
 from sanact.experiments.propagation import fig1, fig6, fig7
@@ -22,7 +23,8 @@ EXPERIMENTS: dict[str, Callable[[Setting], list[Grid]]] = {
     "mask-readings": mask_readings,
     "budgets": budgets,
     "plans": plans,
+    **dict.fromkeys(DATA, comparison),
 }
 FIGURES = ("fig1", "fig6", "fig7")  # of arrays; the others draw accuracies
 
-__all__ = ["EXPERIMENTS", "FIGURES", "DryRun", "Setting"]
+__all__ = ["DATA", "EXPERIMENTS", "FIGURES", "NAMES", "ON_ITSELF", "DryRun", "Setting"]

@@ -11,6 +11,7 @@ from torch import nn
 
 from sanact.attacks import CW, FGSM, PGD, Attack
 from sanact.data import Data, load_data
+from sanact.defenses import Defense
 from sanact.engine import Engine, Outlook, outlook, run
 from sanact.evaluation.adaptive import Effort
 from sanact.evaluation.cell import Cell, cells
@@ -163,7 +164,7 @@ class Setting:
     def cells(
         self,
         data: Data,
-        defenses: Iterable[Sanitizer | Plan | None],
+        defenses: Iterable[Defense | Sanitizer | Plan | None],
         attacks: Iterable[Attack],
         knowledge: Iterable[Knowledge] = ("oblivious",),
         calibration: Data | None = None,

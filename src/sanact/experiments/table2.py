@@ -101,7 +101,7 @@ def table2(setting: Setting) -> list[Grid]:
         setting.cells(data, defenses(setting.data), [*calibrated, *sweep], setting.knowledge, calibration=clean)
     )
     found, l2 = results(paths, l2="usual"), usual_eps(setting.data, "L2")
-    columns = [CLEAN, *(title for attack in calibrated for title in _titles(attack.config, l2))]
+    columns = [CLEAN, *(title for attack in calibrated for title in titles(attack.config, l2))]
     beside = beside_paper(found, source.paper, columns)
     swept = [attack_title(attack.config) for attack in sweep]
     crafted = [known for known in reversed(KNOWLEDGE) if known in setting.knowledge and known != "adaptive"]
@@ -112,7 +112,8 @@ def table2(setting: Setting) -> list[Grid]:
     ]
 
 
-def _titles(attack: Mapping[str, Any], l2: float) -> list[str]:
+def titles(attack: Mapping[str, Any], l2: float) -> list[str]:
+    """Of the columns of an attack: one without a budget has another, with what it leaves in the L2 ball."""
     return [attack_title(attack)] if "eps" in attack else [attack_title(attack), attack_title(attack, l2=l2)]
 
 

@@ -11,7 +11,7 @@ from sanact.transforms.base import Transform
 from sanact.values import Whole
 
 BITS = Whole(1, 8)
-SHARPNESS = 10.0  # slope of a soft step in the middle, over that of the identity, times 4
+BROAD = 3.0  # widths of a gate, in which a soft step rises
 
 
 class BitDepth(Transform):
@@ -40,10 +40,10 @@ class BitDepth(Transform):
 
     @property
     def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
-        """Soft steps: a sigmoid around each threshold."""
-        return {"soft-steps": self._soft}
+        """Soft steps: a sigmoid around each threshold, as steep as ``gate_width`` says."""
+        return {"sigmoid": self._soft}
 
     def _soft(self, x: Tensor) -> Tensor:
         steps = float(2**self.bits - 1)
         level = (x * steps).detach().floor().clamp(0, steps - 1)
-        return (level + torch.sigmoid(SHARPNESS * (x * steps - level - 0.5))) / steps
+        return (level + torch.sigmoid((x * steps - level - 0.5) / (BROAD * self.gate_width))) / steps

@@ -1,0 +1,78 @@
+"""Figures 3, 4 and 5: the sanitizers beside PGD-based adversarial training, PixelDefend and feature squeezing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from sanact.attacks import Attack
+from sanact.defenses import Defense, FeatureSqueezing, PGDAdversarialTraining, Sanitizing
+from sanact.evaluation.cell import Cell
+from sanact.evaluation.threat import KNOWLEDGE, usual_eps
+from sanact.experiments.setting import Figures, Setting
+from sanact.experiments.table2 import PLANS, titles
+from sanact.plan import plan_from_dict
+from sanact.report.tables import CLEAN, Grid, Result, attack_title, grid, results
+
+DATA = {"fig3": "mnist", "fig4": "cifar10", "fig5": "tiny-imagenet"}
+ON_ITSELF = ("none", "pgd-at")  # whose figures the paper took of examples that were crafted on the network itself
+PATIENT = 100  # images for the adaptive attacker, at most
+NAMES = {
+    "none": "none",
+    "mask": "mask",
+    "median": "median",
+    "nl-means": "non-local means",
+    "pgd-at": "PGD training",
+    "pixel-defend": "PixelDefend",
+    "feature-squeezing": "feature squeezing",
+}
+# What its text gives of figure 3; those of figures 4 and 5 are lost.
+PAPER: dict[str, Figures] = {
+    "mnist": {
+        "pgd-at": {"fgsm": 87.62, "cw": 3.86, "pgd": 89.60},
+        "pixel-defend": {"fgsm": 73.40, "cw": 85.49, "pgd": 75.74},
+        "feature-squeezing": {"fgsm": 28.42, "cw": 75.25, "pgd": 25.39},
+    }
+}
+TRAINED = {"mnist": 0.3, "cifar10": 8 / 255, "tiny-imagenet": 4 / 255}  # eps of adversarial training
+BITS = {"mnist": 1, "cifar10": 4, "tiny-imagenet": 5}  # as Xu et al. 2018 have it for these sets and ImageNet
+
+
+def defenses(data: str) -> list[Defense | None]:
+    """None, the sanitizers with the plans of Table 2, and the three that the paper compares them with."""
+    return [
+        None,
+        *(Sanitizing(plan=plan_from_dict(PLANS[data][name])) for name in ("mask", "median", "nl-means")),
+        PGDAdversarialTraining(eps=TRAINED[data]),
+        FeatureSqueezing(bits=BITS[data]),
+    ]
+
+
+def comparison(setting: Setting) -> list[Grid]:
+    """Each attack as the paper measured, white-box, and the adaptive attacker at each budget."""
+    found = results(setting.run(_cells(setting)), l2="usual")
+    attacks, paper = setting.attacks("test"), setting.source.paper | PAPER.get(setting.data, {})
+    beside = [_beside(result, attacks, paper) for result in found]
+    columns = [CLEAN, *(title for attack in attacks for title in titles(attack.config, usual_eps(setting.data, "L2")))]
+    known = [one for one in reversed(KNOWLEDGE) if one in setting.knowledge]
+    return [grid(beside, one, columns if one != "adaptive" else ()) for one in known]
+
+
+def _cells(setting: Setting) -> Iterator[Cell]:
+    whole, clean = setting.images("test"), setting.images("validation")
+    few = whole.sample(min(PATIENT, len(whole)), seed=setting.seed)
+    cheap = [one for one in setting.knowledge if one != "adaptive"]
+    for defense in defenses(setting.data):
+        if cheap:
+            yield from setting.cells(whole, [defense], setting.attacks("test"), cheap, calibration=clean)
+        if "adaptive" in setting.knowledge:
+            yield from setting.cells(few, [defense], setting.attacks("test"), ("adaptive",), calibration=clean)
+
+
+def _beside(result: Result, attacks: list[Attack], paper: Figures) -> Result:
+    """With the paper's figure, which is of replayed examples; of a network trained otherwise, of its own."""
+    measured = "white-box" if result.defense in ON_ITSELF else "oblivious"
+    names = {attack_title(attack.config): attack.name for attack in attacks} | {CLEAN: CLEAN}
+    if result.knowledge not in (measured, "") or result.attack not in names:
+        return result
+    return replace(result, paper=paper.get(result.defense, {}).get(names[result.attack]))
