@@ -20,16 +20,16 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from sanact.attacks import Attack, BudgetedAttack
 from sanact.checks import check_inputs, check_logits
 from sanact.data import Data, load_data
 from sanact.device import pick_device
 from sanact.evaluation.rows import part
 from sanact.files import replacing
 from sanact.graph import input_shape
-from sanact.identity import fingerprint, own_code
+from sanact.identity import fingerprint
 from sanact.models import build_model, load_weights, read_card
 from sanact.models.plain import PlainCNN
+from sanact.objectives import Objective, Step
 from sanact.preserve import preserved
 from sanact.progress import progress_bar
 from sanact.values import BATCH_SIZE, SEED, SHARE, Number, OneOf, Rules, Whole, flag, shown
@@ -103,15 +103,14 @@ def train(
     *,
     validation: Data,
     recipe: Recipe,
-    attack: BudgetedAttack | None = None,
+    objective: Objective | None = None,
     checkpoint: Path | None = None,
     watch: Callable[[Mapping[str, float]], None] | None = None,
     progress: bool = False,
 ) -> float:
     """Train ``model`` in place and leave it in evaluation mode; returns its accuracy on ``validation`` in percent.
 
-    attack: train on its examples in place of the images (Madry et al. 2018, arXiv:1706.06083), made against the model in
-        evaluation mode; its budget grows from zero to the whole over the first third of the steps.
+    objective: what is driven down; None is the cross-entropy.
     checkpoint: a file that is written after each epoch, and that an interrupted training goes on from; on the CPU it ends with
         the same weights as one that was left alone.  It stays when training is done.
     watch: called after each epoch with its number, its mean loss, the accuracy in percent on the training batches as they came
@@ -127,7 +126,8 @@ def train(
         model.to(memory_format=torch.channels_last)
     run = _Run(model, recipe, recipe.epochs * steps)
     shape = tuple(next(data[:1].batches(1)).x.shape[1:])
-    key = [asdict(recipe), data.fingerprint, attack and attack.config, attack and own_code(attack), fingerprint(model, shape)]
+    objective = objective or Objective()
+    key = [asdict(recipe), data.fingerprint, objective.identity, fingerprint(model, shape)]
     identity = json.dumps(key, sort_keys=True)
     rng = np.random.default_rng(recipe.seed)
     watch = watch or (lambda _: None)
@@ -152,12 +152,7 @@ def train(
                 (batch,) = data.batches(recipe.batch_size + 1, order=order[bounds])
                 check_inputs(batch.x, batch.y, "training")
                 x, y = augmented(batch.x, recipe.crop, recipe.flip, recipe.cutout).to(device), batch.y.to(device)
-                if attack is not None:
-                    share = min(1.0, 3 * (run.taken + 1) / (recipe.epochs * steps))
-                    eps = torch.full((len(x),), share * attack.eps)
-                    x = attack.for_replay()(model.eval(), x, y, eps=eps, generator=run.draws)
-                    model.train()
-                loss, right = run.step(x, y)
+                loss, right = run.step(objective, x, y)
                 losses, hits = losses + loss * len(x), hits + right
                 if not np.isfinite(loss):
                     raise ValueError(f"the loss became {loss} in epoch {epoch}; try an lr below {recipe.lr}")
@@ -240,8 +235,8 @@ def plain_network(data: Data, *, seed: int = 0, kept: Path | None = None, progre
 class _Run:
     """A training under way: the weights, what moves them, and what is kept of them.
 
-    taken: steps so far.  history: what is told of each epoch.  draws: of the attack.  kept: the model itself, or the average
-    of its weights.
+    taken: steps so far.  history: what is told of each epoch.  draws: for the objective.  kept: the model itself, or the
+    average of its weights.
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe, steps: int) -> None:
@@ -271,13 +266,17 @@ class _Run:
         averaged: nn.Module = self.average.module if self.average else self.model
         return averaged
 
-    def step(self, x: Tensor, y: Tensor) -> tuple[float, int]:
-        """Move the weights along the gradient of the loss, unless that is no number; the loss, and how many were right."""
+    def _forward(self, x: Tensor) -> Tensor:
         if self.recipe.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.recipe.mixed_precision):
-            logits = self.forward(x).to(x.dtype)
-        loss = F.cross_entropy(logits, y, label_smoothing=self.recipe.label_smoothing)
+            logits: Tensor = self.forward(x)
+        return logits.to(x.dtype)
+
+    def step(self, objective: Objective, x: Tensor, y: Tensor) -> tuple[float, int]:
+        """Move the weights along the gradient of the loss, unless that is no number; the loss, and how many were right."""
+        share = (self.taken + 1) / self.steps
+        loss, logits = objective(Step(self.model, self._forward, x, y, share, self.draws, self.recipe.label_smoothing))
         if loss.isfinite():
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -306,7 +305,9 @@ class _Run:
         except Exception as error:  # of as many kinds as a file can be broken
             raise ValueError(f"'{path}' holds no training to go on with, delete it to begin again: {error}") from error
         if not isinstance(state, dict) or state.get("identity") != identity:
-            raise ValueError(f"'{path}' is of a training with another recipe, data, attack or start: delete it to begin again")
+            raise ValueError(
+                f"'{path}' is of a training with another recipe, data, objective or start: delete it to begin again"
+            )
         for name in ("model", "optimizer", "schedule", "average"):
             if name in state:
                 getattr(self, name).load_state_dict(state[name])
@@ -400,7 +401,8 @@ def train_and_save(
     label: str | None = None,
     names: Sequence[str] = (),
     half: bool = False,
-    attack: Attack | None = None,
+    objective: Objective | None = None,
+    defense: Mapping[str, Any] | None = None,
     device: str = "auto",
     command: str = "",
     tensorboard: Path | str | None = None,
@@ -411,7 +413,8 @@ def train_and_save(
     start: a file of weights to start from; None draws fresh ones.
     out: the weights; beside them the card as Markdown, and as CSV the metrics of each epoch, as `train` tells them.
     tensorboard: a folder to write these metrics to as well, for TensorBoard (extra "tensorboard").
-    validation: training images held out, with the class shares of the whole; None is a twelfth of them.  attack: see `train`.
+    validation: training images held out, with the class shares of the whole; None is a twelfth of them.
+    objective: see `train`.  defense: the configuration of the defense that the network is trained for, for the card.
     examples: of the training images that are left, so many with the class shares of the whole; None takes all.
     classes: by name, images of these only, in training and test; the network has logits for all.  Nothing takes all.
     image, label, names: the columns, and the classes in the order of the logits; see `load_data`.
@@ -426,8 +429,6 @@ def train_and_save(
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     if start is not None and not os.path.isfile(start):
         raise ValueError(f"no weights at '{start}' to start from")
-    if attack is not None and not isinstance(attack, BudgetedAttack):
-        raise ValueError(f"training needs an attack with a budget, got {attack!r}")
     chosen = pick_device(device)
     columns: dict[str, Any] = {"image": image, "label": label, "classes": names}
     everything = load_data(data, "train", **columns)
@@ -448,7 +449,7 @@ def train_and_save(
         rest,
         validation=held_out,
         recipe=recipe,
-        attack=attack,
+        objective=objective,
         checkpoint=checkpoint,
         watch=log.add,
         progress=progress,
@@ -462,7 +463,8 @@ def train_and_save(
         "test accuracy": f"{accuracy(model, test):.2f} % of {len(test):,} images",
         **({"test accuracy, top 5": f"{accuracy(model, test, top=5):.2f} %"} if len(everything.classes) > 10 else {}),
         "validation accuracy": f"{accuracy(model, held_out):.2f} % of {len(held_out):,} training images held out",
-        **({"trained on": f"examples of {attack!r}, its budget growing over the first third"} if attack else {}),
+        **({"trained on": objective.note} if objective and objective.note else {}),
+        **({"defense": json.dumps(defense)} if defense else {}),
         **({"started from": _origin(start)} if start is not None else {}),
         "command": command,
         "recipe": ", ".join(f"{key} {value}" for key, value in asdict(recipe).items()),

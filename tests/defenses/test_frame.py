@@ -168,7 +168,7 @@ def test_every_card_says_what_is_to_be_known(kind):
     assert all(len(text) > 3 for text in (card.paper, card.claim, card.broken, card.surrogates, card.needs, card.deviation))
 
 
-class Trained(Defense):
+class Another(Defense):
     """Another network, made as a user would."""
 
     card = PGDAdversarialTraining.card
@@ -179,13 +179,13 @@ class Trained(Defense):
 
 
 def test_a_trained_network_is_judged_in_place_of_the_undefended_and_attacked_through_itself():
-    rows = judge(cell(defense=Trained()), device="cpu")
+    rows = judge(cell(defense=Another()), device="cpu")
     predicted = small(1)(next(images(0).batches(30)).x).argmax(1)
     assert rows["clean_prediction"].to_pylist() == predicted.tolist()
 
 
 def test_a_defense_that_leaves_the_network_as_it_was_is_refused():
-    class Same(Trained):
+    class Same(Another):
         def defend(self, model: nn.Module, data: Data | None, example: Tensor | None) -> nn.Module:
             return model
 
@@ -197,9 +197,9 @@ def test_our_weights_come_with_the_budget_they_were_trained_at(net):
     trained, batch = defend(net, PGDAdversarialTraining(eps=0.3)), next(load_or_skip("mnist", "test").sample(30).batches(30))
     ours = load_model("mnist-cnn", weights="mnist-pgd")
     torch.testing.assert_close(trained(batch.x), ours(batch.x))
-    with pytest.raises(ValueError, match=r"no weights come with sanact for MNISTCNN trained at eps 0.1; make some with"):
+    with pytest.raises(ValueError, match=r"no weights come with sanact for MNISTCNN trained with eps=0.1; make some with"):
         defend(net, PGDAdversarialTraining(eps=0.1))
-    with pytest.raises(ValueError, match=r"no weights come with sanact for Sequential trained at eps 0.3"):
+    with pytest.raises(ValueError, match=r"no weights come with sanact for Sequential trained with eps=0.3"):
         defend(small(), PGDAdversarialTraining(eps=0.3))
 
 
@@ -211,8 +211,8 @@ def test_weights_of_another_defense_are_refused(tmp_path, net):
     load_weights(net_of := build_model("mnist-cnn").eval(), other)
     torch.testing.assert_close(defended(torch.zeros(1, 1, 28, 28)), net_of(torch.zeros(1, 1, 28, 28)))
     for weights, message in (
-        (other, "were trained at eps 0.1, not 0.3"),
-        (plain, "are of no defense, not of pgd-at"),
+        (other, "were trained with eps 0.1, not 0.3"),
+        (plain, "were trained for no defense, not for pgd-at"),
         (tmp_path / "none", "no weights at"),
     ):
         with pytest.raises(ValueError, match=message):

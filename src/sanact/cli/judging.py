@@ -335,6 +335,13 @@ def train(
         str | None,
         typer.Option("--attack", "-a", help="Train on its examples: pgd:eps=0.3,steps=7.", show_default="on the images"),
     ] = None,
+    defense: Annotated[
+        str | None,
+        typer.Option(
+            help="Train for it, as in pgd-at:eps=0.3. Afterwards NAME:…,weights=FILE is what evaluate takes.",
+            show_default="none",
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.", show_default="50")] = None,
     lr: Annotated[float | None, typer.Option(help="Step size.", show_default="0.01")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Examples a step.", show_default="128")] = None,
@@ -369,12 +376,23 @@ def train(
     card, in Markdown, and loss, accuracies and step size of each epoch, as CSV.
 
     Example: sanact train mnist-cnn --data mnist --out mnist.safetensors
+    Example: sanact train mnist-cnn --data mnist --defense pgd-at:eps=0.3 --epochs 8 --lr 0.03 --out pgd.safetensors
     Example: sanact train resnet18:width=24 --data cifar10 --epochs 25 --schedule one-cycle --lr 0.2 --weight-decay 5e-4
     --crop 4 --flip --mixed-precision --channels-last
     """
     from sanact.attacks import ATTACKS
+    from sanact.defenses import Trained
+    from sanact.objectives import Adversarial
     from sanact.spec import parse
     from sanact.training import Recipe, train_and_save
+
+    if attack and defense:
+        raise ValueError(
+            f"a network is trained on an attack or for a defense, got --attack {attack} and --defense {defense} (train)"
+        )
+    wanted = read_defense(defense) if defense else None
+    if wanted is not None and not isinstance(wanted, Trained):
+        raise ValueError(f"defense must be one that trains a network, got {wanted.name}, which is {wanted.kind} (train)")
 
     given: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "schedule": schedule}
     given |= {"weight_decay": weight_decay, "label_smoothing": label_smoothing, "crop": crop, "flip": flip}
@@ -394,7 +412,8 @@ def train(
         label=label_column,
         names=read_class_names(class_names),
         half=half,
-        attack=parse("attack", ATTACKS, attack) if attack else None,
+        objective=wanted.objective if wanted else Adversarial(parse("attack", ATTACKS, attack)) if attack else None,  # type: ignore[arg-type]  # it checks
+        defense=wanted.config if wanted else None,
         device=device,
         command=command_line(),
         tensorboard=tensorboard,

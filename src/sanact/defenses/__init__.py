@@ -12,6 +12,7 @@ from sanact.defenses.base import Card, Defense
 from sanact.defenses.chain import Chain, as_defense, split
 from sanact.defenses.feature_squeezing import FeatureSqueezing
 from sanact.defenses.sanitizing import Sanitizing
+from sanact.defenses.trained import Trained
 from sanact.defenses.transforming import Transforming
 
 DEFENSES: dict[str, type[Defense]] = {
@@ -27,6 +28,7 @@ __all__ = [
     "FeatureSqueezing",
     "PGDAdversarialTraining",
     "Sanitizing",
+    "Trained",
     "Transforming",
     "as_defense",
     "defend",

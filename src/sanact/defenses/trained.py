@@ -1,0 +1,99 @@
+"""Networks that were trained for a defense, whose weights a file holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from sanact.data import Data
+from sanact.defenses.base import Defense, Kind, inside
+from sanact.models import PRETRAINED, load_weights, read_card
+from sanact.objectives import Objective
+from sanact.values import shown
+
+OURS = "ours"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained(Defense):
+    """A network of the same architecture, trained in another way.
+
+    weights: a file that ``sanact train MODEL --defense …`` wrote; or "ours", those that come with sanact for this network and
+        these arguments.
+    Raises ValueError for weights of another network, or of one that was trained otherwise.
+    """
+
+    weights: str = OURS
+
+    kind: ClassVar[Kind] = "trained"
+
+    @property
+    @abstractmethod
+    def objective(self) -> Objective:
+        """What its training drives down."""
+
+    @property
+    def trained_with(self) -> dict[str, Any]:
+        """The arguments that the weights hang on."""
+        return {key: value for key, value in self.config.items() if key not in ("name", "weights")}
+
+    def defend(self, model: nn.Module, data: Data | None, example: Tensor | None) -> nn.Module:
+        return inside(model, self._trained)
+
+    def _trained(self, network: nn.Module) -> nn.Module:
+        if self.weights != OURS:
+            self._check(Path(self.weights))
+            load_weights(network, self.weights)
+            return network
+        for path in self._ours():
+            with suppress(ValueError):  # of another network
+                load_weights(network, path)
+                return network
+        arguments = ",".join(f"{key}={value:.4g}" for key, value in self.trained_with.items())
+        raise ValueError(
+            f"no weights come with sanact for {type(network).__name__} trained with {arguments}; make some with sanact train "
+            f"MODEL --defense {self.name}:{arguments} --out FILE.safetensors, and give weights=FILE.safetensors ({self})"
+        )
+
+    def _ours(self) -> Iterator[Path]:
+        for file in PRETRAINED.values():
+            with as_file(files("sanact.models") / "weights" / file) as path:
+                if self._differs(path) == "":
+                    yield path
+
+    def _check(self, path: Path) -> None:
+        if not path.is_file():
+            raise ValueError(f"no weights at {shown(str(path))} ({self})")
+        if found := self._differs(path):
+            raise ValueError(f"the weights in '{path}' were trained {found} ({self})")
+
+    def _differs(self, path: Path) -> str:
+        """How the weights in a file were trained, if that is not how this defense trains."""
+        claimed: dict[str, Any] = json.loads(read_card(path).get("defense", "{}"))
+        if claimed.get("name") != self.name:
+            return f"for {claimed.get('name', 'no defense')}, not for {self.name}"
+        for key, value in self.trained_with.items():
+            if not _same(claimed.get(key), value):
+                return f"with {key} {claimed.get(key)}, not {value}"
+        return ""
+
+    @property
+    def files(self) -> str:
+        paths = [Path(self.weights)] if self.weights != OURS else list(self._ours())
+        return hashlib.sha256(b"".join(path.read_bytes() for path in paths if path.is_file())).hexdigest()[:16]
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal, numbers to six digits."""
+    if isinstance(one, (int, float)) and isinstance(other, (int, float)):
+        return abs(one - other) <= 1e-6 * max(abs(one), abs(other))
+    return bool(one == other)
