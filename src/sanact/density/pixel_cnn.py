@@ -1,0 +1,174 @@
+"""The density model of PixelDefend: an autoregressive network over the pixels of an image, and what it says of an image."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sanact.values import Whole
+
+LEVELS = 256
+STEP = 2 / (LEVELS - 1)  # between two levels, where the lowest is -1 and the highest 1
+NARROWEST = -7.0  # log of the scale of a logistic, as in PixelCNN++
+ABOVE, BESIDE, LEFT = 4, 3, 4  # pixels that the first convolutions see: rows above, columns to either side, on the same row
+
+
+class PixelCNN(nn.Module):
+    """p(x) as a product over the pixels in raster order, each given those before it: a mixture of logistics over 256 levels.
+
+        p(x) = Π_i Σ_k π_k Π_c [ σ((x_ic + ½ - μ_kc) / s_kc) - σ((x_ic - ½ - μ_kc) / s_kc) ]        (½ of a level)
+
+    π, s and μ of a pixel come from a network that sees what is above it and, on its row, to the left.  In colour μ is also
+    linear in the channels before: μ_g = m_g + a r, μ_b = m_b + b r + c g.  The lowest and the highest level take the tails.
+    The network is a vertical and a horizontal stack of shifted convolutions with gated residual blocks; its receptive field is
+    ``depth`` + 4 rows above, ``depth`` + 3 columns to either side, and 2 ``depth`` + 4 pixels to the left.
+
+    forward: x (N, C, H, W) in [0, 1], of any height and width → the raw parameters of each pixel, (N, P, H, W); see `mixture`.
+    channels: 1 (grey) or 3.  width: of the hidden layers.  depth: blocks.  mixtures: logistics.  Raises ValueError for others.
+    Papers: Salimans et al. 2017, arXiv:1701.05517; van den Oord et al. 2016, arXiv:1606.05328 (two stacks).
+    Deviation: no downsampling, no shortcuts between resolutions, no dropout, a receptive field that is bounded.
+    """
+
+    def __init__(self, channels: int = 1, width: int = 32, depth: int = 5, mixtures: int = 5) -> None:
+        super().__init__()
+        where = "pixel-cnn"
+        if channels not in (1, 3):
+            raise ValueError(f"channels must be 1 or 3, got {channels} ({where})")
+        self.channels = int(channels)
+        self.width = Whole(1, 4096)(width, "width", where)
+        self.depth = Whole(0, 1000)(depth, "depth", where)
+        self.mixtures = Whole(1, 1000)(mixtures, "mixtures", where)
+        self.above = nn.Conv2d(self.channels + 1, self.width, (ABOVE, 2 * BESIDE + 1))
+        self.left = nn.Conv2d(self.channels + 1, self.width, (1, LEFT))
+        self.across = nn.Conv2d(self.width, self.width, 1, bias=False)
+        self.blocks = nn.ModuleList(Block(self.width) for _ in range(self.depth))
+        self.readout = nn.Conv2d(self.width, self.mixtures * (1 + self.channels * 2 + self.channels * (self.channels - 1) // 2), 1)
+        nn.init.normal_(self.readout.weight, std=0.1 / math.sqrt(self.width))
+        with torch.no_grad():  # means spread over the levels, scales that leave no level out
+            assert self.readout.bias is not None
+            self.readout.bias.zero_()
+            parts = self.mixtures, self.channels * self.mixtures
+            self.readout.bias[parts[0] : sum(parts)] = torch.linspace(-1, 1, self.mixtures + 2)[1:-1].repeat(self.channels)
+            self.readout.bias[sum(parts) : sum(parts) + parts[1]] = -1.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        image = framed(x)  # (N, C + 1, H, W)
+        v = self.above(F.pad(image, (BESIDE, BESIDE, ABOVE, -1)))  # (N, width, H, W), from rows above only
+        h = self.left(F.pad(image, (LEFT, -1))) + self.across(v)  # (N, width, H, W), from all pixels before
+        for block in self.blocks:
+            v, h = block(v, h)
+        raw: Tensor = self.readout(F.elu(h))
+        return raw  # (N, P, H, W)
+
+    def mixture(self, raw: Tensor) -> Mixture:
+        """What the raw parameters mean: (…, P) → a mixture with the leading dimensions of ``raw``."""
+        k, c = self.mixtures, self.channels
+        logits, means, log_scales, slopes = raw.split([k, c * k, c * k, raw.shape[-1] - k - 2 * c * k], -1)
+        return Mixture(
+            F.log_softmax(logits, -1),
+            means.unflatten(-1, (c, k)),
+            log_scales.unflatten(-1, (c, k)).clamp(min=NARROWEST),
+            slopes.unflatten(-1, (-1, k)).tanh() if c == 3 else slopes,
+        )
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """The logarithm of the probability of each image, in nats: (N, C, H, W) in [0, 1] → (N,).
+
+        Its levels are the nearest to x, of which x is 1/255 times; what a pixel is conditioned on is x itself.  So the gradient
+        is that of the conditioning alone.  Raises ValueError for another shape.
+        """
+        check_images(x, self.channels, "log_prob")
+        mixture = self.mixture(self(x).permute(0, 2, 3, 1))  # (N, H, W, …)
+        values = x.permute(0, 2, 3, 1)  # (N, H, W, C)
+        joint = mixture.log_weights
+        for channel in range(self.channels):
+            joint = joint + mixture.component(channel, values).log_prob(nearest(values[..., channel, None]))
+        return joint.logsumexp(-1).sum((1, 2))
+
+    def bits_per_dimension(self, x: Tensor) -> Tensor:
+        """-log2 p(x) by the number of values in an image: (N, C, H, W) → (N,); 8 is what uniform noise takes."""
+        return -self.log_prob(x) / (x[0].numel() * math.log(2))
+
+
+class Block(nn.Module):
+    """A gated residual step of both stacks: v sees a row more and h two pixels more than before, and v as well.
+
+        v ← v + gate(elu(conv 2x3(elu v)))          h ← h + gate(elu(conv 1x3(elu h) + across(elu v)))
+
+    forward: (N, width, H, W) twice → the same.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.above = nn.Conv2d(width, width, (2, 3))
+        self.left = nn.Conv2d(width, width, (1, 3))
+        self.across = nn.Conv2d(width, width, 1, bias=False)
+        self.gate_v = nn.Conv2d(width, 2 * width, 1)
+        self.gate_h = nn.Conv2d(width, 2 * width, 1)
+
+    def forward(self, v: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        v = v + F.glu(self.gate_v(F.elu(self.above(F.pad(F.elu(v), (1, 1, 1, 0))))), 1)
+        inner = self.left(F.pad(F.elu(h), (2, 0))) + self.across(F.elu(v))
+        return v, h + F.glu(self.gate_h(F.elu(inner)), 1)
+
+
+@dataclass(frozen=True)
+class Logistics:
+    """Logistic distributions over the 256 levels, K for each place: mean and log_scale (…, K) in the unit in which levels span [-1, 1]."""
+
+    mean: Tensor
+    log_scale: Tensor
+
+    def log_prob(self, level: Tensor) -> Tensor:
+        """Of levels 0 … 255, whole numbers in a float tensor that broadcasts to (…, K) → (…, K).
+
+        σ(b) - σ(a) = σ(b) σ(-a) (1 - exp(a - b)), whose factors lose no digits far from the mean, where the difference would.
+        """
+        sharpness = torch.exp(-self.log_scale)
+        low = ((level - 0.5) * STEP - 1 - self.mean) * sharpness
+        high = low + STEP * sharpness
+        below_high, above_low = F.logsigmoid(high), F.logsigmoid(-low)
+        inside = below_high + above_low + torch.log(-torch.expm1(-STEP * sharpness))
+        return torch.where(level <= 0, below_high, torch.where(level >= LEVELS - 1, above_low, inside))
+
+
+class Mixture(NamedTuple):
+    """log_weights (…, K); means and log_scales (…, C, K); slopes (…, 3, K) in colour, of r in g, r in b and g in b."""
+
+    log_weights: Tensor
+    means: Tensor
+    log_scales: Tensor
+    slopes: Tensor
+
+    def component(self, channel: int, values: Tensor) -> Logistics:
+        """The logistics of a channel, given the channels before it in ``values``, (…, C) in [0, 1]."""
+        mean = self.means[..., channel, :]  # (…, K)
+        first = channel * (channel - 1) // 2
+        for before in range(channel):
+            mean = mean + self.slopes[..., first + before, :] * (2 * values[..., before, None] - 1)
+        return Logistics(mean, self.log_scales[..., channel, :])
+
+
+def framed(x: Tensor) -> Tensor:
+    """Images as the network sees them: in [-1, 1], and a channel of ones, by which black differs from what is outside."""
+    return torch.cat([2 * x - 1, torch.ones_like(x[:, :1])], 1)
+
+
+def nearest(x: Tensor) -> Tensor:
+    """The level 0 … 255 that is nearest to x in [0, 1], without a gradient."""
+    return (x.detach() * (LEVELS - 1)).round().clamp(0, LEVELS - 1)
+
+
+def check_images(x: Tensor, channels: int, where: str) -> None:
+    """Raise ValueError for what are no images in [0, 1] of so many channels, TypeError for what are no floats."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError(f"x must be a tensor of a float dtype, got {x.dtype if isinstance(x, Tensor) else type(x).__name__} ({where})")
+    if x.ndim != 4 or x.shape[1] != channels:
+        raise ValueError(f"x must be (N, {channels}, H, W), got {tuple(x.shape)} ({where})")
+    if x.numel() and not (x.min() >= 0 and x.max() <= 1):  # also False for NaN
+        raise ValueError(f"x must lie in [0, 1], got [{float(x.min()):.9g}, {float(x.max()):.9g}] ({where})")
