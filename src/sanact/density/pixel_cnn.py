@@ -136,6 +136,23 @@ class Logistics:
         inside = below_high + above_low + torch.log(-torch.expm1(-STEP * sharpness))
         return torch.where(level <= 0, below_high, torch.where(level >= LEVELS - 1, above_low, inside))
 
+    @torch.no_grad()
+    def log_probs(self, lowest: Tensor, count: int) -> Tensor:
+        """Of ``count`` levels from ``lowest`` (…) upward: (…, K, count), -inf above 255.
+
+        The same as `log_prob`, with what two neighbours share computed once, and without a gradient.
+        """
+        levels = lowest[..., None] + torch.arange(count + 1, device=lowest.device)
+        edges = (levels - 0.5) * STEP - 1  # (…, count + 1)
+        edges = edges.masked_fill(levels <= 0, -torch.inf).masked_fill(levels >= LEVELS, torch.inf)[..., None, :]
+        sharpness = torch.exp(-self.log_scale)[..., None]
+        at = (edges - self.mean[..., None]) * sharpness  # (…, K, count + 1)
+        rest = torch.log1p(torch.exp(-at.abs()))
+        below, above = at.clamp(max=0) - rest, at.clamp(min=0) + rest
+        inside = (levels[..., :-1] > 0) & (levels[..., :-1] < LEVELS - 1)
+        width = torch.log(-torch.expm1(-STEP * sharpness))
+        return torch.addcmul(below[..., 1:] - above[..., :-1], width, inside[..., None, :].to(width.dtype))
+
 
 class Mixture(NamedTuple):
     """log_weights (…, K); means and log_scales (…, C, K); slopes (…, 3, K) in colour, of r in g, r in b and g in b."""
