@@ -15,6 +15,7 @@ from sanact.values import Whole
 LEVELS = 256
 STEP = 2 / (LEVELS - 1)  # between two levels, where the lowest is -1 and the highest 1
 NARROWEST = -7.0  # log of the scale of a logistic, as in PixelCNN++
+WIDE = -1.5  # the same before training
 ABOVE, BESIDE, LEFT = 4, 3, 4  # pixels that the first convolutions see: rows above, columns to either side, on the same row
 
 
@@ -26,7 +27,7 @@ class PixelCNN(nn.Module):
     π, s and μ of a pixel come from a network that sees what is above it and, on its row, to the left.  In colour μ is also
     linear in the channels before: μ_g = m_g + a r, μ_b = m_b + b r + c g.  The lowest and the highest level take the tails.
     The network is a vertical and a horizontal stack of shifted convolutions with gated residual blocks; its receptive field is
-    ``depth`` + 4 rows above, ``depth`` + 3 columns to either side, and 2 ``depth`` + 4 pixels to the left.
+    ``depth`` + 4 rows above, ``depth`` + 3 columns to the right, and 2 ``depth`` + 4 pixels to the left.
 
     forward: x (N, C, H, W) in [0, 1], of any height and width → the raw parameters of each pixel, (N, P, H, W); see `mixture`.
     channels: 1 (grey) or 3.  width: of the hidden layers.  depth: blocks.  mixtures: logistics.  Raises ValueError for others.
@@ -47,14 +48,13 @@ class PixelCNN(nn.Module):
         self.left = nn.Conv2d(self.channels + 1, self.width, (1, LEFT))
         self.across = nn.Conv2d(self.width, self.width, 1, bias=False)
         self.blocks = nn.ModuleList(Block(self.width) for _ in range(self.depth))
-        self.readout = nn.Conv2d(self.width, self.mixtures * (1 + self.channels * 2 + self.channels * (self.channels - 1) // 2), 1)
+        numbers = 1 + 2 * self.channels + self.channels * (self.channels - 1) // 2  # of a logistic
+        self.readout = nn.Conv2d(self.width, self.mixtures * numbers, 1)
         nn.init.normal_(self.readout.weight, std=0.1 / math.sqrt(self.width))
-        with torch.no_grad():  # means spread over the levels, scales that leave no level out
-            assert self.readout.bias is not None
-            self.readout.bias.zero_()
-            parts = self.mixtures, self.channels * self.mixtures
-            self.readout.bias[parts[0] : sum(parts)] = torch.linspace(-1, 1, self.mixtures + 2)[1:-1].repeat(self.channels)
-            self.readout.bias[sum(parts) : sum(parts) + parts[1]] = -1.5
+        means = torch.linspace(-1, 1, self.mixtures + 2)[1:-1].repeat(self.channels)  # spread over the levels
+        bias = [torch.zeros(self.mixtures), means, torch.full_like(means, WIDE)]
+        bias.append(torch.zeros(self.mixtures * numbers - sum(map(len, bias))))
+        self.readout.bias = nn.Parameter(torch.cat(bias))
 
     def forward(self, x: Tensor) -> Tensor:
         image = framed(x)  # (N, C + 1, H, W)
@@ -119,7 +119,7 @@ class Block(nn.Module):
 
 @dataclass(frozen=True)
 class Logistics:
-    """Logistic distributions over the 256 levels, K for each place: mean and log_scale (…, K) in the unit in which levels span [-1, 1]."""
+    """Logistic distributions over the 256 levels, which span [-1, 1]: mean and log_scale (…, K), K for each place."""
 
     mean: Tensor
     log_scale: Tensor
@@ -184,7 +184,8 @@ def nearest(x: Tensor) -> Tensor:
 def check_images(x: Tensor, channels: int, where: str) -> None:
     """Raise ValueError for what are no images in [0, 1] of so many channels, TypeError for what are no floats."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise TypeError(f"x must be a tensor of a float dtype, got {x.dtype if isinstance(x, Tensor) else type(x).__name__} ({where})")
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"x must be a tensor of a float dtype, got {kind} ({where})")
     if x.ndim != 4 or x.shape[1] != channels:
         raise ValueError(f"x must be (N, {channels}, H, W), got {tuple(x.shape)} ({where})")
     if x.numel() and not (x.min() >= 0 and x.max() <= 1):  # also False for NaN

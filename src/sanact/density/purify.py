@@ -79,11 +79,15 @@ class _Stacks:
         self.depth = model.depth
         self.bias = {name: weight.to(x) for name, weight in model.named_parameters() if weight.ndim == 1}
         self.matrix = {  # (inputs, outputs), an input's column first, then its row, then its channel
-            name: weight.to(x).permute(3, 2, 1, 0).flatten(0, 2) for name, weight in model.named_parameters() if weight.ndim == 4
+            name: weight.to(x).permute(3, 2, 1, 0).flatten(0, 2)
+            for name, weight in model.named_parameters()
+            if weight.ndim == 4
         }
         self.image = x.new_zeros(n, BESIDE + width + BESIDE, ABOVE + height, channels + 1)
         self.row = x.new_zeros(n, LEFT + width, channels + 1)
-        self.above = [x.new_zeros(n, 1 + width + 1, 2, model.width) for _ in model.blocks]  # elu(v), of the row above and this one
+        self.above = [
+            x.new_zeros(n, 1 + width + 1, 2, model.width) for _ in model.blocks
+        ]  # elu(v), of the row above and this one
         self.beside = [x.new_zeros(n, 2 + width, model.width) for _ in model.blocks]  # elu(h) of this row
         self.crossing: list[Tensor] = []  # what h gets from v: (W, N, width) for the first layer and for each block
 
@@ -117,13 +121,14 @@ class _Stacks:
 
     def _linear(self, name: str, a: Tensor) -> Tensor:
         """A convolution over what was put side by side: (…, inputs) → (…, outputs)."""
-        return torch.addmm(self.bias[name + ".bias"], a.flatten(0, -2), self.matrix[name + ".weight"]).unflatten(0, a.shape[:-1])
+        made = torch.addmm(self.bias[name + ".bias"], a.flatten(0, -2), self.matrix[name + ".weight"])
+        return made.reshape(*a.shape[:-1], -1)
 
     def _across(self, name: str, v: Tensor) -> Tensor:
         """What h gets from v, and its own bias, (W, N, width)."""
         columns = v.transpose(0, 1)
         crossed = torch.addmm(self.bias[name + "left.bias"], columns.flatten(0, 1), self.matrix[name + "across.weight"])
-        return crossed.unflatten(0, columns.shape[:2])
+        return crossed.reshape(*columns.shape[:2], -1)
 
 
 def _windows(a: Tensor, size: int) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from sanact.density.pixel_cnn import PixelCNN
 from sanact.files import replacing
 from sanact.progress import progress_bar
 from sanact.training import save_trained
+from sanact.values import BATCH_SIZE, POSITIVE, SEED, Rules, Whole
 
 EVERY = 250  # steps between two checkpoints
 LOST = 0.005  # bits per dimension that 16 bits a weight may cost
@@ -42,6 +44,21 @@ class DensityRecipe:
     clip: float = 1.0
     seed: int = 0
 
+    rules: ClassVar[Rules] = {
+        "width": Whole(1, 4096),
+        "depth": Whole(0, 1000),
+        "mixtures": Whole(1, 1000),
+        "steps": Whole(2, 10_000_000),
+        "batch_size": BATCH_SIZE,
+        "lr": POSITIVE,
+        "clip": POSITIVE,
+        "seed": SEED,
+    }
+
+    def __post_init__(self) -> None:
+        for field, rule in self.rules.items():
+            object.__setattr__(self, field, rule(getattr(self, field), field, "density recipe"))
+
 
 def train_density(data: Data, recipe: DensityRecipe, *, checkpoint: Path | None = None, progress: bool = False) -> PixelCNN:
     """A density model of the images of ``data``, in evaluation mode.
@@ -56,28 +73,28 @@ def train_density(data: Data, recipe: DensityRecipe, *, checkpoint: Path | None 
         model = PixelCNN(first.x.shape[1], recipe.width, recipe.depth, recipe.mixtures)
     optimizer = torch.optim.Adam(model.parameters(), recipe.lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, recipe.steps, pct_start=0.1, cycle_momentum=False)
-    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
     identity, done = json.dumps([asdict(recipe), data.fingerprint]), 0
     if checkpoint and checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        if state["identity"] != identity:
-            raise ValueError(f"'{checkpoint}' is of a training with another recipe or data: delete it to begin again")
+        state = _checkpoint(checkpoint, identity)
         done = state["done"]
         for name, part in parts.items():
             part.load_state_dict(state[name])
     with progress_bar("density", recipe.steps, show=progress) as advance:
+        advance(done)
         for step, x in enumerate(_batches(data, recipe, done), done + 1):
             loss = model.bits_per_dimension(x).mean()
             if not loss.isfinite():
                 raise ValueError(f"the loss became {loss.item()} in step {step}; try an lr below {recipe.lr}")
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
             optimizer.step()
             schedule.step()
-            advance(1 if step > done + 1 else step, f"density: {loss.item():.3f} bits per dimension")
+            advance(1, f"density: {loss.item():.3f} bits per dimension")
             if checkpoint and (step % EVERY == 0 or step == recipe.steps):
-                _save({name: part.state_dict() for name, part in parts.items()} | {"identity": identity, "done": step}, checkpoint)
+                state = {name: part.state_dict() for name, part in parts.items()}
+                _save(state | {"identity": identity, "done": step}, checkpoint)
     return model.eval()
 
 
@@ -95,7 +112,17 @@ def _batches(data: Data, recipe: DensityRecipe, done: int) -> Iterator[Tensor]:
             yield batch.x
 
 
-def _save(state: dict[str, object], path: Path) -> None:
+def _checkpoint(path: Path, identity: str) -> dict[str, Any]:
+    try:
+        state = torch.load(path, weights_only=True)
+    except Exception as error:  # of as many kinds as a file can be broken
+        raise ValueError(f"'{path}' holds no training to go on with, delete it to begin again: {error}") from error
+    if not isinstance(state, dict) or state.get("identity") != identity:
+        raise ValueError(f"'{path}' is of a training with another recipe or data: delete it to begin again")
+    return state
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
     saved = io.BytesIO()
     torch.save(state, saved)
     with replacing(path) as temporary:
@@ -119,6 +146,7 @@ def train_and_save_density(
     """
     data, test = load_data(name, "train"), load_data(name, "test")
     checkpoint, start = out.with_suffix(".checkpoint"), time.process_time()
+    since = " since it was resumed" if checkpoint.exists() else ""
     model = train_density(data, recipe, checkpoint=checkpoint, progress=progress)
     minutes = (time.process_time() - start) / 60
     few = test[:1000]
@@ -136,7 +164,7 @@ def train_and_save_density(
         f"{mean_bits(kept, data.sample(min(len(data), 2000))):.4f} on {min(len(data), 2000):,} training images",
         **(notes or {}),
         "recipe": ", ".join(f"{key} {value}" for key, value in asdict(recipe).items()),
-        "device": f"cpu, {torch.get_num_threads()} threads, {minutes:.0f} minutes of processor time (of the last start)",
+        "device": f"cpu, {torch.get_num_threads()} threads, {minutes:.0f} minutes of processor time{since}",
         "versions": f"sanact {version('sanact')}, torch {torch.__version__.partition('+')[0]}",
         "precision": f"{16 if half else 32} bits",
     }
