@@ -10,7 +10,7 @@ def drawn(channels: int, width: int = 4, depth: int = 2, mixtures: int = 3, seed
     """A density model in float64 whose weights all matter."""
     model = PixelCNN(channels, width, depth, mixtures).double().eval()
     generator = torch.Generator().manual_seed(seed)
-    for name, weight in model.named_parameters():
+    for weight in model.parameters():
         weight.data = torch.randn(weight.shape, generator=generator, dtype=torch.float64) * 0.3
     model.readout.bias.data[mixtures * (1 + channels) : mixtures * (1 + 2 * channels)] -= 1.5  # narrow logistics
     return model

@@ -64,6 +64,11 @@ def test_a_channel_is_conditioned_on_those_before_it():
             assert not mean.requires_grad
 
 
+def test_no_logistic_is_narrower_than_e_to_the_minus_7():
+    mixture = drawn(1).mixture(torch.tensor([[0.0, 0, 0, 0, 0, 0, -20, -7, -6]]))
+    assert mixture.log_scales.flatten().tolist() == [-7, -7, -6]
+
+
 def test_the_probabilities_of_all_levels_sum_to_one():
     one = far(50, 4).log_probs(torch.zeros(50), 256).exp().sum(-1)
     torch.testing.assert_close(one, torch.ones_like(one))
@@ -76,9 +81,8 @@ def test_the_probabilities_of_a_channel_sum_to_that_of_the_channels_before():
     x[:, 2, 0, 1] = torch.arange(256) / 255
     raw = reference.parameters(arrays(model), x[0].numpy(), 1)[0]
     first = reference.joint(raw[0], 3, 3, x[0, :, 0, 0].numpy(), 3)
-    assert model.log_prob(x).exp().sum().item() == pytest.approx(
-        first * reference.joint(raw[1], 3, 3, x[0, :, 0, 1].numpy(), 2)
-    )
+    second = reference.joint(raw[1], 3, 3, x[0, :, 0, 1].numpy(), 2)
+    assert model.log_prob(x).exp().sum().item() == pytest.approx(first * second, rel=1e-9)
 
 
 def test_far_from_the_mean_no_digit_is_lost():
@@ -93,7 +97,7 @@ def test_far_from_the_mean_no_digit_is_lost():
 @pytest.mark.parametrize("lowest, count", [(0, 256), (0, 1), (255, 1), (100, 20), (250, 20)])
 def test_levels_in_a_row_are_as_each_alone(lowest, count):
     logistics = far(7, 3)
-    both = logistics.log_probs(torch.full((7,), float(lowest)), count)
+    both = logistics.log_probs(torch.full((7,), lowest), count)
     for i in range(count):
         alone = logistics.log_prob(torch.tensor(float(lowest + i)))
         torch.testing.assert_close(both[..., i], alone if lowest + i < 256 else torch.full_like(alone, -torch.inf))
@@ -142,11 +146,11 @@ def test_bad_images(x, error, told):
 
 
 @pytest.mark.parametrize(
-    "sizes, told", [({"channels": 2}, "1 or 3, got 2"), ({"width": 0}, "width"), ({"mixtures": 0}, "mixtures")]
+    "sizes, told", [((2,), "1 or 3, got 2"), ((1, 0), "width"), ((1, 8, 1.5), "depth"), ((1, 8, 2, 0), "mixtures")]
 )
 def test_bad_sizes(sizes, told):
     with pytest.raises(ValueError, match=told):
-        PixelCNN(**sizes)
+        PixelCNN(*sizes)
 
 
 def test_our_weights_say_more_of_digits_than_png_and_noise_is_less_likely(mnist):

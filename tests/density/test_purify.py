@@ -75,7 +75,7 @@ def test_a_single_logistic_pulls_to_its_mean():
 def test_far_from_all_means_the_nearest_level_wins():
     model = PixelCNN(1, 4, 0, 2).double()
     model.readout.weight.data.zero_()
-    model.readout.bias.data = torch.tensor([0.0, 0.0, -1.0, -1.0, -7.0, -7.0]).double()  # all on black, 1,000 scales away
+    model.readout.bias.data = torch.tensor([0.0, 0.0, -1.0, -1.0, -7.0, -7.0]).double()  # all on black, 1,600 scales away
     x = torch.full((1, 1, 2, 2), 200 / 255).double()
     torch.testing.assert_close(purify(model, x, 10 / 255), torch.full_like(x, 190 / 255))
 

@@ -51,9 +51,8 @@ def parameters(w: Weights, x: Array, depth: int) -> Array:
             inner = convolved(b["left.weight"], before, *at, top=0, left=2) + b["left.bias"]
             inner = elu(inner + b["across.weight"][:, :, 0, 0] @ elu(v[at]))
             h[at] += gated(b["gate_h.weight"][:, :, 0, 0] @ inner + b["gate_h.bias"])
-    return np.array(
-        [[w["readout.weight"][:, :, 0, 0] @ elu(h[r, c]) + w["readout.bias"] for c in range(width)] for r in range(height)]
-    )
+    raw = [w["readout.weight"][:, :, 0, 0] @ elu(h[at]) + w["readout.bias"] for at in places]
+    return np.array(raw).reshape(height, width, -1)
 
 
 def logistic(level: int, mean: float, log_scale: float) -> float:

@@ -67,13 +67,13 @@ class PixelCNN(nn.Module):
 
     def mixture(self, raw: Tensor) -> Mixture:
         """What the raw parameters mean: (…, P) → a mixture with the leading dimensions of ``raw``."""
-        k, c = self.mixtures, self.channels
-        logits, means, log_scales, slopes = raw.split([k, c * k, c * k, raw.shape[-1] - k - 2 * c * k], -1)
+        k, c, shape = self.mixtures, self.channels, raw.shape[:-1]
+        logits, means, log_scales, slopes = torch.split(raw, [k, c * k, c * k, raw.shape[-1] - k - 2 * c * k], -1)
         return Mixture(
             F.log_softmax(logits, -1),
-            means.unflatten(-1, (c, k)),
-            log_scales.unflatten(-1, (c, k)).clamp(min=NARROWEST),
-            slopes.unflatten(-1, (-1, k)).tanh() if c == 3 else slopes,
+            means.reshape(*shape, c, k),
+            log_scales.reshape(*shape, c, k).clamp(min=NARROWEST),
+            slopes.tanh().reshape(*shape, c * (c - 1) // 2, k),
         )
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -125,11 +125,11 @@ class Logistics:
     log_scale: Tensor
 
     def log_prob(self, level: Tensor) -> Tensor:
-        """Of levels 0 … 255, whole numbers in a float tensor that broadcasts to (…, K) → (…, K).
+        """Of levels 0 … 255, whole numbers in a tensor that broadcasts to (…, K) → (…, K).
 
         σ(b) - σ(a) = σ(b) σ(-a) (1 - exp(a - b)), whose factors lose no digits far from the mean, where the difference would.
         """
-        sharpness = torch.exp(-self.log_scale)
+        sharpness, level = torch.exp(-self.log_scale), level.to(self.mean)
         low = ((level - 0.5) * STEP - 1 - self.mean) * sharpness
         high = low + STEP * sharpness
         below_high, above_low = F.logsigmoid(high), F.logsigmoid(-low)
@@ -142,7 +142,7 @@ class Logistics:
 
         The same as `log_prob`, with what two neighbours share computed once, and without a gradient.
         """
-        levels = lowest[..., None] + torch.arange(count + 1, device=lowest.device)
+        levels = lowest.to(self.mean)[..., None] + torch.arange(count + 1, device=lowest.device)
         edges = (levels - 0.5) * STEP - 1  # (…, count + 1)
         edges = edges.masked_fill(levels <= 0, -torch.inf).masked_fill(levels >= LEVELS, torch.inf)[..., None, :]
         sharpness = torch.exp(-self.log_scale)[..., None]
@@ -155,7 +155,7 @@ class Logistics:
 
 
 class Mixture(NamedTuple):
-    """log_weights (…, K); means and log_scales (…, C, K); slopes (…, 3, K) in colour, of r in g, r in b and g in b."""
+    """log_weights (…, K); means and log_scales (…, C, K); slopes, of r in g, r in b and g in b, (…, 3, K); grey has none."""
 
     log_weights: Tensor
     means: Tensor

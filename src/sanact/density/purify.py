@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sanact.density.pixel_cnn import ABOVE, BESIDE, LEFT, LEVELS, PixelCNN, check_images, framed, nearest
+from sanact.density.pixel_cnn import ABOVE, BESIDE, LEFT, LEVELS, PixelCNN, check_images, framed
 from sanact.values import BATCH_SIZE, Number
 
 SLACK = 1e-4  # of a level: by how much float32 misses a multiple of 1/255, and more
@@ -33,29 +33,28 @@ def purify(model: PixelCNN, x: Tensor, eps: float, *, batch_size: int = 100) -> 
         raise TypeError(f"model must be a PixelCNN, got {type(model).__name__} (purify)")
     check_images(x, model.channels, "purify")
     eps, size = EPS(eps, "eps", "purify"), BATCH_SIZE(batch_size, "batch_size", "purify")
-    return torch.cat([_purified(model, part, eps) for part in x.split(size)]) if x.numel() else x.clone()
+    return torch.cat([_purified(model, part, eps) for part in torch.split(x, size)]) if x.numel() else x.clone()
 
 
 def _purified(model: PixelCNN, x: Tensor, eps: float) -> Tensor:
     exact = x.double()
     lowest = ((exact - eps) * (LEVELS - 1) - SLACK).ceil().clamp(0, LEVELS - 1)  # (N, C, H, W), of the window
     highest = ((exact + eps) * (LEVELS - 1) + SLACK).floor().clamp(0, LEVELS - 1)
-    within, own = highest >= lowest, nearest(exact)
+    within = highest >= lowest  # elsewhere eps is below half a level: all pixels have one level or none, and nothing to choose
     levels = torch.arange(int((highest - lowest).max().clamp(min=0)) + 1, device=x.device)
     out, stacks = x.clone(), _Stacks(model, exact)
     for row in range(x.shape[2]):
         stacks.enter(row)
         for column in range(x.shape[3]):
             mixture = model.mixture(stacks.look(column))
-            log_weights, pixel = mixture.log_weights, exact[:, :, row, column].clone()  # (N, K), (N, C)
+            log_weights, pixel = mixture.log_weights, exact.new_zeros(x.shape[:2])  # (N, K), (N, C)
             for channel in range(model.channels):
                 place = slice(None), channel, row, column
                 logistics = mixture.component(channel, pixel)
                 outside = levels > (highest[place] - lowest[place])[:, None]  # (N, L)
-                found = lowest[place] + _likeliest(log_weights, logistics.log_probs(lowest[place], len(levels)), outside)
-                level = torch.where(within[place], found, own[place])
+                level = lowest[place] + _likeliest(log_weights, logistics.log_probs(lowest[place], len(levels)), outside)
                 log_weights = log_weights + logistics.log_prob(level[:, None])
-                pixel[:, channel] = torch.where(within[place], level / (LEVELS - 1), pixel[:, channel])
+                pixel[:, channel] = level / (LEVELS - 1)
                 out[place] = torch.where(within[place], level.to(x.dtype) / (LEVELS - 1), x[place])
             stacks.put(row, column, pixel)
     return out
@@ -101,7 +100,6 @@ class _Stacks:
             above[:, 1:-1, 1] = F.elu(v)
             v = v + F.glu(self._linear(name + "gate_v", F.elu(self._linear(name + "above", _windows(above, 3)))))
             self.crossing.append(self._across(name, F.elu(v)))
-        self.row.zero_()
 
     def look(self, column: int) -> Tensor:
         """The raw parameters of a pixel of this row, (N, P), from those before it."""
