@@ -64,12 +64,12 @@ def test_an_interrupted_training_ends_alike(data, tmp_path, monkeypatch):
 def test_from_the_command_line(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module, "load_data", lambda name, split: data)
     out = tmp_path / "small.safetensors"
-    command = ["train", "rows", "--out", str(out), "--width", "4", "--depth", "1", "--mixtures", "2", "--steps", "12"]
-    monkeypatch.setattr(sys, "argv", [*command, "--batch-size", "4", "--lr", "0.03", "--note", "for scale=a coin takes 1 bit"])
+    command = ["train", "mnist", "--out", str(out), "--width", "4", "--depth", "1", "--mixtures", "2", "--steps", "12"]
+    monkeypatch.setattr(sys, "argv", [*command, "--batch-size", "4", "--lr", "0.03"])
     module.main()
     model, card = load_density(out), out.with_suffix(".md").read_text()
     assert torch.equal(weights(model), weights(train_density(data, RECIPE)).half().float())
-    assert f"{mean_bits(model, data):.4f} on 18 test images" in card and "for scale" in card
+    assert f"{mean_bits(model, data):.4f} on 18 test images" in card and "Glow 1.05" in card
     assert card.removeprefix("# small").strip().splitlines()[0] in card and "16 bits" in capsys.readouterr().out
     assert not out.with_suffix(".checkpoint").exists()
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from sanact.density.p_values import p_values
+from sanact.density.p_value import p_values
 from sanact.density.pixel_cnn import PixelCNN
-from sanact.density.purify import purify
+from sanact.density.purification import purify
 from sanact.models import load_weights, read_card
 from sanact.spec import parse
 from sanact.values import meant, shown
