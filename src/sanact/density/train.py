@@ -28,8 +28,8 @@ LOST = 0.005  # bits per dimension that 16 bits a weight may cost
 PUBLISHED = {  # what the bits per dimension of the card may be compared with
     "mnist": "most figures are of binarized MNIST, in nats, and say nothing here; flows bound the same quantity by way of "
     "dequantized pixels (Glow 1.05, FFJORD 0.99: Grathwohl et al. 2019, arXiv:1810.01367)",
-    "cifar10": "PixelCNN++ has 2.92 with some 500 times as much training (Salimans et al. 2017, arXiv:1701.05517), on the "
-    "lossless images; a copy in JPEG, as the data may say here, is smoother and takes fewer bits of any model",
+    "cifar10": "PixelCNN++, a far larger network, has 2.92 (Salimans et al. 2017, arXiv:1701.05517), on the lossless images; "
+    "of a copy that was re-encoded as JPEG, if the data says so, the figure is not of the same images",
 }
 
 
@@ -162,7 +162,7 @@ def train_and_save_density(name: str, out: Path, recipe: DensityRecipe, *, progr
     card = {
         "model": f"pixel-cnn:channels={model.channels},width={model.width},depth={model.depth},mixtures={model.mixtures}",
         "parameters": f"{count:,}",
-        "data": f"{name}, {len(data):,} images of its training split",
+        "data": f"{name}, {len(data):,} images of its training split" + f", {data.note}" * bool(data.note),
         "bits per dimension": f"{mean_bits(kept, test):.4f} on {len(test):,} test images, "
         f"{mean_bits(kept, data.sample(min(len(data), 2000))):.4f} on {min(len(data), 2000):,} training images",
         **({"published": PUBLISHED[name]} if name in PUBLISHED else {}),
