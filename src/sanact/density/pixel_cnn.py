@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sanact.checks import ROUNDING
 from sanact.values import Whole
 
 LEVELS = 256
@@ -182,11 +183,11 @@ def nearest(x: Tensor) -> Tensor:
 
 
 def check_images(x: Tensor, channels: int, where: str) -> None:
-    """Raise ValueError for what are no images in [0, 1] of so many channels, TypeError for what are no floats."""
+    """Raise ValueError for what are no images in [0, 1], give or take a `ROUNDING`; TypeError for what are no floats."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"x must be a tensor of a float dtype, got {kind} ({where})")
     if x.ndim != 4 or x.shape[1] != channels:
         raise ValueError(f"x must be (N, {channels}, H, W), got {tuple(x.shape)} ({where})")
-    if x.numel() and not (x.min() >= 0 and x.max() <= 1):  # also False for NaN
+    if x.numel() and not (x.min() >= -ROUNDING and x.max() <= 1 + ROUNDING):  # also False for NaN
         raise ValueError(f"x must lie in [0, 1], got [{float(x.min()):.9g}, {float(x.max()):.9g}] ({where})")

@@ -23,9 +23,9 @@ def purify(model: PixelCNN, x: Tensor, eps: float, *, batch_size: int = 100) -> 
     Returns images like x.  Where no level is within reach (x_i is none and eps is small) x_i stays.  Of equal levels the lowest
     is taken.  batch_size: images at a time, which changes time and memory only.
 
-    The vertical stack of the network runs once a row, the horizontal one once a pixel, on what is kept of the pixels before it;
-    so the whole costs about as much as one pass of the network, and the look at the levels.  All is computed in float64:
-    in float32 the rounding of another batch size or machine would, here and there, choose the neighbouring level.
+    The vertical stack of the network runs once a row, the horizontal one once a pixel, on what is kept of the pixels before it,
+    so that no layer is computed twice at any place; most of the time goes into the look at the levels, and grows with eps.
+    All is in float64: in float32 the rounding of another batch size would, here and there, choose the neighbouring level.
     Raises ValueError and TypeError for a model, images or an eps that are none.
     Paper: Song et al. 2018, arXiv:1710.10766, algorithm 1.
     """
@@ -75,19 +75,15 @@ class _Stacks:
 
     def __init__(self, model: PixelCNN, x: Tensor) -> None:
         n, channels, height, width = x.shape
-        self.depth = model.depth
-        self.bias = {name: weight.to(x) for name, weight in model.named_parameters() if weight.ndim == 1}
-        self.matrix = {  # (inputs, outputs), an input's column first, then its row, then its channel
-            name: weight.to(x).permute(3, 2, 1, 0).flatten(0, 2)
-            for name, weight in model.named_parameters()
-            if weight.ndim == 4
+        weights = {name: weight.to(x) for name, weight in model.named_parameters()}
+        self.bias = {name: weight for name, weight in weights.items() if weight.ndim == 1}
+        self.matrix = {  # (inputs, outputs), ordered by an input's column, then its row, then its channel
+            name: weight.permute(3, 2, 1, 0).flatten(0, 2) for name, weight in weights.items() if weight.ndim == 4
         }
         self.image = x.new_zeros(n, BESIDE + width + BESIDE, ABOVE + height, channels + 1)
         self.row = x.new_zeros(n, LEFT + width, channels + 1)
-        self.above = [
-            x.new_zeros(n, 1 + width + 1, 2, model.width) for _ in model.blocks
-        ]  # elu(v), of the row above and this one
-        self.beside = [x.new_zeros(n, 2 + width, model.width) for _ in model.blocks]  # elu(h) of this row
+        self.above = [x.new_zeros(n, 1 + width + 1, 2, model.width) for _ in model.blocks]  # elu(v): the row above, this row
+        self.beside = [x.new_zeros(n, 2 + width, model.width) for _ in model.blocks]  # elu(h): this row
         self.crossing: list[Tensor] = []  # what h gets from v: (W, N, width) for the first layer and for each block
 
     def enter(self, row: int) -> None:
