@@ -75,9 +75,9 @@ def test_a_single_logistic_pulls_to_its_mean():
 def test_far_from_all_means_the_nearest_level_wins():
     model = PixelCNN(1, 4, 0, 2).double()
     model.readout.weight.data.zero_()
-    model.readout.bias.data = torch.tensor([0.0, 0.0, -1.0, -1.0, -7.0, -7.0]).double()  # all on black, 1,600 scales away
-    x = torch.full((1, 1, 2, 2), 200 / 255).double()
-    torch.testing.assert_close(purify(model, x, 10 / 255), torch.full_like(x, 190 / 255))
+    model.readout.bias.data = torch.tensor([0.0, 0.0, 1.0, 1.0, -7.0, -7.0]).double()  # all on white, 1,600 scales away
+    x = torch.full((1, 1, 2, 2), 50 / 255).double()
+    torch.testing.assert_close(purify(model, x, 10 / 255), torch.full_like(x, 60 / 255))
 
 
 def test_neither_batch_nor_memory_format_nor_dtype_decide():
