@@ -11,6 +11,7 @@ from sanact.defenses.adversarial_training import PGDAdversarialTraining
 from sanact.defenses.base import Card, Defense
 from sanact.defenses.chain import Chain, as_defense, split
 from sanact.defenses.feature_squeezing import FeatureSqueezing
+from sanact.defenses.pixel_defend import PixelDefend
 from sanact.defenses.sanitizing import Sanitizing
 from sanact.defenses.trained import Trained
 from sanact.defenses.transforming import Transforming
@@ -18,6 +19,7 @@ from sanact.defenses.transforming import Transforming
 DEFENSES: dict[str, type[Defense]] = {
     "pgd-at": PGDAdversarialTraining,
     "feature-squeezing": FeatureSqueezing,
+    "pixel-defend": PixelDefend,
 }
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "Defense",
     "FeatureSqueezing",
     "PGDAdversarialTraining",
+    "PixelDefend",
     "Sanitizing",
     "Trained",
     "Transforming",

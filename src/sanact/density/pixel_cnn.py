@@ -77,23 +77,27 @@ class PixelCNN(nn.Module):
             slopes.tanh().reshape(*shape, c * (c - 1) // 2, k),
         )
 
-    def log_prob(self, x: Tensor) -> Tensor:
+    def log_prob(self, x: Tensor, *, rounded: bool = True) -> Tensor:
         """The logarithm of the probability of each image, in nats: (N, C, H, W) in [0, 1] → (N,).
 
         Its levels are the nearest to x, of which x is 1/255 times; what a pixel is conditioned on is x itself.  So the gradient
-        is that of the conditioning alone.  Raises ValueError for another shape.
+        is that of the conditioning alone.
+        rounded: False takes what lies within half a level of x itself, which is the same for levels and has the whole gradient.
+        Raises ValueError for another shape.
         """
         check_images(x, self.channels, "log_prob")
         mixture = self.mixture(self(x).permute(0, 2, 3, 1))  # (N, H, W, …)
         values = x.permute(0, 2, 3, 1)  # (N, H, W, C)
         joint = mixture.log_weights
         for channel in range(self.channels):
-            joint = joint + mixture.component(channel, values).log_prob(nearest(values[..., channel, None]))
+            value = values[..., channel, None]
+            level = nearest(value) if rounded else value * (LEVELS - 1)
+            joint = joint + mixture.component(channel, values).log_prob(level)
         return joint.logsumexp(-1).sum((1, 2))
 
-    def bits_per_dimension(self, x: Tensor) -> Tensor:
+    def bits_per_dimension(self, x: Tensor, *, rounded: bool = True) -> Tensor:
         """-log2 p(x) by the number of values in an image: (N, C, H, W) → (N,); 8 is what uniform noise takes."""
-        return -self.log_prob(x) / (x[0].numel() * math.log(2))
+        return -self.log_prob(x, rounded=rounded) / (x[0].numel() * math.log(2))
 
 
 class Block(nn.Module):

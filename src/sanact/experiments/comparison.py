@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from sanact.attacks import Attack
-from sanact.defenses import Defense, FeatureSqueezing, PGDAdversarialTraining, Sanitizing
+from sanact.defenses import Defense, FeatureSqueezing, PGDAdversarialTraining, PixelDefend, Sanitizing
 from sanact.evaluation.cell import Cell
 from sanact.evaluation.threat import KNOWLEDGE, usual_eps
 from sanact.experiments.setting import Figures, Setting
@@ -17,6 +17,7 @@ from sanact.report.tables import CLEAN, Grid, Result, attack_title, grid, result
 DATA = {"fig3": "mnist", "fig4": "cifar10", "fig5": "tiny-imagenet"}
 ON_ITSELF = ("none", "pgd-at")  # whose figures the paper took of examples that were crafted on the network itself
 PATIENT = 100  # images for the adaptive attacker, at most
+SLOW, SLOW_MANY, SLOW_FEW = ("pixel-defend",), 200, 20  # where a pass takes long: images to replay, and to attack
 NAMES = {
     "none": "none",
     "mask": "mask",
@@ -35,6 +36,11 @@ PAPER: dict[str, Figures] = {
     }
 }
 TRAINED = {"mnist": 0.3, "cifar10": 8 / 255, "tiny-imagenet": 4 / 255}  # eps of adversarial training
+REACH = {  # of PixelDefend: eps, and the density model; that of CIFAR-10 sees 64x64 images as it sees its own
+    "mnist": (0.3, "mnist"),
+    "cifar10": (16 / 255, "cifar10"),
+    "tiny-imagenet": (16 / 255, "cifar10"),
+}
 BITS = {"mnist": 1, "cifar10": 4, "tiny-imagenet": 5}  # as Xu et al. 2018 have it for these sets and ImageNet
 
 
@@ -44,6 +50,7 @@ def defenses(data: str) -> list[Defense | None]:
         None,
         *(Sanitizing(plan=plan_from_dict(PLANS[data][name])) for name in ("mask", "median", "nl-means")),
         PGDAdversarialTraining(eps=TRAINED[data]),
+        PixelDefend(eps=REACH[data][0], density=REACH[data][1]),
         FeatureSqueezing(bits=BITS[data]),
     ]
 
@@ -60,13 +67,13 @@ def comparison(setting: Setting) -> list[Grid]:
 
 def _cells(setting: Setting) -> Iterator[Cell]:
     whole, clean = setting.images("test"), setting.images("validation")
-    few = whole.sample(min(PATIENT, len(whole)), seed=setting.seed)
-    cheap = [one for one in setting.knowledge if one != "adaptive"]
     for defense in defenses(setting.data):
-        if cheap:
-            yield from setting.cells(whole, [defense], setting.attacks("test"), cheap, calibration=clean)
-        if "adaptive" in setting.knowledge:
-            yield from setting.cells(few, [defense], setting.attacks("test"), ("adaptive",), calibration=clean)
+        slow = defense is not None and defense.name in SLOW
+        for known in setting.knowledge:
+            few = known == "adaptive" or (slow and known == "white-box")
+            count = (SLOW_FEW if few else SLOW_MANY) if slow else (PATIENT if few else len(whole))
+            images = whole.sample(min(count, len(whole)), seed=setting.seed)
+            yield from setting.cells(images, [defense], setting.attacks("test"), [known], calibration=clean)
 
 
 def _beside(result: Result, attacks: list[Attack], paper: Figures) -> Result:
