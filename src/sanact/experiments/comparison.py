@@ -70,6 +70,8 @@ def _cells(setting: Setting) -> Iterator[Cell]:
     for defense in defenses(setting.data):
         slow = defense is not None and defense.name in SLOW
         for known in setting.knowledge:
+            if defense is None and known == "oblivious" and "white-box" in setting.knowledge:
+                continue  # which is the same
             few = known == "adaptive" or (slow and known == "white-box")
             count = (SLOW_FEW if few else SLOW_MANY) if slow else (PATIENT if few else len(whole))
             images = whole.sample(min(count, len(whole)), seed=setting.seed)

@@ -316,11 +316,18 @@ def grid(found: Sequence[Result], knowledge: Knowledge, columns: Sequence[str] =
         f"{first.model} on {first.accuracy.n:,} images of {first.data} ({first.split}), accuracy in % with 95 % intervals"
     )
     notes = [f"{name}: {plan}" for plan, name in names.items() if name != plan]
+    notes += [f"{name}: of {n:,} images" for name, n in _other_counts(rows, first.accuracy.n)]
     notes += [BELOW] * any(_below(result) for result in chosen)
     suspects = [f"{r.defense}, {r.attack}: {r.verdict}" for r in chosen if r.suspect]
     notes += [BOUND] * any(result.verdict == "upper bound" for result in chosen)
     notes += [SUSPECT] * any(result.verdict for result in chosen) + suspects
     return Grid(title, columns, rows, notes)
+
+
+def _other_counts(rows: Mapping[str, Sequence[Result | None]], usual: int) -> list[tuple[str, int]]:
+    """Rows with figures of another number of images, each with the smallest."""
+    counts = {name: min(result.accuracy.n for result in cells if result is not None) for name, cells in rows.items()}
+    return [(name, n) for name, n in counts.items() if n != usual]
 
 
 def row_names(found: Iterable[Result]) -> dict[str, str]:
