@@ -209,7 +209,7 @@ def scan_table(found: Search) -> Listing:
         columns,
         rows,
         [
-            f"-: it cost more than {found.facts['drop']:g} points for certain, and was not attacked.  ?: it could not be judged.",
+            f"-: it cost more than {found.facts['drop']:g} points for certain, and was not attacked. ?: it could not be judged.",
             *{f"{entry['layer']} {_column(entry)}: {entry['error']}" for entry in found.scan if entry["error"]},
         ],
         first="layer",
@@ -307,7 +307,8 @@ def pictures(found: Search) -> dict[str, Figure]:
         drawn["scan"] = scan_figure(found)
     if found.trials:
         drawn["front"], drawn["course"] = front_figure(found), course_figure(found)
-        if (weights := importances(found)) and any(weights.values()):
+        weights = importances(found)
+        if weights.layers or weights.settings:
             drawn["importance"] = importance_figure(weights, found.label)
     return drawn
 
@@ -320,7 +321,8 @@ def front_figure(found: Search) -> Figure:
         _draw_front(panel, found, name)
     figure.suptitle(found.label.rpartition(",")[0] if len(attacked) > 1 else found.label.partition(", ")[0], fontsize="medium")
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize="small")
+    columns = 2 if len(attacked) == 1 else 3
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize="small")
     return figure
 
 
@@ -338,7 +340,7 @@ def _draw_front(panel: Axes, found: Search, name: str) -> None:
     if again:
         clean = found.judged["figures"][CLEAN]
         x, y = 100 * clean["best"] / clean["n"], 100 * again[0]["best"] / again[0]["n"]
-        panel.plot([x], [y], "D", color=COLOURS[2], markerfacecolor="white", markersize=7, label="the best, on unseen images")
+        panel.plot([x], [y], "D", color=COLOURS[2], markerfacecolor="white", markersize=7, label="the best, on images not seen")
     panel.set_xlabel("clean accuracy in %")
     panel.set_ylabel(f"accuracy in %, {name}")
     panel.spines[["top", "right"]].set_visible(False)
@@ -373,7 +375,9 @@ def scan_figure(found: Search) -> Figure:
     attacked = next(name for name in found.facts["figures"] if name != CLEAN)
     for panel, grid, title in zip(panels, grids, ("clean accuracy", attacked), strict=True):
         _heat(panel, grid, layers, columns)
-        panel.set_title(f"change of {title}, in points" if title != attacked else f"{title}: change in points", fontsize="small")
+        panel.set_title(
+            f"change of {title}, in points" if title != attacked else f"{title}: change in points", fontsize="small"
+        )
     figure.suptitle(f"each layer alone: {found.label.partition(', ')[0]}", fontsize="medium")
     return figure
 
@@ -422,58 +426,72 @@ def course_figure(found: Search) -> Figure:
     return figure
 
 
-def importances(found: Search) -> dict[str, float]:
-    """How much each choice matters for being among the best under attack: 0 is not at all.
+@dataclass(frozen=True)
+class Importance:
+    """layers: share of the variance of the accuracy under attack that goes with what a layer has, or none, all of them 1.
+    settings: of readings and strengths, how far the tenth of trials that is best differs from all that have them; 0 is not.
+    """
 
-    Of the choice of a layer over all trials that were attacked, of a strength over those that have it, eight at least.
-    Paper: Watanabe et al. 2023, PED-ANOVA, arXiv:2304.10255, as Optuna has it.
+    layers: Mapping[str, float]
+    settings: Mapping[str, float]
+
+
+def importances(found: Search) -> Importance:
+    """How much each choice matters; of settings that eight trials have at least.  Trials that were stopped early count, too.
+
+    Papers: Hutter et al. 2014, fANOVA; Watanabe et al. 2023, PED-ANOVA, arXiv:2304.10255; both as Optuna has them.
     """
     import optuna
     from optuna.trial import TrialState, create_trial
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     attacked = {trial.number: trial.attacked for trial in found.trials if not np.isnan(trial.attacked)}
     study = optuna.create_study(direction="minimize")
     for trial in _study(found.out / JOURNAL).get_trials(deepcopy=False):
         if trial.number in attacked:
-            study.add_trial(
-                create_trial(
-                    state=TrialState.COMPLETE,
-                    params=trial.params,
-                    distributions=trial.distributions,
-                    value=-attacked[trial.number],
-                )
-            )
-    trials = study.get_trials(deepcopy=False)
-    weights = {}
-    for name in dict.fromkeys(name for trial in trials for name in trial.params):
-        having = [trial for trial in trials if name in trial.params]
-        if len(having) >= 8 and len({trial.params[name] for trial in having}) > 1:
-            weights[name] = _importance(study, name)
-    return dict(sorted(weights.items(), key=lambda item: -item[1]))
+            chosen = {"params": trial.params, "distributions": trial.distributions}
+            study.add_trial(create_trial(state=TrialState.COMPLETE, value=-attacked[trial.number], **chosen))
+    values: dict[str, list[Any]] = {}
+    for trial in study.get_trials(deepcopy=False):
+        for name, value in trial.params.items():
+            values.setdefault(name, []).append(value)
+    many = [name for name, own in values.items() if len(own) >= 8 and len(set(own)) > 1]
+    if len(set(attacked.values())) < 2:
+        return Importance({}, {})
+    layers = [name for name in many if name in found.facts["space"]["layers"]]
+    settings = {name: _weights(study, [name], "ped")[name] for name in many if name not in layers}
+    return Importance(_weights(study, layers, "fanova") if layers else {}, _sorted(settings))
 
 
-def _importance(study: Any, name: str) -> float:
+def _weights(study: Any, names: list[str], method: str) -> dict[str, float]:
     from optuna.exceptions import ExperimentalWarning
-    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+    from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         warnings.filterwarnings("ignore", message="PedAnova")  # that low is good, which it is here
-        evaluator = PedAnovaImportanceEvaluator()
-        return float(get_param_importances(study, evaluator=evaluator, params=[name], normalize=False)[name])
+        evaluator: Any = FanovaImportanceEvaluator(seed=0) if method == "fanova" else PedAnovaImportanceEvaluator()
+        return dict(get_param_importances(study, evaluator=evaluator, params=names, normalize=method == "fanova"))
 
 
-def importance_figure(weights: Mapping[str, float], title: str) -> Figure:
-    """Bars; choices of a layer dark, strengths light."""
-    shown = list(weights)[:20][::-1]
-    figure = Figure(figsize=(6.4, 1.2 + 0.26 * len(shown)), layout="constrained")
-    panel = figure.subplots()
-    colours = [COLOURS[2] if ": " in name else COLOURS[1] for name in shown]
-    panel.barh(shown, [weights[name] for name in shown], color=colours)
-    for label, colour in (("which sanitizer, if any", COLOURS[1]), ("its reading or strength", COLOURS[2])):
-        panel.barh([shown[0]], [0], color=colour, label=label)
-    panel.set_xlabel("importance for the accuracy under attack (PED-ANOVA)")
-    panel.set_title(title, fontsize="small")
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.legend(frameon=False, fontsize="small", loc="lower right")
+def _sorted(weights: Mapping[str, float]) -> dict[str, float]:
+    return dict(sorted(weights.items(), key=lambda item: -item[1]))
+
+
+def importance_figure(weights: Importance, title: str) -> Figure:
+    """Bars: of layers, and of readings and strengths."""
+    groups = [
+        (weights.layers, "what a layer has, if anything\n(share of the variance, fANOVA)", COLOURS[1]),
+        (weights.settings, "its reading or strength\n(PED-ANOVA)", COLOURS[2]),
+    ]
+    groups = [group for group in groups if group[0]]
+    longest = max(min(len(bars), 20) for bars, _, _ in groups)
+    figure = Figure(figsize=(4.4 * len(groups), 1.5 + 0.24 * longest), layout="constrained")
+    for panel, (bars, words, colour) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups, strict=True):
+        shown = list(bars)[:20][::-1]
+        panel.barh(shown, [bars[name] for name in shown], color=colour)
+        panel.tick_params(labelsize="small")
+        panel.set_xlabel(words, fontsize="small")
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize="small")
     return figure

@@ -248,15 +248,13 @@ def _sampler(seed: int, number: int) -> Any:
 
 
 def _open(out: Path, objectives: int) -> optuna.Study:
-    optuna = import_optuna()
+    from optuna import create_study
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
     storage = JournalStorage(JournalFileBackend(str(out / JOURNAL)))
-    study: optuna.Study = optuna.create_study(
-        storage=storage, study_name="plans", directions=["maximize"] * objectives, load_if_exists=True
-    )
-    return study
+    directions = ["maximize"] * objectives
+    return create_study(storage=storage, study_name="plans", directions=directions, load_if_exists=True)
 
 
 @contextmanager
@@ -360,7 +358,8 @@ def _claim(out: Path, facts: Mapping[str, Any]) -> None:
         if other := [name for name in facts if known.get(name) != facts[name]]:
             came, there = shown(facts[other[0]]), shown(known.get(other[0]))
             raise ValueError(
-                f"'{out}' holds the study of another {', '.join(other)}: {there} there, {came} here; choose another folder (search)"
+                f"'{out}' holds the study of another {', '.join(other)}: {there} there, {came} here; choose another folder "
+                "(search)"
             )
         return
     _write(path, {"study": facts})
