@@ -238,8 +238,8 @@ def _unseen(
     if split == "none":
         return None
     if split is not None or rest is None:
-        shape = next(chosen[:1].batches(1)).x.shape[1:]
-        rest = replace(load_data(data, split or "test", shape=tuple(shape), **found_by), note=chosen.note)
+        channels, height, width = next(chosen[:1].batches(1)).x.shape[1:]
+        rest = replace(load_data(data, split or "test", shape=(channels, height, width), **found_by), note=chosen.note)
         if rest.split == chosen.split:
             rest = rest[np.flatnonzero(~np.isin(rest.index, chosen.index))]
     return rest.sample(min(examples, len(rest)), seed=seed) if len(rest) else rest

@@ -145,7 +145,7 @@ def _trials(journal: Path) -> list[Trial]:
     found = []
     for trial in _study(journal).get_trials(deepcopy=False):
         said = trial.user_attrs
-        if trial.state in words and "lost" not in said and "plan" in said:
+        if trial.state in words:
             found.append(
                 Trial(
                     trial.number,
@@ -180,21 +180,24 @@ def front_table(found: Search) -> Listing:
     rows = {}
     for trial in found.front:
         cells = [_interval(trial.accuracy(name)) for name in names]
-        cells += [f"+{trial.overhead:.0f} %"] if trial.overhead is not None else []
+        cells += [f"{trial.overhead:+.0f} %"] if trial.overhead is not None else []
         compared = paired(found.undefended[attacked[0]], trial.hits[attacked[0]])
         cells.append(f"{compared.difference:+.1f} p={compared.p:.2g}" if trial.plan else "")
-        star = " *" if trial is found.winner or trial.number == found.winner.number else ""
-        rows[f"{trial.number}{star}  {plan_text(trial.plan)}"] = cells
+        rows[f"{trial.number}{_star(found, trial)}"] = cells
     states = [trial.state for trial in found.trials]
     counts = ", ".join(f"{states.count(state)} {state}" for state in ("complete", "pruned", "failed"))
-    drop = f"{found.facts['drop']:g}"
+    star = f"*: the best that costs at most {found.facts['drop']:g} points of clean accuracy; the search flatters its figures"
     return Listing(
         f"the front of {len(states)} trials ({counts})\n{found.label}",
         [*names, *overhead, "gain"],
         rows,
-        [f"*: the best that costs at most {drop} points of clean accuracy. These are figures of the search, which flatter it."],
-        first="plan",
+        [*(f"{trial.number}{_star(found, trial)}: {plan_text(trial.plan)}" for trial in found.front), star],
+        first="trial",
     )
+
+
+def _star(found: Search, trial: Trial) -> str:
+    return " *" if trial.number == found.winner.number else ""
 
 
 def scan_table(found: Search) -> Listing:
@@ -209,7 +212,7 @@ def scan_table(found: Search) -> Listing:
         columns,
         rows,
         [
-            f"-: it cost more than {found.facts['drop']:g} points for certain, and was not attacked. ?: it could not be judged.",
+            f"-: it costs more than {found.facts['drop']:g} points for certain, and was not attacked. ?: not judged",
             *{f"{entry['layer']} {_column(entry)}: {entry['error']}" for entry in found.scan if entry["error"]},
         ],
         first="layer",
@@ -228,16 +231,19 @@ def judged_table(found: Search) -> Listing:
             _interval(now),
             f"{now.value - before.value:+.1f}" if before else "-",
             _interval(wilson(seen["undefended"], seen["n"])),
-            f"{seen['difference']:+.1f} ({seen['low']:+.1f} to {seen['high']:+.1f}) p={seen['p']:.2g}",
+            f"{seen['difference']:+.1f} p={seen['p']:.2g}",
             seen.get("verdict", "").partition(":")[0],
         ]
     data = found.judged["data"]
     return Listing(
         f"judged again at the {found.judged['effort']} effort\ntrial {winner.number}: {plan_text(winner.plan)}, on "
         f"{data['examples']} images of {data['name']} ({data['split']}) that the search has not seen",
-        ["search", "unseen", "fall", "undefended", "best - undefended", "verdict"],
+        ["search", "unseen", "fall", "undefended", "gain", "verdict"],
         rows,
-        ["fall: from the figure of the search to this one. It holds the luck of whoever was chosen, and the harder attacker."],
+        [
+            "fall: from the figure of the search to this one. It holds the luck of whoever was chosen, and the harder attacker",
+            "gain: over the undefended model, on the same unseen images, and McNemar's p",
+        ],
         first="accuracy in %",
     )
 
@@ -273,7 +279,7 @@ def card(found: Search) -> str:
 
 
 def _interval(accuracy: Accuracy | None) -> str:
-    return f"{accuracy.value:.1f} ({accuracy.low:.1f}–{accuracy.high:.1f})" if accuracy else "-"
+    return f"{accuracy.value:.1f} ({accuracy.low:.0f}–{accuracy.high:.0f})" if accuracy else "-"
 
 
 def _column(entry: Mapping[str, Any]) -> str:

@@ -132,16 +132,10 @@ class Course:
         self.study, self.space, self.objective, self.desk, self.undefended = study, space, objective, desk, undefended
         self.flying: dict[Future[Outcome], list[optuna.trial.Trial]] = {}
         self.at: dict[str, Future[Outcome]] = {}  # by plan: of two trials with the same plan, one is judged
-        self._again()
+        from optuna.trial import TrialState
 
-    def _again(self) -> None:
-        """Trials that a killed search was at are given up, and proposed again."""
-        from optuna.trial import Trial, TrialState
-
-        for lost in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            Trial(self.study, lost._trial_id).set_user_attr("lost", True)
-            self.study.tell(lost.number, state=TrialState.FAIL)
-            self.study.enqueue_trial(lost.params, user_attrs=dict(lost.user_attrs))
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        self.lost = [trial._trial_id for trial in running]  # those that a killed search was at, which are taken up again
 
     def seed(self, plans: Iterable[Sequence[Any]]) -> None:
         """Propose these first, if the study has not begun."""
@@ -174,12 +168,13 @@ class Course:
         """The trials that were judged, or could not be."""
         from optuna.trial import TrialState
 
-        ended = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-        return [trial for trial in self.study.get_trials(deepcopy=False, states=ended) if "lost" not in trial.user_attrs]
+        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
 
     def _ask(self, number: int) -> None:
+        from optuna.trial import Trial
+
         self.study.sampler = _sampler(self.objective.seed, number)
-        trial = self.study.ask()
+        trial = Trial(self.study, self.lost.pop(0)) if self.lost else self.study.ask()
         plan = self.space.suggest(trial)
         config = plan_to_dict(plan) if plan else {}
         trial.set_user_attr("plan", config)
@@ -251,9 +246,10 @@ def _open(out: Path, objectives: int) -> optuna.Study:
     from optuna import create_study
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
+    from optuna.study import StudyDirection
 
     storage = JournalStorage(JournalFileBackend(str(out / JOURNAL)))
-    directions = ["maximize"] * objectives
+    directions = [StudyDirection.MAXIMIZE] * objectives
     return create_study(storage=storage, study_name="plans", directions=directions, load_if_exists=True)
 
 
