@@ -35,7 +35,8 @@ def test_seeds_are_the_best_singles_and_then_the_best_layers_together():
         entry("one", 0.2, 99, 30),
         entry("two", 0.1, 100, 20),
         entry("three", 0.1, 90, 50),  # costs too much
-        entry("three", 0.2, 100, 9),
+        entry("three", 0.2, 100, 12),
+        entry("three", 0.3, 100, 10),  # gains nothing
         entry("two", 0.9, 80, 0, pruned="it costs too much"),
         entry("two", 0.8, 80, 0, error="ValueError: it does nothing", hits={}),
     ]

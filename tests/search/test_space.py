@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from optuna.trial import FixedTrial
@@ -96,6 +97,19 @@ def test_what_is_given_stays(small, texts, variants):
     if "0.3" in texts[0]:
         assert dials[0].low == dials[0].high == 0.3
         assert [single.value for single in space_of(small, *texts).singles(4)] == [0.3, 0.3]
+
+
+def test_a_neighbour_differs_in_one_layer_at_most(small):
+    space = space_of(small, "mask", "median")
+    two = [Single("conv1", "mask", "max", "strength", 0.3), Single("conv2", "median", "usual", "kernel_size", 5)]
+    before, draw = plan_to_dict(space.plan(two)), np.random.default_rng(0)
+    kinds = set()
+    for _ in range(200):
+        after = plan_to_dict(space.suggest(FixedTrial(space.neighbour(space.params(two), draw))))
+        changed = [layer for layer in ("conv1", "conv2") if after.get(layer) != before[layer]]
+        assert len(changed) <= 1
+        kinds |= {(layer, after.get(layer, {}).get("name")) for layer in changed}
+    assert kinds == {(layer, name) for layer in ("conv1", "conv2") for name in ("mask", "median", None)}
 
 
 @pytest.mark.parametrize(

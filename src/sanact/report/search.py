@@ -71,6 +71,7 @@ class Search:
 
     facts: what the study is of.  undefended: hits of the model as it is.  trials: in the order in which they were proposed.
     scan: see `sanact.sensitivity`.  judged: the best plan on images that the search has not seen; empty if it was not judged.
+    best_number: of the trial that the search chose; -1 before its end.
     """
 
     out: Path
@@ -79,6 +80,7 @@ class Search:
     trials: Sequence[Trial]
     scan: Sequence[Mapping[str, Any]]
     judged: Mapping[str, Any]
+    best_number: int = -1
 
     @property
     def label(self) -> str:
@@ -93,12 +95,10 @@ class Search:
         best = [one for one in complete if not any(_dominates(other.values, one.values) for other in complete)]
         return sorted(best, key=lambda trial: (-trial.clean, trial.attacked))
 
-    @cached_property
+    @property
     def winner(self) -> Trial:
-        """Of the front within the points of clean accuracy that were allowed, the highest under attack; else the undefended."""
-        least = 100 * float(np.mean(self.undefended[CLEAN])) - self.facts["drop"] - 1e-9
-        allowed = [trial for trial in self.trials if trial.state == "complete" and trial.clean >= least]
-        return max(allowed, key=lambda trial: (trial.attacked, not trial.plan, trial.clean, -trial.number))
+        """What the search chose of the trials: as a rule the highest under attack that keeps its clean accuracy."""
+        return next(trial for trial in self.trials if trial.number == self.best_number)
 
     def write_plans(self) -> None:
         """Each plan of the front as the JSON that ``--plan`` takes, in the folder ``plans``; the best also as ``best.json``."""
@@ -127,11 +127,12 @@ def read_search(out: Path | str) -> Search:
     try:
         written = json.loads((out / STUDY).read_text(encoding="utf-8"))
         facts, undefended = written["study"], _bits(written.get("undefended", {}))
+        best = int(written.get("winner", -1))
         scan = json.loads((out / SCAN).read_text(encoding="utf-8")) if (out / SCAN).exists() else []
         judged = json.loads((out / JUDGED).read_text(encoding="utf-8")) if (out / JUDGED).exists() else {}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"'{out}' holds no search: {error}") from error
-    return Search(out, facts, undefended, _trials(out / JOURNAL) if (out / JOURNAL).exists() else [], scan, judged)
+    return Search(out, facts, undefended, _trials(out / JOURNAL) if (out / JOURNAL).exists() else [], scan, judged, best)
 
 
 def _bits(hits: Mapping[str, str]) -> dict[str, Bits]:
@@ -197,7 +198,7 @@ def front_table(found: Search) -> Listing:
 
 
 def _star(found: Search, trial: Trial) -> str:
-    return " *" if trial.number == found.winner.number else ""
+    return " *" if trial.number == found.best_number else ""
 
 
 def scan_table(found: Search) -> Listing:
@@ -340,7 +341,7 @@ def _draw_front(panel: Axes, found: Search, name: str) -> None:
             panel.plot(x, y, linestyle="none", marker=mark, markersize=4, color=GREY, alpha=0.6, label=words)
     _bars(panel, found.front, name, COLOURS[1], "o", "the front")
     _bars(panel, [t for t in found.trials if not t.plan and t.state == "complete"][:1], name, COLOURS[0], "s", "undefended")
-    if found.winner.plan:
+    if found.best_number >= 0 and found.winner.plan:
         _bars(panel, [found.winner], name, COLOURS[2], "D", "the best, in the search")
     again = [seen for key, seen in found.judged.get("figures", {}).items() if key != CLEAN and _same(found, key)]
     if again:

@@ -22,7 +22,7 @@ from sanact.evaluation.adaptive import Effort
 from sanact.evaluation.cell import Cell, cells
 from sanact.evaluation.judge import Bench, Case, circumstances
 from sanact.evaluation.rows import hits, read_rows, write_rows
-from sanact.evaluation.threat import Knowledge, l2_budget
+from sanact.evaluation.threat import Knowledge, Radius, l2_budget
 from sanact.parts import parts_of
 from sanact.plan import Plan
 from sanact.report.tables import attack_title
@@ -51,7 +51,7 @@ class Outcome(NamedTuple):
 class Objective:
     """Judges plans; see `sanact.search` for what the arguments mean.
 
-    folder: for rows.  undefended: hits of the model as it is, once they are known.  first: images before the first decision.
+    folder: for rows.  first: images before the first decision.  l2: at which attacks without a budget are counted.
     """
 
     model: nn.Module
@@ -67,6 +67,7 @@ class Objective:
     device: str
     seed: int
     first: int
+    l2: Radius | None = "usual"
 
     def cells(self, plan: Plan, data: Data | None = None, *, also: Sequence[Knowledge] = (), effort: Any = None) -> list[Cell]:
         """The cells of a candidate, one an attack: here, and nowhere else, what was proposed becomes a defense.
@@ -83,13 +84,13 @@ class Objective:
             seed=self.seed,
             calibration=self.calibration,
             effort=effort or self.effort,
-            l2="usual",
+            l2=self.l2,
         )
 
     @property
     def figures(self) -> list[str]:
         """What the objectives are called: clean accuracy, and that under each attack with what the attacker knows."""
-        attacks = [attack_title(cell.attack.config, l2=radius(cell)) for cell in self.cells({})]
+        attacks = [attack_title(cell.attack.config, l2=self.radius(cell)) for cell in self.cells({})]
         return [CLEAN, *(f"{self.knowledge}: {title}" for title in attacks)]
 
     @property
@@ -141,18 +142,25 @@ class Objective:
         cell, order = case.cell, self.order[:seen]
         path = self.folder / f"{cell.slug}.parquet"
         if is_done(cell, path, 0):
-            return _hits(read_rows(path).take(order), cell)
+            return self._hits(read_rows(path).take(order), cell)
         assert case.finished is not None
         index = cell.data.index[order]
         missing = np.sort(order[case.finished.missing(index)])
         for start in range(0, len(missing), BATCH):
             positions = missing[start : start + BATCH]
             case.take(bench.judge(positions, **case.given(positions)))
-        found = _hits(case.finished.read(index), cell)
+        found = self._hits(case.finished.read(index), cell)
         if seen == len(cell.data):
             write_rows(case.rows(), path, circumstances(cell, self.device))
             tidy(cell, path)
         return found
+
+    def _hits(self, rows: pa.Table, cell: Cell) -> NDArray[np.bool_]:
+        return np.asarray(hits(rows, l2=self.radius(cell)).to_numpy(), dtype=bool)
+
+    def radius(self, cell: Cell) -> float | None:
+        """Of an attack that has no budget: at which it is counted; None is wherever it ends."""
+        return None if cell.attack.budget[1] else l2_budget(self.l2, cell.data.name)
 
     @torch.no_grad()
     def _overhead(self, bench: Bench) -> float:
@@ -165,12 +173,3 @@ class Objective:
                 network(x).cpu()
                 times[which] = min(times.get(which, np.inf), time.perf_counter() - start)
         return 100 * (times[1] / times[0] - 1)
-
-
-def radius(cell: Cell) -> float | None:
-    """Of an attack that has no budget: at which it is counted."""
-    return None if cell.attack.budget[1] else l2_budget("usual", cell.data.name)
-
-
-def _hits(rows: pa.Table, cell: Cell) -> NDArray[np.bool_]:
-    return np.asarray(hits(rows, l2=radius(cell)).to_numpy(), dtype=bool)

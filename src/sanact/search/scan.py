@@ -68,14 +68,14 @@ def read(hits: Mapping[str, str]) -> Hits:
 def seeds(entries: Sequence[Mapping[str, Any]], undefended: Hits, drop: float) -> Iterator[list[Single]]:
     """The plans a study begins with: the best singles, and those of several layers together, the best layers first.
 
-    Best is what gains most under attack, of those that do not cost more than ``drop`` points on the images seen; together they
-    are tried at their best strength.
+    Best is what gains most under attack, of those that gain anything and do not cost more than ``drop`` points on the images
+    seen; together they are tried at their best strength.
     """
     rated: list[tuple[float, Single]] = []
     for entry in entries:
         if not (entry["error"] or entry["pruned"]):
             gain, cost = gained(read(entry["hits"]), undefended)
-            if cost <= drop:
+            if gain > 0 and cost <= drop:
                 rated.append((gain - 0.1 * cost, Single(*(entry[field] for field in Single._fields))))
     ranked = [single for _, single in sorted(rated, key=lambda one: -one[0])]
     yield from ([single] for single in ranked[:SINGLES])

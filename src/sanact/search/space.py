@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from torch import Tensor, nn
 
 from sanact.plan import Plan, sanitize
@@ -42,9 +43,10 @@ class Dial:
         if self.step:
             count = min(count, int((self.high - self.low) / self.step) + 1)
         shares = [i / (count - 1) for i in range(count)] if count > 1 else [0.5]
-        return list(dict.fromkeys(self._between(share) for share in shares))
+        return list(dict.fromkeys(self.at(share) for share in shares))
 
-    def _between(self, share: float) -> float:
+    def at(self, share: float) -> float:
+        """The value at this share of the way from ``low`` to ``high``."""
         if self.step:
             return self.low + self.step * round(share * (self.high - self.low) / self.step)
         if self.log:
@@ -165,6 +167,17 @@ class Space:
             for layer in self.layers
             if layer in chosen
         }
+
+    def neighbour(self, params: Mapping[str, Any], draw: np.random.Generator) -> dict[str, Any]:
+        """The same proposal but for one layer, drawn at random: another sanitizer, none, or another strength."""
+        layer = str(draw.choice(self.layers))
+        options = [(name, dial) for name, dials in self.dials.items() for dial in dials]
+        kept = {key: value for key, value in params.items() if key != layer and not key.startswith(f"{layer}: ")}
+        if params[layer] != NONE and draw.random() < 1 / (1 + len(options)):
+            return kept | {layer: NONE}
+        name, dial = options[draw.integers(len(options))]
+        single = Single(layer, name, dial.variant, dial.argument, dial.at(draw.random()))
+        return kept | {key: value for key, value in self.params([single]).items() if key.partition(": ")[0] == layer}
 
     def singles(self, levels: int) -> Iterator[Single]:
         """Each sanitizer on each layer alone, at so many strengths."""

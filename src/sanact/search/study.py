@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+import numpy as np
 from torch import nn
 
 from sanact.attacks import PGD, Attack
@@ -20,7 +22,7 @@ from sanact.data import Data
 from sanact.device import pick_device
 from sanact.engine import WORKERS, folder
 from sanact.evaluation.adaptive import Effort
-from sanact.evaluation.threat import KNOWLEDGE, Knowledge, usual_eps
+from sanact.evaluation.threat import KNOWLEDGE, Knowledge, Radius, usual_eps
 from sanact.files import alone, replacing
 from sanact.plan import Plan, plan_from_dict, plan_to_dict
 from sanact.progress import progress_bar
@@ -37,6 +39,7 @@ from sanact.values import SEED, Maybe, Number, OneOf, Whole, shown
 if TYPE_CHECKING:
     import optuna
 
+Prefer = Callable[[Hits, Hits], float]  # of a plan, and of the undefended model
 TRIALS = 100  # where neither their number nor hours are given
 PATIENCE = 10  # trials that fail, and no other, before the study ends
 FIRST = 25  # images before the first decision, of 200
@@ -83,9 +86,15 @@ def run_search(
     hours: float | None,
     unseen: Data | None,
     judge_effort: Effort,
+    prefer: Prefer | None = None,
     **how: Any,
 ) -> Study:
-    """See `sanact.search`."""
+    """See `sanact.search`.
+
+    prefer: what the best has most of; None is the accuracy under attack, if it keeps its clean accuracy.
+    l2: at which attacks without a budget are counted; None is wherever they end.
+    rows: a folder for rows and crafted examples, which several searches may share; None is one in ``out``.
+    """
     from sanact.search.verdict import check_unseen, judge_again
 
     Whole(0, 100)(levels, "levels", "search")
@@ -104,10 +113,11 @@ def run_search(
         if levels:
             scanned = scan(desk, space, undefended, out / SCAN, levels=levels, upto=min(first, len(data)), progress=progress)
             _check_varies(undefended, [read(entry["hits"]) for entry in scanned])
-        course = Course(study, space, objective, desk, undefended)
+        course = Course(study, space, objective, desk, undefended, prefer or _within(objective.drop))
         course.seed([[], *seeds(scanned, undefended, objective.drop)])
         course.run(trials if trials or hours else TRIALS, hours, progress)
         course.check()
+        _note(out, {"winner": course.best().number})
         found = Study(**vars(read_search(out)))
         found.write_plans()
         if unseen is not None:
@@ -128,8 +138,11 @@ def import_optuna() -> Any:
 class Course:
     """A study under way: trials are asked for, judged, and told, until there are enough."""
 
-    def __init__(self, study: optuna.Study, space: Space, objective: Objective, desk: Desk, undefended: Hits) -> None:
-        self.study, self.space, self.objective, self.desk, self.undefended = study, space, objective, desk, undefended
+    def __init__(
+        self, study: optuna.Study, space: Space, objective: Objective, desk: Desk, undefended: Hits, prefer: Prefer
+    ) -> None:
+        self.study, self.space, self.objective, self.desk = study, space, objective, desk
+        self.undefended, self.prefer = undefended, prefer
         self.flying: dict[Future[Outcome], list[optuna.trial.Trial]] = {}
         self.at: dict[str, Future[Outcome]] = {}  # by plan: of two trials with the same plan, one is judged
         from optuna.trial import TrialState
@@ -174,6 +187,8 @@ class Course:
         from optuna.trial import Trial
 
         self.study.sampler = _sampler(self.objective.seed, number)
+        if number % 2 and not self.lost:
+            self._propose_neighbour(number)
         trial = Trial(self.study, self.lost.pop(0)) if self.lost else self.study.ask()
         plan = self.space.suggest(trial)
         config = plan_to_dict(plan) if plan else {}
@@ -183,6 +198,24 @@ class Course:
             undefended = self.undefended if plan else None
             self.at[key] = self.desk.submit(plan, self._rivals(), undefended=undefended)
         self.flying.setdefault(self.at[key], []).append(trial)
+
+    def _propose_neighbour(self, number: int) -> None:
+        """Every second trial that no seed takes changes one layer: of the best plan so far, or of another of the front."""
+        from optuna.trial import TrialState
+
+        if self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)) or not self.study.best_trials:
+            return
+        draw = np.random.default_rng([self.objective.seed, number])
+        front = self.study.best_trials
+        parent = self.best() if draw.random() < 0.5 else front[draw.integers(len(front))]
+        self.study.enqueue_trial(self.space.neighbour(parent.params, draw), user_attrs={"source": "neighbour"})
+
+    def best(self) -> optuna.trial.FrozenTrial:
+        """What is preferred of what was judged to the end; among equals the earliest, which the undefended model is."""
+        from optuna.trial import TrialState
+
+        complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return max(complete, key=lambda trial: (self.prefer(read(trial.user_attrs["hits"]), self.undefended), -trial.number))
 
     def _rivals(self) -> list[Outcome]:
         """The front so far."""
@@ -215,6 +248,17 @@ class Course:
         errors = [trial.user_attrs["error"] for trial in tried]
         if len(errors) >= least and all(errors):
             raise ValueError(f"all {len(errors)} trials failed, the last with {errors[-1]} (search)")
+
+
+def _within(drop: float) -> Prefer:
+    """Points of accuracy under attack, the mean over the attacks, and a little of the clean ones; what costs more is last."""
+
+    def prefer(hits: Hits, undefended: Hits) -> float:
+        cost = 100 * float(undefended[CLEAN].mean() - hits[CLEAN].mean())
+        attacked = [100 * float(bits.mean()) for name, bits in hits.items() if name != CLEAN]
+        return float(np.mean(attacked)) - 0.01 * cost if cost <= drop + 1e-9 else -math.inf
+
+    return prefer
 
 
 def values(facts: Mapping[str, Any]) -> list[float]:
@@ -273,6 +317,8 @@ def _begun(
     device: str,
     seed: int,
     overhead: bool = False,
+    rows: Path | None = None,
+    l2: Radius | None = "usual",
 ) -> Iterator[tuple[Objective, Space, Desk]]:
     """Check all, take the folder, and start the workers."""
     for name, value, kind in (("model", model, nn.Module), ("data", data, Data), ("calibration", calibration, Data | None)):
@@ -297,10 +343,11 @@ def _begun(
         drop=float(drop),
         overhead=overhead,
         calibration=calibration,
-        folder=folder(out) / "rows",
+        folder=rows or folder(out) / "rows",
         device=device,
         seed=seed,
         first=first,
+        l2=l2,
     )
     if len(chosen.figures) < 2:
         raise ValueError(f"nothing to search for: no attack has a budget for the {objective} attacker (search)")

@@ -19,7 +19,7 @@ from sanact.evaluation.statistics import paired
 from sanact.files import replacing
 from sanact.report.search import JUDGED, Search, card
 from sanact.report.tables import attack_title
-from sanact.search.objective import CLEAN, Objective, radius
+from sanact.search.objective import CLEAN, Objective
 from sanact.values import shown
 
 
@@ -56,10 +56,12 @@ def judge_again(
         cells = objective.cells(candidate, unseen, also=["adaptive"], effort=effort)
         paths = run(cells, out=out / "judged", workers=workers, device=objective.device, progress=progress)
         judged[name] = {
-            f"{cell.knowledge if candidate else _asked(objective, i, cells)}: {_title(cell)}": (cell, path)
+            f"{cell.knowledge if candidate else _asked(objective, i, cells)}: {_title(objective, cell)}": (cell, path)
             for i, (cell, path) in enumerate(zip(cells, paths, strict=True))
         }
-    figures = {name: _figures(undefended[1], judged["best"][name]) for name, undefended in judged["undefended"].items()}
+    figures = {
+        name: _figures(objective, undefended[1], judged["best"][name]) for name, undefended in judged["undefended"].items()
+    }
     first = next(iter(judged["best"].values()))
     facts = {
         "data": first[0].identity["data"],
@@ -81,14 +83,14 @@ def _asked(objective: Objective, place: int, cells: list[Any]) -> str:
     return "adaptive" if cells[place].knowledge == "adaptive" else objective.knowledge
 
 
-def _title(cell: Any) -> str:
-    return attack_title(cell.attack.config, l2=radius(cell))
+def _title(objective: Objective, cell: Any) -> str:
+    return attack_title(cell.attack.config, l2=objective.radius(cell))
 
 
-def _figures(undefended: Path, best: tuple[Any, Path]) -> dict[str, Any]:
+def _figures(objective: Objective, undefended: Path, best: tuple[Any, Path]) -> dict[str, Any]:
     cell, path = best
-    rows = read_rows(path)
-    return _compared(hits(read_rows(undefended), l2=radius(cell)), hits(rows, l2=radius(cell))) | {
+    rows, l2 = read_rows(path), objective.radius(cell)
+    return _compared(hits(read_rows(undefended), l2=l2), hits(rows, l2=l2)) | {
         "verdict": verdict_of(header_of(rows)),
         "rows": path.name,
     }
