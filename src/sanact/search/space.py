@@ -47,6 +47,8 @@ class Dial:
 
     def at(self, share: float) -> float:
         """The value at this share of the way from ``low`` to ``high``."""
+        if self.low == self.high:
+            return self.low
         if self.step:
             return self.low + self.step * round(share * (self.high - self.low) / self.step)
         if self.log:

@@ -13,11 +13,13 @@ import pyarrow.compute as pc
 from sanact.data import Data
 from sanact.engine import run
 from sanact.evaluation.adaptive import Effort
+from sanact.evaluation.cell import Cell
 from sanact.evaluation.rows import header as header_of
 from sanact.evaluation.rows import hits, read_rows, verdict_of
 from sanact.evaluation.statistics import paired
 from sanact.files import replacing
-from sanact.report.search import JUDGED, Search, card
+from sanact.plan import plan_from_dict
+from sanact.report.search import JUDGED, Search, card, read_search
 from sanact.report.tables import attack_title
 from sanact.search.objective import CLEAN, Objective
 from sanact.values import shown
@@ -48,17 +50,15 @@ def judge_again(
 
     Rows go to ``out``/judged, the figures to a JSON file, the card to a file of Markdown.
     """
-    from sanact.plan import plan_from_dict
-
     plan = plan_from_dict(found.winner.plan) if found.winner.plan else {}
     judged = {}
     for name, candidate in {"undefended": {}, "best": plan}.items():
         cells = objective.cells(candidate, unseen, also=["adaptive"], effort=effort)
         paths = run(cells, out=out / "judged", workers=workers, device=objective.device, progress=progress)
-        judged[name] = {
-            f"{cell.knowledge if candidate else _asked(objective, i, cells)}: {_title(objective, cell)}": (cell, path)
-            for i, (cell, path) in enumerate(zip(cells, paths, strict=True))
-        }
+        titles = [
+            f"{_attacker(objective, cell)}: {attack_title(cell.attack.config, l2=objective.radius(cell))}" for cell in cells
+        ]
+        judged[name] = dict(zip(titles, zip(cells, paths, strict=True), strict=True))
     figures = {
         name: _figures(objective, undefended[1], judged["best"][name]) for name, undefended in judged["undefended"].items()
     }
@@ -72,22 +72,16 @@ def judge_again(
     }
     with replacing(out / JUDGED) as temporary:
         temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    from sanact.report.search import read_search
-
     with replacing(out / "best.md") as temporary:
         temporary.write_text(card(read_search(out)), encoding="utf-8")
 
 
-def _asked(objective: Objective, place: int, cells: list[Any]) -> str:
-    """Who attacks the undefended model, whose replayed examples count as white-box ones."""
-    return "adaptive" if cells[place].knowledge == "adaptive" else objective.knowledge
+def _attacker(objective: Objective, cell: Cell) -> str:
+    """Who attacks: on the undefended model, replayed examples count as white-box ones."""
+    return "adaptive" if cell.knowledge == "adaptive" else objective.knowledge
 
 
-def _title(objective: Objective, cell: Any) -> str:
-    return attack_title(cell.attack.config, l2=objective.radius(cell))
-
-
-def _figures(objective: Objective, undefended: Path, best: tuple[Any, Path]) -> dict[str, Any]:
+def _figures(objective: Objective, undefended: Path, best: tuple[Cell, Path]) -> dict[str, Any]:
     cell, path = best
     rows, l2 = read_rows(path), objective.radius(cell)
     return _compared(hits(read_rows(undefended), l2=l2), hits(rows, l2=l2)) | {
