@@ -43,7 +43,7 @@ def test_a_search_from_end_to_end(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "LEVELS", 1)
     source = replace(SOURCES["mnist"], cw=CW(search_steps=1, steps=20, step_size=0.1, initial_c=1.0))
     monkeypatch.setitem(SOURCES, "mnist", source)
-    setting = Setting(data="mnist", out=tmp_path, examples=20)
+    setting = Setting(data="mnist", out=tmp_path, examples=20, workers=1)
     (found,) = plans(setting)
     assert {result.defense for row in found.rows.values() for result in row if result} == {"none", "median"}
     (line,) = (tmp_path / "plans.txt").read_text().splitlines()

@@ -144,7 +144,8 @@ def search(
         device=device,
         progress=not quiet,
     )
-    tables = [scan_table(found)] * bool(found.scan) + [front_table(found)] + [judged_table(found)] * bool(found.judged)
+    tables = [scan_table(found)] if found.scan else []
+    tables += [front_table(found)] + ([judged_table(found)] if found.judged else [])
     _show(found, tables, as_json)
     if not as_json:
         typer.echo(_said(found, model))
@@ -240,9 +241,10 @@ def _unseen(
     if split is not None or rest is None:
         channels, height, width = next(chosen[:1].batches(1)).x.shape[1:]
         rest = replace(load_data(data, split or "test", shape=(channels, height, width), **found_by), note=chosen.note)
-        if rest.split == chosen.split:
-            rest = rest[np.flatnonzero(~np.isin(rest.index, chosen.index))]
-    return rest.sample(min(examples, len(rest)), seed=seed) if len(rest) else rest
+        others = np.flatnonzero(~np.isin(rest.index, chosen.index))
+        if rest.split == chosen.split and len(others):
+            rest = rest[others]
+    return rest.sample(min(examples, len(rest)), seed=seed)
 
 
 def _shared(

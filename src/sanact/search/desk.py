@@ -21,6 +21,7 @@ from sanact.device import pick_device
 from sanact.engine.local import THREADS, _end_with
 from sanact.engine.work import pack, unpack
 from sanact.plan import Plan, plan_from_dict, plan_to_dict
+from sanact.remembering import remembered
 from sanact.search.objective import Objective, Outcome
 from sanact.search.race import Hits
 
@@ -104,4 +105,5 @@ def _begin(folder: Path, device: str, parent: int) -> None:
 
 
 def _judge(config: dict[str, Any], rivals: Sequence[Outcome], undefended: Hits | None, upto: int | None) -> Outcome:
-    return _objective.judge(plan_from_dict(config) if config else {}, rivals, undefended=undefended, upto=upto)
+    with remembered():
+        return _objective.judge(plan_from_dict(config) if config else {}, rivals, undefended=undefended, upto=upto)
