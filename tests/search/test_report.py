@@ -76,10 +76,11 @@ def found():
         "figures": {
             "clean": {"undefended": 196, "best": 190, "n": 200, "difference": -3.0, "low": -6, "high": -1, "p": 0.03},
             "adaptive: worst case (standard), Linf 0.1": {
-                "undefended": 60, "best": 70, "n": 200, "difference": 5.0, "low": 1, "high": 9, "p": 0.02, "verdict": "suspect: x",
+                **{"undefended": 60, "best": 70, "n": 200, "difference": 5.0, "low": 1, "high": 9, "p": 0.02},
+                "verdict": "suspect: x",
             },
         },
-    }  # fmt: skip
+    }
     scan = [entry("conv1", 0.1, 98, 20), entry("conv1", 0.5, 70, None)]
     scan += [entry("conv2", 0.1, 95, 10), entry("conv2", 0.5, 0, None, "no")]
     undefended = {"clean": bits(98), ATTACKED: bits(15)}

@@ -37,6 +37,12 @@ def test_levels_are_evenly_spaced_and_rounded(dial, count, levels):
     assert dial.levels(count) == pytest.approx(levels, abs=1e-12)
 
 
+@pytest.mark.parametrize("dial", [Dial("h", 0.1, 10, log=True), Dial("h", -1, 1), Dial("k", 3, 7, step=2)])
+def test_the_share_of_a_value_is_where_it_is(dial):
+    assert [dial.at(dial.share(value)) for value in dial.levels(3)] == dial.levels(3)
+    assert dial.share(dial.levels(3)[1]) == pytest.approx(0.5)
+
+
 def test_every_sanitizer_has_dials_and_each_makes_it_at_both_ends():
     assert set(DIALS) == set(SANITIZERS)
     for name, dials in DIALS.items():
@@ -103,12 +109,15 @@ def test_a_neighbour_differs_in_one_layer_at_most(small):
     space = space_of(small, "mask", "median")
     two = [Single("conv1", "mask", "max", "strength", 0.3), Single("conv2", "median", "usual", "kernel_size", 5)]
     before, draw = plan_to_dict(space.plan(two)), np.random.default_rng(0)
-    kinds = set()
+    kinds, strengths = set(), []
     for _ in range(200):
         after = plan_to_dict(space.suggest(FixedTrial(space.neighbour(space.params(two), draw))))
         changed = [layer for layer in ("conv1", "conv2") if after.get(layer) != before[layer]]
         assert len(changed) <= 1
         kinds |= {(layer, after.get(layer, {}).get("name")) for layer in changed}
+        if set(after) == set(before) and after["conv1"] != before["conv1"] and after["conv1"]["name"] == "mask":
+            strengths.append(after["conv1"]["strength"])
+    assert sum(abs(strength - 0.3) < 0.14 for strength in strengths) > len(strengths) / 2 > 10  # a fifth of the range
     assert kinds == {(layer, name) for layer in ("conv1", "conv2") for name in ("mask", "median", None)}
 
 

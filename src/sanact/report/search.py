@@ -349,7 +349,7 @@ def _draw_front(panel: Axes, found: Search, name: str) -> None:
         x, y = 100 * clean["best"] / clean["n"], 100 * again[0]["best"] / again[0]["n"]
         panel.plot([x], [y], "D", color=COLOURS[2], markerfacecolor="white", markersize=7, label="the best, on images not seen")
     panel.set_xlabel("clean accuracy in %")
-    panel.set_ylabel(f"accuracy in %, {name}")
+    panel.set_ylabel(f"accuracy in %, {name}", fontsize="small")
     panel.spines[["top", "right"]].set_visible(False)
 
 

@@ -55,6 +55,11 @@ class Dial:
             return rounded(math.exp((1 - share) * math.log(self.low) + share * math.log(self.high)))
         return rounded((1 - share) * self.low + share * self.high)
 
+    def share(self, value: float) -> float:
+        """The inverse of `at`, for a range that has an extent."""
+        low, high, value = (math.log(one) if self.log else one for one in (self.low, self.high, value))
+        return (value - low) / (high - low)
+
     @property
     def variant(self) -> str:
         """What tells the dials of one sanitizer apart."""
@@ -171,8 +176,14 @@ class Space:
         }
 
     def neighbour(self, params: Mapping[str, Any], draw: np.random.Generator) -> dict[str, Any]:
-        """The same proposal but for one layer, drawn at random: another sanitizer, none, or another strength."""
+        """The same proposal but for one layer, drawn at random.
+
+        Half of those that have a sanitizer get a strength nearby, by a tenth of its range or so; the others another sanitizer,
+        reading and strength, or none.
+        """
         layer = str(draw.choice(self.layers))
+        if params[layer] != NONE and draw.random() < 0.5:
+            return {**params, **self._nearby(layer, params, draw)}
         options = [(name, dial) for name, dials in self.dials.items() for dial in dials]
         kept = {key: value for key, value in params.items() if key != layer and not key.startswith(f"{layer}: ")}
         if params[layer] != NONE and draw.random() < 1 / (1 + len(options)):
@@ -180,6 +191,16 @@ class Space:
         name, dial = options[draw.integers(len(options))]
         single = Single(layer, name, dial.variant, dial.argument, dial.at(draw.random()))
         return kept | {key: value for key, value in self.params([single]).items() if key.partition(": ")[0] == layer}
+
+    def _nearby(self, layer: str, params: Mapping[str, Any], draw: np.random.Generator) -> dict[str, Any]:
+        """The number of a layer's sanitizer, a little more or less; nothing where there is none to choose."""
+        name = params[layer]
+        for dial in self.dials[name]:
+            key = f"{layer}: {name} {dial.variant}"
+            if key in params:
+                share = min(max(dial.share(params[key]) + 0.1 * draw.standard_normal(), 0.0), 1.0)
+                return {key: int(dial.at(share)) if dial.step else dial.at(share)}
+        return {}
 
     def singles(self, levels: int) -> Iterator[Single]:
         """Each sanitizer on each layer alone, at so many strengths."""
