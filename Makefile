@@ -53,7 +53,7 @@ $(VENV)/core: pyproject.toml hatch_build.py $(wildcard src/sanact/kernels/c/*.[c
 # torchattacks pins versions of requests and tqdm that nothing here can meet, and adv-lib wants visdom, which does not build any
 # more; nothing here uses them: hence --no-deps.
 $(VENV)/test: $(VENV)/core
-	$(PIP) install --editable '.[timm,onnx,app,ray]' --group test --group check
+	$(PIP) install --editable '.[timm,onnx,app,ray,search]' --group test --group check
 	$(PIP) install --no-deps torchattacks
 	touch $@
 

@@ -65,6 +65,7 @@ HEAVY = [
     "datasets",
     "jinja2",
     "matplotlib",
+    "optuna",
     "PIL",
     "pandas",
     "pyarrow",

@@ -5,6 +5,7 @@ from sanact.attacks import APGD, ATTACKS, BIM, CW, FAB, FGSM, ILCM, MIM, PGD, At
 from sanact.parts import stand_in
 from sanact.plan import SanitizedModel, calibrate, list_layers, load, sanitize
 from sanact.sanitizers import ASH, KWTA, SANITIZERS, SAP, Mask, MeanSparse, MedianFilter, NonLocalMeans, Sanitizer, bypass
+from sanact.search import search, sensitivity
 
 __all__ = [
     "APGD",
@@ -38,5 +39,7 @@ __all__ = [
     "load",
     "record",
     "sanitize",
+    "search",
+    "sensitivity",
     "stand_in",
 ]

@@ -9,6 +9,7 @@ import typer
 from sanact.cli.ending import contained, told
 from sanact.cli.judging import demo, evaluate, reproduce, train
 from sanact.cli.reading import compare, defenses, explore, layers, report, robustbench
+from sanact.cli.searching import search, sensitivity
 from sanact.cli.stopping import stoppable
 
 app = typer.Typer(
@@ -42,7 +43,7 @@ def options(
     """Sanitize the hidden activations of a CNN, attack it, and judge honestly what the defense bought."""
 
 
-for verb in (demo, evaluate, reproduce, train, layers, defenses, compare, report, explore, robustbench):
+for verb in (demo, evaluate, search, sensitivity, reproduce, train, layers, defenses, compare, report, explore, robustbench):
     app.command()(stoppable(contained(verb)))
 
 

@@ -1,0 +1,309 @@
+"""Verbs that search: which layers to sanitize, with what, and how strongly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sanact.cli.options import (
+    DATA,
+    MODEL,
+    ClassNames,
+    Device,
+    ImageColumn,
+    Json,
+    LabelColumn,
+    Out,
+    Quiet,
+    Seed,
+    Weights,
+    columns,
+    console,
+    read_model,
+    usual_source,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sanact.data import Data
+    from sanact.report.search import Search
+    from sanact.report.tables import Listing
+
+SanitizersOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sanitizer",
+        "-s",
+        help="NAME[:ARGUMENT,…]; repeat for more. What is given stays: 'mask:reading=max' searches its strength alone. "
+        "Names: mask, median, nl-means, mean-sparse, k-wta, sap, ash.",
+        show_default="mask",
+    ),
+]
+Layers = Annotated[
+    list[str] | None, typer.Option("--layers", "-l", help="Pattern of layers, as in --plan; repeat for more.", show_default="*")
+]
+ObjectiveOption = Annotated[
+    str,
+    typer.Option(
+        "--objective",
+        help="Who attacks: adaptive knows the defense; white-box and oblivious reward plans that mask their gradients.",
+    ),
+]
+Attacks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--attack",
+        "-a",
+        help="NAME[:KEY=VALUE,…]; repeat for more budgets. The adaptive attacker takes norm and eps of it.",
+        show_default="pgd, at an eps that the undefended model half withstands",
+    ),
+]
+EffortOption = Annotated[str, typer.Option("--effort", help="Of the adaptive attacker in the search.")]
+SearchSplit = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        help="Of the images to search on: some that the model was not fitted to, and that you will not report.",
+        show_default="held-out training images for our nets, else validation, else half of test",
+    ),
+]
+Examples = Annotated[int, typer.Option(min=10, help="Images to search on, with the class shares of the whole.")]
+SearchWorkers = Annotated[int, typer.Option(min=1, help="Processes; each judges one plan at a time.")]
+
+
+def search(
+    model: Annotated[str, typer.Argument(help=MODEL, show_default=False)],
+    data: Annotated[str, typer.Option(help=DATA)] = "mnist",
+    sanitizer: SanitizersOption = None,
+    layers: Layers = None,
+    objective: ObjectiveOption = "adaptive",
+    attack: Attacks = None,
+    effort: EffortOption = "quick",
+    drop: Annotated[float, typer.Option(min=0, max=100, help="Points of clean accuracy that a plan may cost.")] = 2.0,
+    overhead: Annotated[bool, typer.Option("--overhead", help="The time of a pass is an objective, too.")] = False,
+    trials: Annotated[int | None, typer.Option(min=1, help="Plans to try.", show_default="100, without --hours")] = None,
+    hours: Annotated[float | None, typer.Option(help="To search.", show_default="no end but --trials")] = None,
+    levels: Annotated[int, typer.Option(min=0, help="Of each strength in the scan that comes first; 0 leaves it out.")] = 3,
+    split: SearchSplit = None,
+    examples: Examples = 200,
+    unseen: Annotated[
+        str | None,
+        typer.Option(
+            help="Split to judge the best plan on; none: do not.", show_default="test, without the images searched on"
+        ),
+    ] = None,
+    unseen_examples: Annotated[int, typer.Option(min=1, help="Images of it.")] = 200,
+    judge_effort: Annotated[str, typer.Option(help="Of the adaptive attacker who judges the best plan.")] = "standard",
+    weights: Weights = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    class_names: ClassNames = None,
+    out: Out = Path("runs/search"),
+    seed: Seed = 0,
+    device: Device = "auto",
+    workers: SearchWorkers = 1,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Search which layers to sanitize, with what, and how strongly, for a model of your own.
+
+    Each layer alone comes first, at each strength. Then Optuna proposes plans; each is attacked on ever more images, and given
+    up once another is better by a paired test. The best is judged again, by a harder attacker, on images not seen before.
+    Found are best.json, which --plan takes, best.md, which says how it was found, the front in plans/, and pictures.
+    The same command goes on where it was stopped; with more --trials, it goes on from its end.
+
+    Example: sanact search mnist-cnn --sanitizer mask --sanitizer median --layers 'conv*' --trials 50 --workers 2
+
+    Then: sanact evaluate mnist-cnn --plan runs/search/best.json
+    """
+    from sanact.report.search import front_table, judged_table, scan_table
+    from sanact.search import search as run
+    from sanact.search.study import import_optuna
+
+    import_optuna()
+    found_by = columns(image_column, label_column, class_names)
+    network, chosen, rest = _images(model, data, weights, split, examples, seed, found_by)
+    judged = _unseen(data, unseen, unseen_examples, seed, chosen, rest, found_by)
+    found = run(
+        network,
+        chosen,
+        **_shared(model, data, weights, sanitizer, layers, objective, attack, effort, chosen, seed, found_by, network),
+        drop=drop,
+        overhead=overhead,
+        trials=trials,
+        hours=hours,
+        levels=levels,
+        unseen=judged,
+        judge_effort=judge_effort,  # type: ignore[arg-type]  # it is checked there
+        out=out,
+        workers=workers,
+        device=device,
+        progress=not quiet,
+    )
+    tables = [scan_table(found)] if found.scan else []
+    tables += [front_table(found)] + ([judged_table(found)] if found.judged else [])
+    _show(found, tables, as_json)
+    if not as_json:
+        typer.echo(_said(found, model))
+
+
+def sensitivity(
+    model: Annotated[str, typer.Argument(help=MODEL, show_default=False)],
+    data: Annotated[str, typer.Option(help=DATA)] = "mnist",
+    sanitizer: SanitizersOption = None,
+    layers: Layers = None,
+    objective: ObjectiveOption = "adaptive",
+    attack: Attacks = None,
+    effort: EffortOption = "quick",
+    drop: Annotated[
+        float, typer.Option(min=0, max=100, help="Points of clean accuracy; what costs more for certain is not attacked.")
+    ] = 10.0,
+    levels: Annotated[int, typer.Option(min=1, help="Of each strength.")] = 4,
+    split: SearchSplit = None,
+    examples: Examples = 50,
+    weights: Weights = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    class_names: ClassNames = None,
+    out: Out = Path("runs/sensitivity"),
+    seed: Seed = 0,
+    device: Device = "auto",
+    workers: SearchWorkers = 1,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Sanitize each layer alone, at each strength: what it costs of clean accuracy, and what it buys under attack.
+
+    Example: sanact sensitivity mnist-cnn --sanitizer mask:reading=max --sanitizer median
+
+    Example: sanact sensitivity my/net.py:build --data my/images --layers 'layer[34]*' --objective oblivious
+    """
+    from sanact.report.search import scan_table
+    from sanact.search import sensitivity as run
+
+    found_by = columns(image_column, label_column, class_names)
+    network, chosen, _ = _images(model, data, weights, split, examples, seed, found_by)
+    found = run(
+        network,
+        chosen,
+        **_shared(model, data, weights, sanitizer, layers, objective, attack, effort, chosen, seed, found_by, network),
+        drop=drop,
+        levels=levels,
+        out=out,
+        workers=workers,
+        device=device,
+        progress=not quiet,
+    )
+    _show(found, [scan_table(found)], as_json)
+    if not as_json:
+        typer.echo(f"The picture is {found.out / 'scan.png'}; what was found for each image, {found.out / 'scan.json'}")
+
+
+def _images(
+    model: str, data: str, weights: str | None, split: str | None, examples: int, seed: int, found_by: dict[str, Any]
+) -> tuple[nn.Module, Data, Data | None]:
+    """The network, the images to search on, and, where they are a part of the test images, the others."""
+    from sanact.data import load_data
+
+    if split is not None:
+        network, whole = read_model(model, data, split, weights, found_by=found_by)
+        return network, whole.sample(min(examples, len(whole)), seed=seed), None
+    if usual_source(model, weights, "standard") == "none":  # weights of ours: `sanact train` held out a twelfth
+        network, whole = read_model(model, data, "train", weights, found_by=found_by)
+        held_out = whole.sample(max(len(whole) // 12, 1), seed=0)
+        return network, held_out.sample(min(examples, len(held_out)), seed=seed), None
+    try:
+        load_data(data, "validation", **found_by)
+    except ValueError:  # it has no such split
+        network, whole = read_model(model, data, "test", weights, found_by=found_by)
+        half, rest = whole.split_off(max(len(whole) // 2, 1), seed=seed)
+        return network, half.sample(min(examples, len(half)), seed=seed), rest
+    network, whole = read_model(model, data, "validation", weights, found_by=found_by)
+    return network, whole.sample(min(examples, len(whole)), seed=seed), None
+
+
+def _unseen(
+    data: str, split: str | None, examples: int, seed: int, chosen: Data, rest: Data | None, found_by: dict[str, Any]
+) -> Data | None:
+    """The images to judge on."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from sanact.data import load_data
+
+    if split == "none":
+        return None
+    if split is not None or rest is None:
+        channels, height, width = next(chosen[:1].batches(1)).x.shape[1:]
+        rest = replace(load_data(data, split or "test", shape=(channels, height, width), **found_by), note=chosen.note)
+        others = np.flatnonzero(~np.isin(rest.index, chosen.index))
+        if rest.split == chosen.split and len(others):
+            rest = rest[others]
+    return rest.sample(min(examples, len(rest)), seed=seed)
+
+
+def _shared(
+    model: str,
+    data: str,
+    weights: str | None,
+    sanitizer: list[str] | None,
+    layers: list[str] | None,
+    objective: str,
+    attack: list[str] | None,
+    effort: str,
+    chosen: Data,
+    seed: int,
+    found_by: dict[str, Any],
+    network: nn.Module,
+) -> dict[str, Any]:
+    """What both verbs pass on."""
+    from sanact.attacks import ATTACKS
+    from sanact.data import load_data
+    from sanact.graph import input_shape
+    from sanact.sanitizers import SANITIZERS
+    from sanact.spec import parse
+
+    names = sanitizer or ["mask"]
+    needs = any(parse("sanitizer", SANITIZERS, text).needs_data for text in names)
+    clean = load_data(data, "train", shape=input_shape(network), **found_by) if needs else None
+    return {
+        "sanitizers": names,
+        "layers": layers or ["*"],
+        "objective": objective,
+        "attacks": [parse("attack", ATTACKS, text) for text in attack or ()],
+        "effort": effort,
+        "calibration": clean and clean.sample(min(1000, len(clean)), seed=seed),
+        "model_name": f"{model} ({Path(weights).stem})" if weights else model,
+        "seed": seed,
+    }
+
+
+def _show(found: Search, tables: list[Listing], as_json: bool) -> None:
+    """The tables on the terminal, and the pictures in the folder."""
+    from dataclasses import asdict
+
+    from sanact.report.figures import save
+    from sanact.report.search import pictures
+    from sanact.report.tables import rich_table
+
+    for name, figure in pictures(found).items():
+        save(figure, found.out / name)
+    if as_json:
+        typer.echo(json.dumps([asdict(table) for table in tables], indent=2))
+        return
+    for table in tables:
+        console().print(f"[bold]{table.title}[/bold]", highlight=False)
+        console().print(rich_table(table))
+
+
+def _said(found: Search, model: str) -> str:
+    """What was found, in words."""
+    where = f"Pictures, tables and rows are in {found.out}"
+    if not found.winner.plan:
+        return f"No plan beats the undefended model within {found.facts['drop']:g} points of clean accuracy. {where}"
+    return f"The best plan is {found.out / 'best.json'}: sanact evaluate {model} --plan {found.out / 'best.json'}\n{where}"

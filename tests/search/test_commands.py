@@ -1,0 +1,64 @@
+"""`sanact search` and `sanact sensitivity`: what they print and what they write."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sanact.report.search import importances, pictures, read_search
+from tests.test_cli import sanact
+
+FEW = ["mnist-cnn", "--data", "digits", "--objective", "oblivious", "-a", "fgsm:eps=0.1", "--examples", 30, "-l", "conv[12]"]
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    out = tmp_path_factory.mktemp("commands")
+    given = [*FEW, "-s", "mask:reading=max", "-s", "median:3", "--trials", 14, "--drop", 30, "--unseen", "none"]
+    return out, sanact("search", *given, "--out", out)
+
+
+def test_a_search(searched):
+    out, ended = searched
+    assert ended.code == 0, ended.err
+    assert (
+        "the front of 14 trials" in ended.out and "each layer alone" in ended.out and "oblivious: FGSM, Linf 0.1" in ended.out
+    )
+    assert f"sanact evaluate mnist-cnn --plan {out / 'best.json'}" in " ".join(ended.out.split()).replace("\n", "")
+    assert {path.stem for path in out.glob("*.png")} >= {"front", "course", "scan"}
+    listed = json.loads(sanact("layers", "mnist-cnn", "--plan", out / "best.json", "--json").out)
+    assert [layer["name"] for layer in listed if layer["sanitizer"]] == list(json.loads((out / "best.json").read_text()))
+
+
+def test_all_pictures_come_from_the_files_alone(searched):
+    found = read_search(searched[0])
+    assert set(pictures(found)) >= {"front", "course", "scan"}
+    weights = importances(found)
+    assert set(weights.layers) <= {"conv1", "conv2"} and sum(weights.layers.values()) == pytest.approx(1)
+    assert all(value >= 0 for value in weights.settings.values())
+
+
+def test_a_scan(tmp_path):
+    ended = sanact("sensitivity", *FEW, "--levels", 2, "-s", "mask:reading=max", "--out", tmp_path, "--json")
+    (table,) = json.loads(ended.out)
+    assert list(table["rows"]) == ["conv1", "conv2"] and table["columns"] == ["mask max 0.02", "mask max 0.7"]
+    assert (tmp_path / "scan.png").exists() and (tmp_path / "scan.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("-s maks", "got 'maks'; did you mean 'mask'?"),
+        ("-l fc99", "the pattern 'fc99' matches no hidden"),
+        ("--objective grey-box", "objective must be one of"),
+        ("--split test[:20] --unseen test[:20]", "must be others than those of the search, which has seen 20 of these 20"),
+        ("--drop 200", "--drop"),
+        ("-a fgsm:eps=0.1,eps=0.2", "eps must be given once"),
+        ("--objective adaptive -a cw --effort slow", "effort must be one of quick, standard, thorough"),
+    ],
+)
+def test_what_cannot_be_searched_is_one_line(tmp_path, given, message):
+    ended = sanact("search", *FEW, "--trials", 2, *given.split(), "--out", tmp_path)
+    assert ended.code and message in " ".join(ended.err.split()), ended.err
+    assert "Traceback" not in ended.err
