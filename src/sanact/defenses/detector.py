@@ -71,7 +71,7 @@ class Detector(Part):
                 f"it would refuse {100 * refused:.3g} % of {len(scored)} clean images, where {100 * false_alarms:.3g} "
                 f"% are wanted: scores hardly vary, or there are too few images ({self})"
             )
-        self.threshold, self.scale = threshold.to(self.threshold), (lead / scored.std()).to(self.scale)
+        self.threshold, self.scale = threshold.to(self.threshold), ((lead if lead > 0 else 1) / scored.std()).to(self.scale)
 
 
 class Refusing(Around):
