@@ -76,7 +76,13 @@ def found():
         "figures": {
             "clean": {"undefended": 196, "best": 190, "n": 200, "difference": -3.0, "low": -6, "high": -1, "p": 0.03},
             "adaptive: worst case (standard), Linf 0.1": {
-                **{"undefended": 60, "best": 70, "n": 200, "difference": 5.0, "low": 1, "high": 9, "p": 0.02},
+                "undefended": 60,
+                "best": 70,
+                "n": 200,
+                "difference": 5.0,
+                "low": 1,
+                "high": 9,
+                "p": 0.02,
                 "verdict": "suspect: x",
             },
         },
