@@ -9,13 +9,13 @@ import pytest
 from sanact.report.search import importances, pictures, read_search
 from tests.test_cli import sanact
 
-FEW = ["mnist-cnn", "--data", "digits", "--objective", "oblivious", "-a", "fgsm:eps=0.1", "--examples", 30, "-l", "conv[12]"]
+FEW = ["mnist-cnn", "--data", "digits", "--objective", "oblivious", "-a", "fgsm:eps=0.1", "--examples", 20, "-l", "conv[12]"]
 
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
     out = tmp_path_factory.mktemp("commands")
-    given = [*FEW, "-s", "mask:reading=max", "-s", "median:3", "--trials", 14, "--drop", 30, "--unseen", "none"]
+    given = [*FEW, "-s", "mask:reading=max", "-s", "median:3", "--trials", 10, "--drop", 30, "--unseen", "none"]
     return out, sanact("search", *given, "--out", out)
 
 
@@ -23,7 +23,7 @@ def test_a_search(searched):
     out, ended = searched
     assert ended.code == 0, ended.err
     assert (
-        "the front of 14 trials" in ended.out and "each layer alone" in ended.out and "oblivious: FGSM, Linf 0.1" in ended.out
+        "the front of 10 trials" in ended.out and "each layer alone" in ended.out and "oblivious: FGSM, Linf 0.1" in ended.out
     )
     assert f"sanact evaluate mnist-cnn --plan {out / 'best.json'}" in " ".join(ended.out.split()).replace("\n", "")
     assert {path.stem for path in out.glob("*.png")} >= {"front", "course", "scan"}

@@ -20,7 +20,7 @@ from sanact.search.desk import Desk
 from sanact.search.study import values
 from tests.search.conftest import Small
 
-HOW = {"objective": "oblivious", "attacks": [FGSM(eps=0.04)], "drop": 15.0, "sanitizers": ["mask:reading=max"], "levels": 2}
+HOW = {"objective": "oblivious", "attacks": [FGSM(eps=0.04)], "drop": 30.0, "sanitizers": ["mask:reading=max"], "levels": 3}
 NAME = "oblivious: FGSM, Linf 0.04"
 
 
@@ -44,7 +44,7 @@ def test_the_front_is_what_nobody_beats(found):
 
 
 def test_the_best_keeps_its_clean_accuracy_and_withstands_most(found, small, seen):
-    allowed = [trial for trial in found.trials if trial.state == "complete" and trial.clean >= 85]
+    allowed = [trial for trial in found.trials if trial.state == "complete" and trial.clean >= 70]
     assert found.winner.attacked == max(trial.attacked for trial in allowed) > found.trials[0].attacked
     batch = next(seen.batches(40))
     x, y = batch.x, batch.y
@@ -152,7 +152,7 @@ def test_a_budget_is_chosen_that_leaves_a_third(small, seen):
 
 
 def test_sensitivity_alone(small, seen, tmp_path):
-    alone = sanact.sensitivity(small, seen, **HOW | {"levels": 3}, out=tmp_path)
+    alone = sanact.sensitivity(small, seen, **HOW, out=tmp_path)
     assert len(alone.scan) == 6 and not alone.trials
     assert all(len(entry["hits"][NAME]) == 40 for entry in alone.scan if not entry["pruned"] and not entry["error"])
 
