@@ -2,6 +2,7 @@
 
 from sanact.activations import Recording, distances, record
 from sanact.attacks import APGD, ATTACKS, BIM, CW, FAB, FGSM, ILCM, MIM, PGD, Attack, AutoAttack, RayS, Square
+from sanact.defenses import FeatureSqueezing, PGDAdversarialTraining, PixelDefend, defend
 from sanact.parts import stand_in
 from sanact.plan import SanitizedModel, calibrate, list_layers, load, sanitize
 from sanact.sanitizers import ASH, KWTA, SANITIZERS, SAP, Mask, MeanSparse, MedianFilter, NonLocalMeans, Sanitizer, bypass
@@ -15,10 +16,13 @@ __all__ = [
     "CW",
     "FAB",
     "FGSM",
+    "FeatureSqueezing",
     "ILCM",
     "KWTA",
     "MIM",
     "PGD",
+    "PGDAdversarialTraining",
+    "PixelDefend",
     "SANITIZERS",
     "SAP",
     "Attack",
@@ -34,6 +38,7 @@ __all__ = [
     "Square",
     "bypass",
     "calibrate",
+    "defend",
     "distances",
     "list_layers",
     "load",
