@@ -58,8 +58,8 @@ def defenses(data: str) -> list[Defense | None]:
 def comparison(setting: Setting) -> list[Grid]:
     """Each attack as the paper measured, white-box, and the adaptive attacker at each budget.
 
-    Where a pass takes long, there is no white-box C&W, whose passes are the most, and the adaptive attacker goes for PGD's budget
-    alone.
+    Where a pass takes long, there is no white-box C&W, whose passes are the most, and the adaptive attacker goes for PGD's
+    budget alone.
     """
     found = results(setting.run(_cells(setting)), l2="usual")
     attacks, paper = setting.attacks("test"), setting.source.paper | PAPER.get(setting.data, {})
