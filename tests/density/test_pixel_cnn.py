@@ -10,6 +10,7 @@ from PIL import Image
 
 from sanact.density import load_density
 from sanact.density.pixel_cnn import Logistics, PixelCNN
+from tests.conftest import load_or_skip
 from tests.density.conftest import arrays, drawn, levels
 from tests.reference import density as reference
 
@@ -153,14 +154,15 @@ def test_bad_sizes(sizes, told):
         PixelCNN(*sizes)
 
 
-def test_our_weights_say_more_of_digits_than_png_and_noise_is_less_likely(mnist):
-    batch = next(mnist.batches(40))
-    model = load_density("mnist")
+@pytest.mark.parametrize("name, most", [("mnist", 40), ("cifar10", 10)])
+def test_our_weights_take_fewer_bits_than_png_and_more_for_noise(name, most):
+    batch = next(load_or_skip(name, "test").batches(most))
+    model = load_density(name)
     packed = []
     for image in batch.x:
-        file = io.BytesIO()
-        Image.fromarray((image[0] * 255).round().byte().numpy()).save(file, "PNG", optimize=True)
-        packed.append(8 * len(file.getvalue()) / 784)
+        file, pixels = io.BytesIO(), (image * 255).round().byte().permute(1, 2, 0).squeeze(-1).numpy()
+        Image.fromarray(pixels).save(file, "PNG", optimize=True)
+        packed.append(8 * len(file.getvalue()) / image.numel())
     with torch.no_grad():
         bits = model.bits_per_dimension(batch.x)
         noisy = (batch.x + 0.1 * torch.randn(batch.x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
