@@ -26,8 +26,7 @@ from sanact.values import BATCH_SIZE, POSITIVE, SEED, Rules, Whole
 EVERY = 250  # steps between two checkpoints
 LOST = 0.005  # bits per dimension that 16 bits a weight may cost
 PUBLISHED = {  # what the bits per dimension of the card may be compared with
-    "mnist": "most figures are of binarized MNIST, in nats, and say nothing here; flows bound the same quantity by way of "
-    "dequantized pixels (Glow 1.05, FFJORD 0.99: Grathwohl et al. 2019, arXiv:1810.01367)",
+    "mnist": "most figures are of binarized MNIST, in nats, and say nothing here",
     "cifar10": "PixelCNN++, a far larger network, has 2.92 (Salimans et al. 2017, arXiv:1701.05517), on the lossless images; "
     "of a copy that was re-encoded as JPEG, if the data says so, the figure is not of the same images",
 }
