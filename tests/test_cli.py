@@ -129,12 +129,13 @@ def evaluation(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> li
 
 OPTIONS = {
     "demo": "--out --examples --seed --device --quiet --json",
-    "evaluate": "--data --split --weights --plan --attack --knowledge --examples --class --effort --l2 --out --seed --device "
-    "--batch-size --quiet --json",
+    "evaluate": "--data --split --weights --plan --defense --attack --knowledge --examples --class --effort --l2 --out --seed "
+    "--device --batch-size --quiet --json",
     "reproduce": "--data --examples --knowledge --effort --distance --out --seed --device --batch-size --quiet --json",
-    "train": "--data --out --validation --attack --epochs --lr --batch-size --schedule --weight-decay --label-smoothing "
-    "--crop --flip --cutout --ema --seed --device --quiet --json",
+    "train": "--data --out --validation --attack --defense --epochs --lr --batch-size --schedule --weight-decay "
+    "--label-smoothing --crop --flip --cutout --ema --seed --device --quiet --json",
     "layers": "--plan --input --json",
+    "defenses": "--json",
     "compare": "--l2 --json",
     "report": "--out --l2",
     "explore": "--data --split --weights --port --browser",
@@ -362,6 +363,33 @@ def test_evaluate_as_a_table_names_knowledge_interval_and_plan(evaluation):
         assert part in shown
 
 
+def test_each_plan_and_each_defense_is_a_row_and_semicolons_make_one_plan_of_several(trained, tmp_path):
+    command = ["evaluate", trained.model, "--weights", trained.weights, "--data", "digits", "--examples", 20, "--json", "-q"]
+    command += ["-a", "fgsm:eps=0.1", "-k", "oblivious", "--out", tmp_path, "--plan", "0=mask:0.4", "--plan", "0=median:3"]
+    ended = sanact(*command, "--defense", "feature-squeezing:bits=2", "--defense", "feature-squeezing:bits=2 | 0=mask:0.4")
+    assert {r["defense"] for r in results(ended)} == {
+        "none",
+        "mask",
+        "median",
+        "feature-squeezing",
+        "feature-squeezing | mask",
+    }
+    assert "each plan is a row of its own; one plan of all is written --plan '0=mask:0.4; 0=median:3'" in ended.err
+    assert "two sanitizers for one activation" in sanact(*command[:-4], "--plan", "0=mask:0.4; re:0=median:3").err
+
+
+def test_the_cards_of_the_defenses_say_what_broke_them():
+    listed = json.loads(sanact("defenses", "--json").out)
+    assert {"pgd-at", "feature-squeezing", "pixel-defend", "[PATTERN=]mask"} <= listed.keys()
+    card = json.loads(sanact("defenses", "pixel-defend", "--json").out)
+    assert (
+        "1710.10766" in card["paper"]
+        and "identity" in card["broken"]
+        and card["kind"] == "attached, to purify; fitted, to detect."
+    )
+    assert "eps: float" in sanact("defenses", "pixel-defend").out
+
+
 def test_evaluate_with_one_knowledge_shows_that_one(evaluation):
     found = results(sanact(*evaluation, "--json", "--knowledge", "white-box"))
     assert {result["knowledge"] for result in found if result["defense"] == "mask"} == {"", "white-box"}
@@ -446,7 +474,7 @@ BAD = {
         "sanitizer must be one of mask, median, nl-means, mean-sparse, k-wta, sap, ash, got 'blur'",
     ),
     "even kernel": ("-p median:4", "got 4"),
-    "two sanitizers": ("-p 0=median -p *=mask", "two sanitizers for one activation"),
+    "two sanitizers": ("-p 0=median;*=mask", "two sanitizers for one activation"),
     "unknown data": ("--data nowhere", "no data set 'nowhere'"),
     "unknown split": ("--split val", "no split 'val' in data set 'digits'; it has: train, test"),
     "unknown knowledge": ("-k psychic", "knowledge must be one of oblivious, white-box, adaptive, got 'psychic'"),
@@ -481,12 +509,35 @@ def test_bad_input_is_one_line(trained, tmp_path, arguments, message):
         ("layers {file}:absent", "has no working 'absent'"),
         (
             "reproduce table9",
-            "experiment must be one of table2, robust, fig1, fig6, fig7, mask-readings, budgets, plans, got 'table9'",
+            "experiment must be one of table2, robust, fig1, fig3, fig4, fig5, fig6, fig7, mask-readings, budgets, plans, got "
+            "'table9'",
         ),
         ("reproduce fig7 --distance far", "distance must be one of relative, rms, direction, got 'far'"),
         (
             "reproduce table2 --data digits",
             "data must be one of mnist, cifar10, tiny-imagenet to reproduce the paper, got 'digits'",
+        ),
+        ("reproduce fig4 --data mnist", "fig4 is of cifar10, got --data mnist"),
+        (
+            "evaluate mnist-cnn --defense squeezing",
+            "defense must be one of pgd-at, feature-squeezing, pixel-defend, mask, median, nl-means, mean-sparse, k-wta, sap, "
+            "ash, or a plan, got 'squeezing'",
+        ),
+        ("evaluate mnist-cnn --defense feature-squeezing:depth=1", "defense 'feature-squeezing' takes bits, median, h,"),
+        ("evaluate mnist-cnn --defense feature-squeezing", "at least one of bits, median and h must be given, got none"),
+        (
+            "evaluate mnist-cnn --defense 'pgd-at:eps=0.1|pgd-at:eps=0.3'",
+            "of a chain at most one may train, the second would undo",
+        ),
+        (
+            "evaluate mnist-cnn --plan mask:0.3 --plan mask:0.3",
+            "each plan and defense must be given once, got 'mask:0.3' twice",
+        ),
+        ("defenses squeezing", "defense must be one of pgd-at, feature-squeezing, pixel-defend, got 'squeezing'"),
+        ("train mnist-cnn --out w.safetensors --defense mask:0.3", "defense must be one that trains a network, got mask"),
+        (
+            "train mnist-cnn --out w.safetensors -a pgd:eps=0.1 --defense pgd-at:eps=0.1",
+            "trained on an attack or for a defense",
         ),
         ("train mnist-cnn --epochs 0", "epochs must be positive, got 0"),
         ("compare {file} {foreign}", "mine.py' holds no rows"),

@@ -131,7 +131,7 @@ def evaluate(
     """Judge a model, undefended and with each plan and each defense, under attack.
 
     Example: sanact evaluate mnist-cnn --data mnist --plan 'conv[12]=mask:0.3' --attack pgd:eps=0.1 --examples 100
-    Example: sanact evaluate mnist-cnn --plan median:3 --defense feature-squeezing --defense pgd-at:eps=0.3 --examples 100
+    Example: sanact evaluate mnist-cnn --plan median:3 --defense feature-squeezing:bits=1 --examples 100
     """
     from sanact.attacks import ATTACKS
     from sanact.data import load_data

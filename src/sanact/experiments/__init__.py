@@ -18,12 +18,12 @@ EXPERIMENTS: dict[str, Callable[[Setting], list[Grid]]] = {
     "table2": table2,
     "robust": robust,
     "fig1": fig1,
+    **dict.fromkeys(DATA, comparison),
     "fig6": fig6,
     "fig7": fig7,
     "mask-readings": mask_readings,
     "budgets": budgets,
     "plans": plans,
-    **dict.fromkeys(DATA, comparison),
 }
 FIGURES = ("fig1", "fig6", "fig7")  # of arrays; the others draw accuracies
 

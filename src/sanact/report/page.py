@@ -296,6 +296,8 @@ def _pictures(path: Path, rows: pa.Table, facts: Mapping[str, Any]) -> list[tupl
 
 
 def _class(names: Sequence[str], number: int) -> str:
+    if number < 0:
+        return f"{_class(names, ~number)}, refused"
     return names[number] if number < len(names) else f"class {number}"
 
 
