@@ -101,7 +101,8 @@ ClassNames = Annotated[
 Weights = Annotated[
     str | None,
     typer.Option(
-        help="Safetensors file, or ours by name: mnist, mnist-pgd, cifar10, tiny-imagenet.", show_default="the model's own"
+        help="Safetensors file, or ours by name: mnist, mnist-pgd, cifar10, cifar10-pgd, tiny-imagenet.",
+        show_default="the model's own",
     ),
 ]
 Classes = Annotated[
