@@ -37,7 +37,7 @@ def test_every_strength_makes_a_sanitizer_that_changes_something(explorer, image
 def test_a_plan_for_all_layers_is_written_short(explorer):
     assert written(explorer.plan("median", 5, explorer.layers)) == "median:kernel_size=5"
     assert written(explorer.plan("mask", 0.2, ["conv1", "fc7"])) == (
-        "conv1=mask:strength=0.2,reading=max fc7=mask:strength=0.2,reading=max"
+        "conv1=mask:strength=0.2,reading=max; fc7=mask:strength=0.2,reading=max"
     )
     assert explorer.plan("none", 1.0, explorer.layers) is None
     assert explorer.plan("mask", 0.3, []) is None

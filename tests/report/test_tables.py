@@ -180,11 +180,17 @@ def test_two_plans_of_one_sanitizer_are_two_rows(tmp_path):
 
 
 def test_plan_text_is_what_the_command_line_takes():
-    from sanact.plan import parse_plan, plan_to_dict
+    from sanact.cli.options import read_defense, read_plan
+    from sanact.plan import plan_to_dict
 
     plan = MASK | {"re:fc[78]": {"name": "median", "kernel_size": 5}, "*": {"name": "nl-means", "h": 0.5}}
-    again = plan_to_dict(parse_plan(plan_text(plan).split(" ")))
+    again = plan_to_dict(read_plan(plan_text(plan)))
     assert {pattern: config | plan[pattern] for pattern, config in again.items()} == again
+    chain = read_defense("feature-squeezing:bits=3,h=2 | conv1=mask:0.3")
+    assert plan_text(chain.config).startswith(
+        "feature-squeezing:bits=3,h=2.0,window_size=13,patch_size=3 | conv1=mask:strength=0.3"
+    )
+    assert read_defense(plan_text(chain.config)).config == chain.config
 
 
 def test_terminal_and_markdown_show_the_same_figures(paths):

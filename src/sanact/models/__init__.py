@@ -67,8 +67,8 @@ def load_model(name: str, *, weights: Path | str | None = None, classes: int | N
     name: ours, of `MODELS`, with options as in "resnet18:width=24"; "timm:NAME" with timm's pretrained weights; or
         "path/to/file.py:factory", a function without required arguments, or a class, that returns an `nn.Module`.
     weights: a safetensors file or a state dict saved by PyTorch; or ours, by the data: "mnist", "cifar10", "tiny-imagenet", and
-        "mnist-pgd" and "cifar10-pgd", trained on PGD's examples.  None takes what the model has: ours, timm's, the user's as its
-        factory made it.
+        "mnist-pgd" and "cifar10-pgd", trained on PGD's examples.  None takes what the model has: ours, timm's, the user's as
+        its factory made it.
     classes: of the network that the given weights belong to; None leaves it to the network.
     For images in colour its weights lie with the channels innermost in memory, which is faster, on the CPU at least.
     Raises ValueError for an unknown name, a factory that fails, or weights that are missing, corrupt, or of another network.
