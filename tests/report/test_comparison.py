@@ -55,6 +55,7 @@ def test_each_bar_is_what_it_says():
         (90, "white-box", ""),
     ]
     assert bars(cw) == [(60, "as the paper measured", "")]
+    assert [text.get_text() for text in pgd.texts].count("?") == 1 and [text.get_text() for text in cw.texts].count("?") == 3
 
 
 def test_the_papers_figures_and_the_undefended_network_stand_in_it():

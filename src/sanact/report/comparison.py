@@ -25,7 +25,8 @@ def comparison(found: Sequence[Result], names: Mapping[str, str], *, on_itself: 
     on_itself: of them, those whose figures the paper took white-box, as the others' of replayed examples.  Beside
     an attack stands what the adaptive attacker leaves at its budget, or in the usual L2 ball, if it has none.
     A diamond is the paper's own figure, the dotted line what the adaptive attacker leaves of the undefended network.  A bar
-    that is hatched is suspect: a check of the attack failed, or another attacker left less.
+    that is hatched is suspect: a check of the attack failed, or another attacker left less.  A question mark stands where no
+    adaptive attacker was run: nothing is known of what is left.
     """
     drawn = [r for r in found if r.defense in names and r.attack != CLEAN]
     crafted = {r.attack: r for r in drawn if r.knowledge != "adaptive" and _is_whole(r)}
@@ -51,6 +52,8 @@ def comparison(found: Sequence[Result], names: Mapping[str, str], *, on_itself: 
         handles.append(Line2D([], [], color="#000000", linestyle=":", label="adaptive, undefended"))
     if any(r.suspect for r in drawn):
         handles.append(Patch(facecolor="white", edgecolor=ENDS, hatch="////", label="suspect"))
+    if any(text.get_text() == "?" for panel in panels for text in panel.texts):
+        handles.append(Line2D([], [], color="#000000", marker="$?$", linestyle="none", markersize=6, label="adaptive not run"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize="small")
     return figure
 
@@ -75,6 +78,8 @@ def _panel(panel: Axes, found: Sequence[Result], names: Mapping[str, str], on_it
         for shift, (kind, result) in zip((-0.27, 0, 0.27), bars.items(), strict=True):
             if result is not None:
                 _bar(panel, place + shift, result, FILLS[kind])
+            elif kind == "adaptive":
+                panel.text(place + shift, 1.5, "?", ha="center", fontsize=8, fontweight="bold")
         paper = next((r.paper for r in own.values() if r.paper is not None), None)
         if paper is not None:
             panel.plot(place - 0.27, paper, "D", color=PAPER, markersize=5, zorder=4)
