@@ -239,6 +239,6 @@ def test_a_long_run_times_a_batch_of_each_cell_before_all_others_those_with_the_
     cells = [replace(cell(), seed=steps, attack=PGD(eps=0.05, steps=steps)) for steps in (5, 80, 20)]
     judged = found(cells, tmp_path / "long", workers=1)
     assert order[:3] == [(80, 0), (20, 0), (5, 0)]
-    assert order[3:] == [(seed, start) for seed in (5, 80, 20) for start in (5, 10, 15)]
+    assert sorted(order[3:]) == [(seed, start) for seed in (5, 20, 80) for start in (5, 10, 15)]
     monkeypatch.undo()
     assert judged == found(cells, tmp_path / "short", workers=1)
