@@ -69,7 +69,7 @@ def test_from_the_command_line(data, tmp_path, monkeypatch, capsys):
     module.main()
     model, card = load_density(out), out.with_suffix(".md").read_text()
     assert torch.equal(weights(model), weights(train_density(data, RECIPE)).half().float())
-    assert f"{mean_bits(model, data):.4f} on 18 test images" in card and "Glow 1.05" in card
+    assert f"{mean_bits(model, data):.4f} on 18 test images" in card and "binarized MNIST" in card
     assert card.removeprefix("# small").strip().splitlines()[0] in card and "16 bits" in capsys.readouterr().out
     assert not out.with_suffix(".checkpoint").exists()
 

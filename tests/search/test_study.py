@@ -55,9 +55,9 @@ def test_the_best_keeps_its_clean_accuracy_and_withstands_most(found, small, see
 
 
 def test_plans_are_what_the_command_line_takes(found):
-    read = [plan_to_dict(read_plan([str(path)])) for path in sorted((found.out / "plans").glob("*.json"))]
+    read = [plan_to_dict(read_plan(str(path))) for path in sorted((found.out / "plans").glob("*.json"))]
     assert read == [trial.plan for trial in sorted(found.front, key=lambda trial: trial.number) if trial.plan]
-    assert plan_to_dict(read_plan([str(found.out / "best.json")])) == plan_to_dict(found.best)
+    assert plan_to_dict(read_plan(str(found.out / "best.json"))) == plan_to_dict(found.best)
     assert [plan_to_dict(plan) for plan in found.plans] == [trial.plan for trial in found.front if trial.plan]
 
 
