@@ -113,9 +113,14 @@ def withstood(logits: Tensor, y: Tensor) -> Tensor:
     return logits[:, :-1].scatter(1, y[:, None], own)
 
 
+def acceptable(model: object, logits: Tensor, y: Tensor) -> Tensor:
+    """The model's own logits, where it can refuse as `withstood` has them: (N, K)."""
+    return withstood(logits, y) if refuses(model) else logits
+
+
 def fooled(model: object, logits: Tensor, y: Tensor) -> Tensor:
     """Whether another class than y is predicted and the image accepted, (N,).  logits: the model's own, with the refusal's."""
-    return (withstood(logits, y) if refuses(model) else logits).argmax(1) != y
+    return acceptable(model, logits, y).argmax(1) != y
 
 
 def _explained(error: RuntimeError, model: Model, point: Tensor, where: object) -> Exception | None:

@@ -293,27 +293,36 @@ class _Run:
         state = {name: part.state_dict() for name, part in parts.items() if part is not None}
         state |= {"identity": identity, "history": self.history, "taken": self.taken}
         state |= {"random": torch.get_rng_state(), "draws": self.draws.get_state()}
-        saved = io.BytesIO()  # a full disk is then an error that Python raises
-        torch.save(state, saved)
-        with replacing(path) as temporary:
-            temporary.write_bytes(saved.getbuffer())
+        write_checkpoint(state, path)
 
     def resume(self, path: Path, identity: str) -> None:
         """Go on from a checkpoint; ValueError for one that is broken or of another training."""
-        try:
-            state = torch.load(path, weights_only=True)
-        except Exception as error:  # of as many kinds as a file can be broken
-            raise ValueError(f"'{path}' holds no training to go on with, delete it to begin again: {error}") from error
-        if not isinstance(state, dict) or state.get("identity") != identity:
-            raise ValueError(
-                f"'{path}' is of a training with another recipe, data, objective or start: delete it to begin again"
-            )
+        state = read_checkpoint(path, identity, "recipe, data, objective or start")
         for name in ("model", "optimizer", "schedule", "average"):
             if name in state:
                 getattr(self, name).load_state_dict(state[name])
         self.taken, self.history = state["taken"], state["history"]
         torch.set_rng_state(state["random"])
         self.draws.set_state(state["draws"])
+
+
+def write_checkpoint(state: Mapping[str, Any], path: Path) -> None:
+    """Write the state of a training, with its identity, whole or not at all."""
+    saved = io.BytesIO()  # a full disk is then an error that Python raises
+    torch.save(state, saved)
+    with replacing(path) as temporary:
+        temporary.write_bytes(saved.getbuffer())
+
+
+def read_checkpoint(path: Path, identity: str, decides: str) -> dict[str, Any]:
+    """The state of a training; ValueError for a file that is broken or of another one.  decides: what tells them apart."""
+    try:
+        state = torch.load(path, weights_only=True)
+    except Exception as error:  # of as many kinds as a file can be broken
+        raise ValueError(f"'{path}' holds no training to go on with, delete it to begin again: {error}") from error
+    if not isinstance(state, dict) or state.get("identity") != identity:
+        raise ValueError(f"'{path}' is of a training with another {decides}: delete it to begin again")
+    return state
 
 
 def augmented(x: Tensor, crop: int, flip: bool, cutout: int = 0) -> Tensor:

@@ -41,17 +41,17 @@ def test_same_seed_same_weights_and_no_trace(data):
 
 def test_an_interrupted_training_ends_alike(data, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "EVERY", 3)
-    save, path = module._save, tmp_path / "checkpoint"
+    save, path = module.write_checkpoint, tmp_path / "checkpoint"
 
     def interrupt(state: dict[str, object], path: Path) -> None:
         save(state, path)
         if state["done"] == 6:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_save", interrupt)
+    monkeypatch.setattr(module, "write_checkpoint", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train_density(data, RECIPE, checkpoint=path)
-    monkeypatch.setattr(module, "_save", save)
+    monkeypatch.setattr(module, "write_checkpoint", save)
     resumed = weights(train_density(data, RECIPE, checkpoint=path))
     assert torch.equal(resumed, weights(train_density(data, RECIPE)))
     with pytest.raises(ValueError, match="another recipe or data"):

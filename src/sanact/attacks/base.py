@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sanact.attacks.projections import Generators, Norm
-from sanact.checks import Model, check_inputs, check_mode, logits_of, refuses, withstood
+from sanact.checks import Model, acceptable, check_inputs, check_mode, logits_of
 from sanact.preserve import preserved
 from sanact.values import POSITIVE, OneOf, Rules, Whole, flag, shown
 
@@ -110,7 +110,7 @@ class Attack(ABC):
         target, whose logit has to be the largest of all, the refusal stays one of the others, (N, K + 1).
         """
         logits = logits_of(model, point, y, self, of)
-        return withstood(logits, y) if refuses(model) and not self.targeted else logits
+        return logits if self.targeted else acceptable(model, logits, y)
 
     @property
     def budget(self) -> tuple[Norm, float | None]:

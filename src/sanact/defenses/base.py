@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from sanact.checks import refuses
 from sanact.data import Data
 from sanact.identity import own_code
 from sanact.preserve import copied
@@ -127,7 +128,7 @@ class Around(nn.Module):
     @property
     def refuses(self) -> bool:
         """Whether the last logit means that the image is refused."""
-        return bool(getattr(self.network, "refuses", False))
+        return refuses(self.network)
 
 
 def inside(model: nn.Module, change: Callable[[nn.Module], nn.Module]) -> nn.Module:

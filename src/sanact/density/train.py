@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import time
 from collections.abc import Iterator
@@ -18,9 +17,8 @@ from torch import Tensor
 
 from sanact.data import Data, load_data
 from sanact.density.pixel_cnn import PixelCNN
-from sanact.files import replacing
 from sanact.progress import progress_bar
-from sanact.training import save_trained
+from sanact.training import read_checkpoint, save_trained, write_checkpoint
 from sanact.values import BATCH_SIZE, POSITIVE, SEED, Rules, Whole
 
 EVERY = 250  # steps between two checkpoints
@@ -81,7 +79,7 @@ def train_density(data: Data, recipe: DensityRecipe, *, checkpoint: Path | None 
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
     identity, done = json.dumps([asdict(recipe), data.fingerprint]), 0
     if checkpoint and checkpoint.exists():
-        state = _checkpoint(checkpoint, identity)
+        state = read_checkpoint(checkpoint, identity, "recipe or data")
         done = state["done"]
         for name, part in parts.items():
             part.load_state_dict(state[name])
@@ -99,7 +97,7 @@ def train_density(data: Data, recipe: DensityRecipe, *, checkpoint: Path | None 
             advance(1, f"density: {loss.item():.3f} bits per dimension")
             if checkpoint and (step % EVERY == 0 or step == recipe.steps):
                 state = {name: part.state_dict() for name, part in parts.items()}
-                _save(state | {"identity": identity, "done": step}, checkpoint)
+                write_checkpoint(state | {"identity": identity, "done": step}, checkpoint)
     return model.eval()
 
 
@@ -115,23 +113,6 @@ def _batches(data: Data, recipe: DensityRecipe, done: int) -> Iterator[Tensor]:
             start = step % each * size
             (batch,) = data.batches(size, order=order[start : start + size])
             yield batch.x
-
-
-def _checkpoint(path: Path, identity: str) -> dict[str, Any]:
-    try:
-        state = torch.load(path, weights_only=True)
-    except Exception as error:  # of as many kinds as a file can be broken
-        raise ValueError(f"'{path}' holds no training to go on with, delete it to begin again: {error}") from error
-    if not isinstance(state, dict) or state.get("identity") != identity:
-        raise ValueError(f"'{path}' is of a training with another recipe or data: delete it to begin again")
-    return state
-
-
-def _save(state: dict[str, Any], path: Path) -> None:
-    saved = io.BytesIO()
-    torch.save(state, saved)
-    with replacing(path) as temporary:
-        temporary.write_bytes(saved.getbuffer())
 
 
 @torch.no_grad()

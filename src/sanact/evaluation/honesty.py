@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sanact.attacks.base import untouched
 from sanact.attacks.losses import margin
-from sanact.checks import Model, fooled, logits_of, refuses, withstood
+from sanact.checks import Model, acceptable, fooled, logits_of
 from sanact.parts import parts_of
 from sanact.preserve import copied
 
@@ -30,7 +30,7 @@ def won(model: Model, x: Tensor, y: Tensor) -> Tensor:
 
 def lead(model: Model, logits: Tensor, y: Tensor) -> Tensor:
     """The margin in the model's logits, (N,): of another class than y, above y and the refusal."""
-    return margin(withstood(logits, y) if refuses(model) else logits, y)
+    return margin(acceptable(model, logits, y), y)
 
 
 def fresh_copy(model: nn.Module) -> nn.Module:

@@ -32,7 +32,7 @@ from sanact.report.search import Trial as Tried
 from sanact.search.desk import Desk
 from sanact.search.objective import CLEAN, Objective, Outcome
 from sanact.search.race import Hits
-from sanact.search.scan import read, scan, seeds, told
+from sanact.search.scan import read, scan, seeds, told, written
 from sanact.search.space import Space
 from sanact.values import SEED, Maybe, Number, OneOf, Whole, shown
 
@@ -70,7 +70,7 @@ def run_scan(model: nn.Module, data: Data, *, out: Path, levels: int, workers: i
     with _begun(model, data, out, workers, {"levels": levels}, first=len(data), **how) as (objective, space, desk):
         undefended = _undefended(desk, objective)
         scan(desk, space, undefended, out / SCAN, levels=levels, upto=len(data), progress=progress)
-        _note(out, {"undefended": {name: _digits(bits) for name, bits in undefended.items()}})
+        _note(out, {"undefended": {name: written(bits) for name, bits in undefended.items()}})
     return read_search(out)
 
 
@@ -108,7 +108,7 @@ def run_search(
     with _begun(model, data, out, workers, {"levels": levels}, first=first, **how) as (objective, space, desk):
         study = _open(out, len(objective.figures) + objective.overhead)
         undefended = _undefended(desk, objective)
-        _note(out, {"undefended": {name: _digits(bits) for name, bits in undefended.items()}})
+        _note(out, {"undefended": {name: written(bits) for name, bits in undefended.items()}})
         scanned: list[dict[str, Any]] = []
         if levels:
             scanned = scan(desk, space, undefended, out / SCAN, levels=levels, upto=min(first, len(data)), progress=progress)
@@ -440,10 +440,6 @@ def _check_varies(undefended: Hits, found: Sequence[Hits]) -> None:
                 f"the objective never varies: no image withstands '{name}', of the undefended model and with {plans} plans; "
                 "its budget must be smaller (search)"
             )
-
-
-def _digits(bits: Any) -> str:
-    return "".join("01"[int(bit)] for bit in bits)
 
 
 __all__ = ["Study", "Tried", "run_scan", "run_search"]

@@ -73,9 +73,13 @@ class NLMeansSmoothing(Transform):
         self.h = POSITIVE(h, "h", str(self))
 
     def transform(self, x: Tensor) -> Tensor:
+        return self._averaged(x, x)
+
+    def _averaged(self, x: Tensor, alike: Tensor) -> Tensor:
+        """The mean over the window of x, with the weights that ``alike`` gives."""
         total, weights = torch.zeros_like(x), torch.zeros_like(x[:, :1])
-        for shifted in self._shifts(x):
-            weight = self._weight(x, shifted)
+        for shifted, other in zip(self._shifts(x), self._shifts(alike), strict=True):
+            weight = self._weight(alike, other)
             total, weights = total + weight * shifted, weights + weight
         return total / weights
 
@@ -86,24 +90,15 @@ class NLMeansSmoothing(Transform):
         yield from (around[..., i : i + height, j : j + width] for i in range(side) for j in range(side))
 
     def _weight(self, x: Tensor, shifted: Tensor) -> Tensor:
-        margin = self.patch_size // 2
-        apart = (x - shifted).square().mean(1, keepdim=True)  # (N, 1, H, W)
-        apart = F.avg_pool2d(pad_by_reflection(apart, (margin, margin), (2, 3)), self.patch_size, stride=1)
+        apart = self._over_patch((x - shifted).square().mean(1, keepdim=True))  # (N, 1, H, W)
         return torch.exp(-apart / (self.h / 255) ** 2)
 
     @property
     def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
         """With the weights held constant; and the mean of a patch."""
-        return {"fixed-weights": self._held, "mean": self._mean}
+        return {"fixed-weights": lambda x: self._averaged(x, x.detach()), "mean": self._over_patch}
 
-    def _held(self, x: Tensor) -> Tensor:
-        total, weights = torch.zeros_like(x), torch.zeros_like(x[:, :1])
-        for shifted in self._shifts(x):
-            weight = self._weight(x.detach(), shifted.detach())
-            total, weights = total + weight * shifted, weights + weight
-        return total / weights
-
-    def _mean(self, x: Tensor) -> Tensor:
+    def _over_patch(self, x: Tensor) -> Tensor:
         margin = self.patch_size // 2
         return F.avg_pool2d(pad_by_reflection(x, (margin, margin), (2, 3)), self.patch_size, stride=1)
 
