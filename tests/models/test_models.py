@@ -160,7 +160,7 @@ def test_weights_of_ours_are_found_by_the_data_they_were_trained_on(key):
     assert same_weights(load_model(name, weights=data), load_model(name, weights=OURS.parent / PRETRAINED[key]))
 
 
-@pytest.mark.parametrize("name", {name for name, _ in PRETRAINED})
+@pytest.mark.parametrize("name", sorted({name for name, _ in PRETRAINED}))
 def test_networks_of_ours_come_with_weights_and_in_evaluation_mode(name):
     network, first = load_model(name), next(weights for model, weights in PRETRAINED if model == name)
     assert same_weights(network, load_model(name, weights=first)) and not any(part.training for part in network.modules())
