@@ -629,7 +629,11 @@ def test_images_are_resized_only_for_a_network_that_says_so_itself():
     assert input_shape(trained_on_small_images) == likely_shape(trained_on_small_images) == (3, 32, 32)
 
 
-@pytest.mark.parametrize("said", [224, (224, 224), "3,32,32", (3, -1, 32), lambda: (3, 32, 32)], ids=["number", "sides", "text", "negative", "function"])
+@pytest.mark.parametrize(
+    "said",
+    [224, (224, 224), "3,32,32", (3, -1, 32), lambda: (3, 32, 32)],
+    ids=["number", "sides", "text", "negative", "function"],
+)
 def test_an_input_shape_that_is_none_says_nothing(said):
     net = nn.Flatten()
     net.input_shape = said
