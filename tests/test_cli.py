@@ -85,8 +85,8 @@ def sanact(*arguments: object) -> Ended:
     return Ended(code, out.getvalue(), err.getvalue())
 
 
-def in_a_new_process(*arguments: object, **environment: str) -> Ended:
-    command = [sys.executable, "-c", "from sanact.cli import main; main()", *map(str, arguments)]
+def in_a_new_process(*arguments: object, script: str = "from sanact.cli import main; main()", **environment: str) -> Ended:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
     ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
     return Ended(ended.returncode, ended.stdout, ended.stderr)
 

@@ -1,50 +1,29 @@
 """Sanitize the hidden activations of a CNN, attack it, and judge honestly what the defense bought."""
 
-from sanact.activations import Recording, distances, record
-from sanact.attacks import APGD, ATTACKS, BIM, CW, FAB, FGSM, ILCM, MIM, PGD, Attack, AutoAttack, RayS, Square
-from sanact.defenses import FeatureSqueezing, PGDAdversarialTraining, PixelDefend, defend
-from sanact.parts import stand_in
-from sanact.plan import SanitizedModel, calibrate, list_layers, load, sanitize
-from sanact.sanitizers import ASH, KWTA, SANITIZERS, SAP, Mask, MeanSparse, MedianFilter, NonLocalMeans, Sanitizer, bypass
-from sanact.search import search, sensitivity
+import ast
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
-__all__ = [
-    "APGD",
-    "ASH",
-    "ATTACKS",
-    "BIM",
-    "CW",
-    "FAB",
-    "FGSM",
-    "FeatureSqueezing",
-    "ILCM",
-    "KWTA",
-    "MIM",
-    "PGD",
-    "PGDAdversarialTraining",
-    "PixelDefend",
-    "SANITIZERS",
-    "SAP",
-    "Attack",
-    "AutoAttack",
-    "Mask",
-    "MeanSparse",
-    "MedianFilter",
-    "NonLocalMeans",
-    "RayS",
-    "Recording",
-    "SanitizedModel",
-    "Sanitizer",
-    "Square",
-    "bypass",
-    "calibrate",
-    "defend",
-    "distances",
-    "list_layers",
-    "load",
-    "record",
-    "sanitize",
-    "search",
-    "sensitivity",
-    "stand_in",
-]
+from sanact.search import search as search  # `sanact.search` is the function, whoever imports the package of that name later
+
+# Public names by their modules, as __init__.pyi lists them.  A module, and torch with it, is imported when a name is asked for.
+_HOMES = {
+    alias.name: str(node.module)
+    for node in ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")).body
+    if isinstance(node, ast.ImportFrom)
+    for alias in node.names
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sanact' has no attribute '{name}'")
+    globals()[name] = value = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

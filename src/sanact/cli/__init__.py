@@ -17,7 +17,7 @@ app = typer.Typer(
     help="Sanitize the hidden activations of a CNN, attack it, and judge honestly what the defense bought.",
     epilog="New here? Run: sanact demo",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import nn
-
 if TYPE_CHECKING:
+    from torch import nn
+
     from sanact.attacks import Attack
     from sanact.data import Data
     from sanact.evaluation.adaptive import Effort
