@@ -59,6 +59,8 @@ VOCABULARY = set(  # a new word is added here on purpose, never as a second name
         "seed",
         "percentile",
         "variant",
+        "temperature",
+        "learnable",
     ]
 )
 HEAVY = [

@@ -28,11 +28,14 @@ from sanact.sanitizers import ASH as ASH
 from sanact.sanitizers import KWTA as KWTA
 from sanact.sanitizers import SANITIZERS as SANITIZERS
 from sanact.sanitizers import SAP as SAP
+from sanact.sanitizers import DenoisingBlock as DenoisingBlock
 from sanact.sanitizers import Mask as Mask
 from sanact.sanitizers import MeanSparse as MeanSparse
 from sanact.sanitizers import MedianFilter as MedianFilter
 from sanact.sanitizers import NonLocalMeans as NonLocalMeans
 from sanact.sanitizers import Sanitizer as Sanitizer
+from sanact.sanitizers import SmoothMask as SmoothMask
+from sanact.sanitizers import SoftShrink as SoftShrink
 from sanact.sanitizers import bypass as bypass
 from sanact.search import search as search
 from sanact.search import sensitivity as sensitivity

@@ -42,6 +42,12 @@ def channels_last(traced: fx.GraphModule, x: Tensor, places: Mapping[fx.Node, st
     return found
 
 
+def channel_counts(traced: fx.GraphModule, x: Tensor, last: Mapping[fx.Node, bool]) -> dict[fx.Node, int]:
+    """How many channels each activation has, a vector how many units.  last: see `channels_last`."""
+    shapes = shapes_of(traced, x[:1])
+    return {place: shapes[place][-1 if at_end else 1] for place, at_end in last.items() if place in shapes}
+
+
 def attached(
     model: nn.Module, traced: fx.GraphModule, parts: Mapping[fx.Node, Sanitizer], x: Tensor
 ) -> fx.GraphModule | Untraced:

@@ -51,6 +51,11 @@ class Part(nn.Module):
         """Whether it must see clean data before it is used."""
         return False
 
+    @property
+    def untrained(self) -> bool:
+        """Whether its strengths are to be learned, and are still where they began: what it does then was nobody's choice."""
+        return False
+
     def calibrate(self, clean: Iterable[Tensor]) -> None:
         """Learn from clean data, batches of what `forward` takes; one that needs none does nothing."""
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor, fx, nn
 
-from sanact.attaching import attached, channels_last
+from sanact.attaching import attached, channel_counts, channels_last
 from sanact.faithful import probe
 from sanact.files import replacing
 from sanact.graph import Layer, find_layers, likely_shape, trace
@@ -108,11 +108,13 @@ def sanitize(model: nn.Module, plan: Sanitizer | Plan, *, example: Tensor | None
     hits = _hits(layers, patterns)
     x = probe(model, example)
     last = channels_last(traced, x, {place: activation_name(layers, place)[0] for place in hits})
+    channels = channel_counts(traced, x, last)
     parts = {}
     for place in [node for node in traced.graph.nodes if node in hits]:
         parts[place] = copy.deepcopy(patterns[hits[place]]).train(traced.training)
         parts[place].where = activation_name(layers, place)[0]
         parts[place].channels_last = last[place]
+        parts[place].made_for(channels.get(place, 0), x)
     left_out = [layer.name for layer in layers if layer.place is not None and not layer.after and layer.place not in hits]
     network = attached(model, traced, parts, x)
     return SanitizedModel(network, plan_to_dict(patterns), type(model).__name__, left_out if "*" in patterns else ())

@@ -71,6 +71,30 @@ def mean_sparse(a: Map, mean: float, std: float, alpha: float) -> Map:
     return out
 
 
+def smooth_mask(a: Map, tau: float, temperature: float) -> Map:
+    out = np.zeros_like(a)
+    for place, value in np.ndenumerate(a):
+        out[place] = value / (1 + np.exp(-(abs(value) - tau) / temperature))
+    return out
+
+
+def soft_shrink(a: Map, threshold: float) -> Map:
+    out = np.zeros_like(a)
+    for place, value in np.ndenumerate(a):
+        if abs(value) > threshold:
+            out[place] = value - threshold if value > 0 else value + threshold
+    return out
+
+
+def denoise(maps: NDArray[np.float64], filtered: NDArray[np.float64], mixing: NDArray[np.float64]) -> NDArray[np.float64]:
+    """maps, filtered: (C, H, W), of one example.  mixing: (C, C)."""
+    out = maps.copy()
+    for c in range(len(maps)):
+        for d in range(len(maps)):
+            out[c] += mixing[c, d] * filtered[d]
+    return out
+
+
 def k_wta(values: Map, share: float) -> Map:
     """values: of any shape, all of which compete."""
     winners = max(1, int(share * values.size))

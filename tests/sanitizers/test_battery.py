@@ -11,7 +11,19 @@ from torch import Tensor
 
 from sanact import sanitize
 from sanact.gradients import gradient, gradient_choices
-from sanact.sanitizers import ASH, KWTA, SANITIZERS, Mask, MedianFilter, NonLocalMeans, Sanitizer, bypass
+from sanact.sanitizers import (
+    ASH,
+    KWTA,
+    SANITIZERS,
+    DenoisingBlock,
+    Mask,
+    MedianFilter,
+    NonLocalMeans,
+    Sanitizer,
+    SmoothMask,
+    SoftShrink,
+    bypass,
+)
 
 ALL: list[Sanitizer] = [
     *(kind() for kind in SANITIZERS.values()),
@@ -21,9 +33,12 @@ ALL: list[Sanitizer] = [
     NonLocalMeans(0.7, patch_size=5, window_size=3, unit="absolute"),
     KWTA(0.5, over="map"),
     *(ASH(40, variant) for variant in ("p", "b")),  # type: ignore[arg-type]
+    SmoothMask(0.3, learnable=True),
+    SoftShrink(learnable=True),
+    DenoisingBlock("nl-means"),
 ]
 LOOKS_AT_ALL = ["Mask(strength=0.2, reading='max_all')", "KWTA(share=0.2, over='volume')", "SAP", "ASH"]
-CHANGES_CONSTANTS = ["SAP", "ASH(percentile=65.0, variant='s')"]
+CHANGES_CONSTANTS = ["SAP", "ASH(percentile=65.0, variant='s')", "SoftShrink", "DenoisingBlock"]
 SHAPES = [(2, 3, 9, 7), (2, 3, 2, 2), (2, 3, 1, 5), (2, 3, 1, 1), (2, 11)]
 
 
@@ -41,7 +56,9 @@ def prepared(sanitizer: Sanitizer) -> Sanitizer:
 def prepare(sanitizer: Sanitizer, inputs: tuple[Tensor]) -> None:
     sanitizer.rewind()
     if inputs[0].ndim in (2, 4):
-        sanitizer.calibrate([draw(64, inputs[0].shape[-1 if sanitizer.channels_last else 1])])
+        channels = inputs[0].shape[-1 if sanitizer.channels_last else 1]
+        sanitizer.calibrate([draw(64, channels)])
+        sanitizer.made_for(channels, torch.empty(0))
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -27,7 +27,7 @@ MODEL = "mnist-cnn, cifar-cnn, resnet18[:width=24], resnet18-64[:width=32], timm
 DATA = "digits, mnist, cifar10, tiny-imagenet, a Hub name, or a local folder."
 PLAN = (
     "Sanitizers, [PATTERN=]NAME[:ARGUMENT,…] with semicolons between, as in 'median:3' or 'conv*=mask:0.3; fc7=median:3'; or a "
-    "JSON file. Names: mask, median, nl-means, mean-sparse, k-wta, sap, ash."
+    "JSON file. Names: mask, median, nl-means, mean-sparse, k-wta, sap, ash, smooth-mask, soft-shrink, denoise."
 )
 DEFENSE = (
     "NAME[:ARGUMENT,…], as in 'feature-squeezing:bits=1,median=2'; a plan is one, too. 'A | B' chains: images pass A first. "

@@ -39,7 +39,7 @@ SanitizersOption = Annotated[
         "--sanitizer",
         "-s",
         help="NAME[:ARGUMENT,…]; repeat for more. What is given stays: 'mask:reading=max' searches its strength alone. "
-        "Names: mask, median, nl-means, mean-sparse, k-wta, sap, ash.",
+        "Names: mask, median, nl-means, mean-sparse, k-wta, sap, ash, smooth-mask, soft-shrink, denoise.",
         show_default="mask",
     ),
 ]

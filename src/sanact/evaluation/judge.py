@@ -329,6 +329,11 @@ def _folded(model: nn.Module, example: Tensor) -> nn.Module:
 def _check_models(cell: Cell, bare: nn.Module, judged: nn.Module, x: Tensor, y: Tensor) -> None:
     check_inputs(x, y, str(cell))
     logits_of(bare, x, y, str(cell))
+    if untrained := [part for part in parts_of(judged) if part.untrained and not part.bypassed]:
+        raise ValueError(
+            f"{untrained[0]} has strengths to be learned, which were never trained: sanact train MODEL --plan … trains them, "
+            f"with the network ({cell})"
+        )
     if judged is bare:
         return
     parts = removable(judged)

@@ -3,12 +3,15 @@
 from sanact.parts import bypass
 from sanact.sanitizers.ash import ASH
 from sanact.sanitizers.base import Sanitizer, sanitizers_of
+from sanact.sanitizers.denoise import DenoisingBlock
 from sanact.sanitizers.kwta import KWTA
 from sanact.sanitizers.mask import Mask
 from sanact.sanitizers.mean_sparse import MeanSparse
 from sanact.sanitizers.median import MedianFilter
 from sanact.sanitizers.nl_means import NonLocalMeans
 from sanact.sanitizers.sap import SAP
+from sanact.sanitizers.smooth_mask import SmoothMask
+from sanact.sanitizers.soft_shrink import SoftShrink
 
 SANITIZERS: dict[str, type[Sanitizer]] = {
     "mask": Mask,
@@ -18,6 +21,9 @@ SANITIZERS: dict[str, type[Sanitizer]] = {
     "k-wta": KWTA,
     "sap": SAP,
     "ash": ASH,
+    "smooth-mask": SmoothMask,
+    "soft-shrink": SoftShrink,
+    "denoise": DenoisingBlock,
 }
 
 __all__ = [
@@ -25,11 +31,14 @@ __all__ = [
     "KWTA",
     "SANITIZERS",
     "SAP",
+    "DenoisingBlock",
     "Mask",
     "MeanSparse",
     "MedianFilter",
     "NonLocalMeans",
     "Sanitizer",
+    "SmoothMask",
+    "SoftShrink",
     "bypass",
     "sanitizers_of",
 ]

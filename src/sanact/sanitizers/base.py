@@ -59,6 +59,9 @@ class Sanitizer(Part):
             return self.differentiable(self.sanitize, a.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.differentiable(self.sanitize, a)
 
+    def made_for(self, channels: int, like: Tensor) -> None:
+        """Prepare for activations of so many channels (units of a vector), on the device and in the dtype of ``like``."""
+
     @abstractmethod
     def sanitize(self, maps: Tensor) -> Tensor:
         """maps: (N, C, H, W); a vector comes as one map of height 1, (N, 1, 1, F)."""

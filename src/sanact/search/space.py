@@ -88,6 +88,9 @@ DIALS: dict[str, list[Dial]] = {
     "k-wta": [Dial("share", 0.02, 0.7, log=True, settings={"over": over}) for over in ("volume", "map")],
     "sap": [Dial("draws", 0.1, 10, log=True)],
     "ash": [Dial("percentile", 10, 95, settings={"variant": variant}) for variant in ("p", "b", "s")],
+    "smooth-mask": [Dial("strength", 0.05, 3, log=True)],
+    "soft-shrink": [Dial("strength", 0.02, 1, log=True)],
+    "denoise": [Dial("strength", 0.02, 1, log=True)],
 }
 
 

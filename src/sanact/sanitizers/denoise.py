@@ -1,0 +1,65 @@
+"""The denoising block: a filtered copy of the activation, mixed by a 1x1 convolution, is added to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d, linear
+
+from sanact.sanitizers.base import Sanitizer, eager
+from sanact.sanitizers.learnable import Learnable
+from sanact.sanitizers.median import KERNEL, MedianFilter
+from sanact.sanitizers.nl_means import NonLocalMeans
+from sanact.values import POSITIVE, OneOf
+
+Variant = Literal["median", "nl-means"]
+
+
+class DenoisingBlock(Learnable):
+    """Add to a hidden activation what a filter leaves of it, mixed across channels by a learned 1x1 convolution.
+
+        a' = a + W · filter(a)          W: (C, C), begins at strength · I
+
+    A vector of F units is filtered along its length, and W is (F, F).  A block that was never trained is refused by the judge.
+    variant: "median", `MedianFilter` of kernel_size; or "nl-means", `NonLocalMeans` over a window of kernel_size.
+    strength: > 0, where W begins: small, so that a network with trained weights begins near itself.
+    Cost: of the filter, and C multiplications an element.
+    Raises ValueError for an even size or an unknown variant.
+    Paper: Xie et al. 2019, arXiv:1812.03411, who train it inside PGD adversarial training on ImageNet.
+    Broken: not known to be; what it gains is measured over adversarial training alone, and is small beside that.
+    Deviation: no batch norm behind the convolution, W begins at a multiple of the identity, and patches are compared within
+    each map, where the paper's non-local means compares all channels of a place.
+    """
+
+    def __init__(self, variant: Variant = "median", kernel_size: int = 3, strength: float = 0.1) -> None:
+        super().__init__()
+        self.variant = OneOf(get_args(Variant))(variant, "variant", str(self))
+        self.kernel_size = KERNEL(kernel_size, "kernel_size", str(self))
+        self.strength = POSITIVE(strength, "strength", str(self))
+
+    def starts(self, channels: int) -> dict[str, Tensor]:
+        return {"mixing": self.strength * torch.eye(channels)}
+
+    @eager  # as its filters are
+    def sanitize(self, maps: Tensor) -> Tensor:
+        return self._added(self._filter.sanitize, maps)
+
+    @property
+    def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """Those of the filter, in its place."""
+        return {name: partial(self._added, surrogate) for name, surrogate in self._filter.surrogates.items()}
+
+    @property
+    def _filter(self) -> Sanitizer:  # made anew, for as a module of this one it would be a part of the network
+        median = self.variant == "median"
+        return MedianFilter(self.kernel_size) if median else NonLocalMeans(window_size=self.kernel_size)
+
+    def _added(self, filtering: Callable[[Tensor], Tensor], maps: Tensor) -> Tensor:
+        filtered, mixing = filtering(maps), self.learned("mixing", maps)
+        if maps.shape[1:3] == (1, 1):
+            return maps + linear(filtered, mixing)
+        return maps + conv2d(filtered, mixing[:, :, None, None])

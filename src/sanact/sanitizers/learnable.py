@@ -1,0 +1,60 @@
+"""What sanitizers share whose strengths a training moves."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from sanact.sanitizers.base import Sanitizer
+
+MOVED = 1e-3  # what rounding weights to 16 bits changes
+
+
+class Learnable(Sanitizer):
+    """A sanitizer whose strengths are parameters of the network it is attached to, saved with its weights.
+
+    learnable: whether they are; else they stay what the arguments say.  The parameters begin at the arguments, one a channel
+    (a unit of a vector), when `sanact.sanitize` attaches the sanitizer.  Before, there are none: RuntimeError.
+    """
+
+    learnable: bool = True
+
+    @abstractmethod
+    def starts(self, channels: int) -> dict[str, Tensor]:
+        """The parameters before any training, by name."""
+
+    def made_for(self, channels: int, like: Tensor) -> None:
+        if not self.learnable:
+            return
+        for name, start in self.starts(channels).items():
+            own = self._parameters.get(name)
+            if own is None:
+                self.register_parameter(name, nn.Parameter(start.to(like.device, like.dtype)))
+            elif own.shape != start.shape:
+                raise ValueError(f"it was trained for {tuple(own.shape)} strengths, here are {channels} channels ({self})")
+
+    @property
+    def untrained(self) -> bool:
+        if not self.learnable:
+            return False
+        own = {name: value.detach().cpu().float() for name, value in self._parameters.items() if value is not None}
+        return all(
+            torch.allclose(own[name], start, rtol=MOVED, atol=MOVED * float(start.abs().max()))
+            for name, start in self.starts(self._channels).items()
+            if name in own
+        )
+
+    @property
+    def _channels(self) -> int:
+        return max((len(value) for value in self._parameters.values() if value is not None and value.ndim), default=1)
+
+    def learned(self, name: str, maps: Tensor) -> Tensor:
+        """A parameter as the maps need it: one a channel is to be broadcast against (N, C, H, W)."""
+        value = self._parameters.get(name)
+        if value is None:
+            raise RuntimeError(f"its strengths are learned, one a channel: attach it with sanact.sanitize and train ({self})")
+        if value.ndim == 1:
+            value = value.reshape((1, 1, 1, -1) if maps.shape[1:3] == (1, 1) else (1, -1, 1, 1))
+        return value.to(maps.dtype)

@@ -1,0 +1,57 @@
+"""Soft shrinkage: pull every element toward zero."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from sanact.sanitizers.gates import SPATIAL
+from sanact.sanitizers.learnable import Learnable
+from sanact.values import POSITIVE, flag
+
+
+class SoftShrink(Learnable):
+    """Pull each element of a hidden activation toward zero by a constant; what is smaller becomes zero.
+
+        a'(i) = sign(a(i)) · max( |a(i)| - λ, 0 )
+
+    The map has Lipschitz constant 1 and rises, so that it takes a box to a box; see `sanact.bounds`.  The mask, which jumps,
+    has neither.
+    strength: λ > 0, in units of the activation.
+    learnable: λ, one a channel (a unit of a vector), is a parameter that begins at this value and is trained with the network;
+        as its logarithm, so that it stays positive.
+    The gradient passes where |a(i)| > λ.  Raises ValueError for a strength ≤ 0.
+    Paper: Donoho 1995, doi:10.1109/18.382009 (soft thresholding).
+    Broken: put into a trained network, it is a mask; inside adversarial training no claim was published.
+    """
+
+    def __init__(self, strength: float = 0.2, learnable: bool = False) -> None:
+        super().__init__()
+        self.strength = POSITIVE(strength, "strength", str(self))
+        self.learnable = flag(learnable, "learnable", str(self))
+
+    def starts(self, channels: int) -> dict[str, Tensor]:
+        return {"log_threshold": torch.full((channels,), math.log(self.strength))}
+
+    def sanitize(self, maps: Tensor) -> Tensor:
+        threshold = self._threshold(maps)
+        return (maps - threshold).clamp_min(0) - (-maps - threshold).clamp_min(0)
+
+    @property
+    def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """Shrinkage with rounded corners, which may sharpen as an attack goes on, and one that lets 0.3 of a pass below λ."""
+        return {"sigmoid": self._rounded, "leaky": lambda maps: 0.7 * self.sanitize(maps) + 0.3 * maps}
+
+    def _rounded(self, maps: Tensor) -> Tensor:
+        """w ( softplus((a - λ) / w) - softplus((-a - λ) / w) ), w a share of the largest magnitude."""
+        width = self.gate_width * maps.detach().abs().amax(SPATIAL, keepdim=True)
+        width = width.clamp_min(torch.finfo(maps.dtype).tiny)
+        threshold = self._threshold(maps)
+        return width * (softplus((maps - threshold) / width) - softplus((-maps - threshold) / width))
+
+    def _threshold(self, maps: Tensor) -> Tensor | float:
+        return self.learned("log_threshold", maps).exp() if self.learnable else self.strength
