@@ -55,6 +55,6 @@ class Learnable(Sanitizer):
         value = self._parameters.get(name)
         if value is None:
             raise RuntimeError(f"its strengths are learned, one a channel: attach it with sanact.sanitize and train ({self})")
-        if value.ndim == 1:
-            value = value.reshape((1, 1, 1, -1) if maps.shape[1:3] == (1, 1) else (1, -1, 1, 1))
-        return value.to(maps.dtype)
+        if value.ndim != 1:
+            return value.to(maps.dtype)
+        return value.reshape((1, 1, 1, -1) if maps.shape[1:3] == (1, 1) else (1, -1, 1, 1)).to(maps.dtype)
