@@ -30,12 +30,16 @@ from sanact.identity import fingerprint
 from sanact.models import build_model, load_weights, read_card
 from sanact.models.plain import PlainCNN
 from sanact.objectives import Objective, Step
+from sanact.plan import Plan, SanitizedModel, calibrate, plan_to_dict, sanitize
 from sanact.preserve import preserved
 from sanact.progress import progress_bar
+from sanact.sanitizers import Sanitizer
+from sanact.through import through
 from sanact.values import BATCH_SIZE, SEED, SHARE, Number, OneOf, Rules, Whole, flag, shown
 
 Schedule = Literal["constant", "cosine", "one-cycle"]
 LONGEST = 200  # bytes of a name: most systems allow 255, and what is not finished has a longer one
+CALIBRATION = 1000  # images that sanitizers see before they are trained
 PASSES = 15_000  # of images through the plain network in training, at least
 PIXELS = Whole(0, 4096, words="not be negative")
 
@@ -359,14 +363,16 @@ def accuracy(model: nn.Module, data: Data, *, top: int = 1, batch_size: int = 50
 def save_trained(model: nn.Module, path: Path | str, card: Mapping[str, Any], *, half: bool = False) -> None:
     """Write the weights as safetensors, the card in its header, and the card again beside it for people, as Markdown.
 
-    half: the weights in 16 bits.
+    Of a sanitized model the file is one that `sanact.load` reads.  half: the weights in 16 bits.
     """
-    path = Path(path)
+    path, header = Path(path), {"card": json.dumps(card)}
+    if isinstance(model, SanitizedModel):
+        model, header = model.network, header | {"plan": json.dumps(model.plan)}
     with replacing(path) as temporary:
         state = {k: v.cpu().clone(memory_format=torch.contiguous_format) for k, v in model.state_dict().items()}  # also if tied
         if half:
             state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
-        temporary.write_bytes(save(state, {"card": json.dumps(card)}))
+        temporary.write_bytes(save(state, header))
     lines = [f"# {path.stem}", "", *(f"- **{key}**: {value}" for key, value in card.items()), ""]
     with replacing(path.with_suffix(".md")) as temporary:
         temporary.write_text("\n".join(lines), encoding="utf-8")
@@ -403,6 +409,8 @@ def train_and_save(
     recipe: Recipe,
     *,
     start: Path | None = None,
+    plan: Sanitizer | Plan | None = None,
+    gradient: str = "exact",
     validation: int | None = None,
     examples: int | None = None,
     classes: Sequence[str] = (),
@@ -420,6 +428,10 @@ def train_and_save(
     """Train a network by name on a data set by name, save weights, card and metrics, and return the card.
 
     start: a file of weights to start from; None draws fresh ones.
+    plan: sanitizers to train the network with; the file is then one of `SanitizedModel.save`.  Those that need clean data see
+        1,000 training images first.
+    gradient: what is differentiated in their place, by the attack as by the training: "exact", "identity", a surrogate's name,
+        or "drawn", another each step.
     out: the weights; beside them the card as Markdown, and as CSV the metrics of each epoch, as `train` tells them.
     tensorboard: a folder to write these metrics to as well, for TensorBoard (extra "tensorboard").
     validation: training images held out, with the class shares of the whole; None is a twelfth of them.
@@ -452,6 +464,9 @@ def train_and_save(
         everything, test = everything.only(classes), test.only(classes)
     held_out, rest = everything.split_off(validation or max(len(everything) // 12, 1), seed=recipe.seed)
     rest = rest.sample(examples, seed=recipe.seed) if examples else rest
+    if plan is not None:
+        model = _with_parts(model, plan, rest.sample(min(CALIBRATION, len(rest)), seed=recipe.seed))
+        objective = through(objective or Objective(), model, gradient)
     checkpoint, log = Path(f"{out}.partial"), Metrics(Path(out).with_suffix(".csv"), tensorboard)
     train(
         model,
@@ -474,6 +489,7 @@ def train_and_save(
         "validation accuracy": f"{accuracy(model, held_out):.2f} % of {len(held_out):,} training images held out",
         **({"trained on": objective.note} if objective and objective.note else {}),
         **({"defense": json.dumps(defense)} if defense else {}),
+        **({"plan": json.dumps(plan_to_dict(plan))} if plan is not None else {}),
         **({"started from": _origin(start)} if start is not None else {}),
         "command": command,
         "recipe": ", ".join(f"{key} {value}" for key, value in asdict(recipe).items()),
@@ -484,6 +500,13 @@ def train_and_save(
     save_trained(model, out, card, half=half)
     checkpoint.unlink()
     return card
+
+
+def _with_parts(model: nn.Module, plan: Sanitizer | Plan, clean: Data) -> SanitizedModel:
+    images = next(clean.batches(len(clean))).x.to(next(model.parameters()).device)
+    sanitized = sanitize(model, plan, example=images[:1])
+    calibrate(sanitized, images)
+    return sanitized
 
 
 def _origin(start: Path) -> str:

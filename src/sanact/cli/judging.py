@@ -342,6 +342,18 @@ def train(
             show_default="none",
         ),
     ] = None,
+    plan: Annotated[
+        str | None,
+        typer.Option("--plan", "-p", help=PLAN + " The network is trained with them inside.", show_default="none"),
+    ] = None,
+    gradient: Annotated[
+        str | None,
+        typer.Option(
+            help="What attack and training differentiate in place of the sanitizers: exact, identity, the name of a surrogate, "
+            "or drawn, another each step.",
+            show_default="exact",
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.", show_default="50")] = None,
     lr: Annotated[float | None, typer.Option(help="Step size.", show_default="0.01")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Examples a step.", show_default="128")] = None,
@@ -377,6 +389,8 @@ def train(
 
     Example: sanact train mnist-cnn --data mnist --out mnist.safetensors
     Example: sanact train mnist-cnn --data mnist --defense pgd-at:eps=0.3 --epochs 8 --lr 0.03 --out pgd.safetensors
+    Example: sanact train mnist-cnn --data mnist --defense pgd-at:eps=0.3 --plan smooth-mask:learnable=true --gradient drawn
+    --out smooth.safetensors; then sanact evaluate mnist-cnn --weights smooth.safetensors
     Example: sanact train resnet18:width=24 --data cifar10 --epochs 25 --schedule one-cycle --lr 0.2 --weight-decay 5e-4
     --crop 4 --flip --mixed-precision --channels-last
     """
@@ -390,6 +404,8 @@ def train(
         raise ValueError(
             f"a network is trained on an attack or for a defense, got --attack {attack} and --defense {defense} (train)"
         )
+    if gradient and not plan:
+        raise ValueError(f"a gradient is of the sanitizers of a plan, got --gradient {gradient} and no --plan (train)")
     wanted = read_defense(defense) if defense else None
     if wanted is not None and not isinstance(wanted, Trained):
         raise ValueError(f"defense must be one that trains a network, got {wanted.name}, which is {wanted.kind} (train)")
@@ -405,6 +421,8 @@ def train(
         out,
         recipe,
         start=start,
+        plan=read_plan(plan) if plan else None,
+        gradient=gradient or "exact",
         validation=validation,
         examples=examples,
         classes=classes or (),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sanact.data import Data
 from sanact.defenses.base import Defense, Kind, inside
-from sanact.models import PRETRAINED, load_weights, read_card
+from sanact.models import PRETRAINED, load_weights, read_card, read_plan
 from sanact.objectives import Objective
 from sanact.values import shown
 
@@ -73,6 +73,11 @@ class Trained(Defense):
     def _check(self, path: Path) -> None:
         if not path.is_file():
             raise ValueError(f"no weights at {shown(str(path))} ({self})")
+        if plan := read_plan(path):
+            raise ValueError(
+                f"the network in '{path}' has sanitizers inside ({', '.join(plan)}): it is no defense of another, give the "
+                f"file as the weights of the model ({self})"
+            )
         if found := self._differs(path):
             raise ValueError(f"the weights in '{path}' were trained {found} ({self})")
 
