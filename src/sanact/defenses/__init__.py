@@ -11,6 +11,7 @@ from sanact.defenses.adversarial_training import PGDAdversarialTraining
 from sanact.defenses.base import Card, Defense
 from sanact.defenses.chain import Chain, as_defense, split
 from sanact.defenses.feature_squeezing import FeatureSqueezing
+from sanact.defenses.lid import LocalIntrinsicDimensionality
 from sanact.defenses.pixel_defend import PixelDefend
 from sanact.defenses.sanitizing import Sanitizing
 from sanact.defenses.trained import Trained
@@ -20,6 +21,7 @@ DEFENSES: dict[str, type[Defense]] = {
     "pgd-at": PGDAdversarialTraining,
     "feature-squeezing": FeatureSqueezing,
     "pixel-defend": PixelDefend,
+    "lid": LocalIntrinsicDimensionality,
 }
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "Chain",
     "Defense",
     "FeatureSqueezing",
+    "LocalIntrinsicDimensionality",
     "PGDAdversarialTraining",
     "PixelDefend",
     "Sanitizing",

@@ -39,13 +39,25 @@ class Detector(Part):
     def score(self, network: nn.Module, x: Tensor, logits: Tensor) -> Tensor:
         """The higher, the more likely refused, (N,).  network: the classifier.  logits: its answer to x, (N, K)."""
 
-    def forward(self, network: nn.Module, x: Tensor, logits: Tensor) -> Tensor:
+    def examine(self, network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The classifier's logits, (N, K), and the score, (N,)."""
+        logits = network(x)
+        return logits, self.score(network, x, logits)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The gradient of its score; what stands in for parts inside of it is theirs to say."""
+        return ("exact", *self.surrogates)
+
+    def forward(self, network: nn.Module, x: Tensor) -> Tensor:
         """The logits with that of the refusal, (N, K + 1)."""
         if self.bypassed:
-            return logits
+            plain: Tensor = network(x)
+            return plain
         if self.threshold.isnan():
             raise RuntimeError(f"fit it to clean images first ({self})")
-        above = self.scale * (self.score(network, x, logits) - self.threshold)
+        logits, score = self.examine(network, x)
+        above = self.scale * (score - self.threshold)
         return torch.cat([logits, (logits.amax(1) + above)[:, None]], 1)
 
     @torch.no_grad()
@@ -58,8 +70,8 @@ class Detector(Part):
         device = next((weight.device for weight in network.parameters()), torch.device("cpu"))
         for batch in data.batches(batch_size):
             x = batch.x.to(device)
-            logits = network(x)
-            scores.append(self.score(network, x, logits))
+            logits, score = self.examine(network, x)
+            scores.append(score)
             leads.append(logits.topk(2, dim=1).values.diff(dim=1).abs()[:, 0])
         scored, lead = torch.cat(scores).double(), torch.cat(leads).double().median()
         if not scored.isfinite().all():
@@ -87,7 +99,7 @@ class Refusing(Around):
         self.detector = detector.train(network.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        refusing: Tensor = self.detector(self.network, x, self.network(x))
+        refusing: Tensor = self.detector(self.network, x)
         return refusing
 
     @property
