@@ -57,6 +57,15 @@ def test_every_hidden_activation_in_the_order_of_execution(small, x):
     assert len(recording) == 7
 
 
+@pytest.mark.parametrize("plan", [None, {"*": Mask(0.3)}])
+def test_pooling_layers_are_kept_if_asked_for(small, x, plan):
+    model = sanitize(small, plan) if plan else small
+    recording = record(model, x, pooling=True)
+    assert list(recording.after) == ["0", "2", "5", "7"] and "5" not in recording.sanitized
+    expected = nn.functional.max_pool2d(torch.from_numpy(recording.after["2"]), 2)
+    np.testing.assert_array_equal(recording.after["5"], expected.numpy())
+
+
 def test_before_and_after_sanitizing(small, x):
     mask = Mask(0.3, "max")
     recording = record(sanitize(small.eval(), {"0": mask, "7": mask}), x)

@@ -30,6 +30,7 @@ from sanact.values import BATCH_SIZE, OneOf, Whole
 Array = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
 Distance = Literal["relative", "rms", "direction"]
+POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d)
 CHUNK = 100  # examples; two recordings on disk are compared without ever being in memory whole
 
 
@@ -81,6 +82,7 @@ def record(
     x: Tensor,
     layers: str | Iterable[str] = "*",
     *,
+    pooling: bool = False,
     batch_size: int = 100,
     folder: Path | str | None = None,
     limit: int = 2**31,
@@ -89,6 +91,7 @@ def record(
 
     model: undefended or sanitized; it runs in evaluation mode.  x: (N, C, H, W) as it takes them, N ≥ 1.
     layers: patterns as `sanitize` reads them; "*" is every hidden activation.
+    pooling: also keep what each pooling module gives, by the module's name.
     batch_size: examples at once.
     folder: where the arrays go, one file each, to be mapped into memory instead of held there; None holds them.
     limit: bytes that may be held; raises ValueError where more would be, and for a pattern that matches nothing.
@@ -105,7 +108,7 @@ def record(
     if not layers:
         raise ValueError("layers must be at least one pattern, got none (record)")
     network = _runnable(model, x)
-    run = partial(_run, network, _taps(network, x, layers))
+    run = partial(_run, network, _taps(network, x, layers, pooling=pooling))
     with preserved(network), torch.no_grad():
         network.eval()
         shapes = {key: value.shape[1:] for key, value in run(x[:1])}
@@ -202,7 +205,7 @@ def _runnable(model: nn.Module, x: Tensor) -> Network:
     return traced if faithful else Untraced(model, {}, {})
 
 
-def _taps(network: Network, x: Tensor, patterns: Iterable[str]) -> Taps:
+def _taps(network: Network, x: Tensor, patterns: Iterable[str], *, pooling: bool) -> Taps:
     """By the name of an operation of the undefended network, the activation that it gives."""
     bare = trace(network.body, x[:1]) if isinstance(network, Untraced) else _without_sanitizers(network)
     layers = find_layers(bare)
@@ -216,7 +219,13 @@ def _taps(network: Network, x: Tensor, patterns: Iterable[str]) -> Taps:
             f"the activation of '{lost[0]}' is made by a function, and {type(network.body).__name__} traced by torch.fx is "
             "another network; make it with a module (nn.ReLU for F.relu), or name other layers"
         )
-    return taps
+    return taps | (_pools(bare) if pooling else {})
+
+
+def _pools(bare: fx.GraphModule) -> Taps:
+    """What pooling modules give; of one that is called several times, the first call."""
+    modules = ((node, module) for node, (module, number, _) in calls_of(bare).items() if number == 0)
+    return {node.name: Tap(name, False, name, 0) for node, name in modules if isinstance(bare.get_submodule(name), POOLS)}
 
 
 def _without_sanitizers(traced: fx.GraphModule) -> fx.GraphModule:

@@ -85,8 +85,10 @@ def test_figures_1_and_6_show_a_zero_and_what_it_is_taken_for(name, setting, fas
             (28, 28),
             (26, 26),
             (24, 24),
+            (12, 12),
             (10, 10),
             (8, 8),
+            (4, 4),
             (20, 10),
             (20, 10),
         ]

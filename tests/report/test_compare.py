@@ -38,7 +38,7 @@ def write(folder, name, right, *, order=None, index=None, header=None, l2=1.0, *
         for field in SCHEMA
         if field.name not in columns
     }
-    arrays = [pa.array((columns | empty)[field.name][order], type=field.type, safe=False) for field in SCHEMA]
+    arrays = [pa.array((columns | empty)[field.name][order], type=field.type, safe=False, from_pandas=True) for field in SCHEMA]
     cell = {
         "data": DATA,
         "model": {"name": "mnist-cnn", "fingerprint": "m1"},

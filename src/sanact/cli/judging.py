@@ -218,7 +218,10 @@ def bare(network: nn.Module) -> nn.Module:
 
 def reproduce(
     experiment: Annotated[
-        str, typer.Argument(help="table2, robust, fig1, fig3 to fig7, mask-readings, budgets, or plans.", show_default=False)
+        str,
+        typer.Argument(
+            help="table2, robust, landscape, fig1, fig3 to fig7, mask-readings, budgets, or plans.", show_default=False
+        ),
     ],
     data: Annotated[
         str | None,
@@ -251,6 +254,7 @@ def reproduce(
     robust: the same sanitizers on a net that was trained adversarially.
     fig1: what an adversarial image does to the hidden activations.  fig6: the same with the mask sanitizer.
     fig3, fig4, fig5: the sanitizers beside PGD-based training, PixelDefend and feature squeezing, a figure a data set.
+    landscape: every defense there is: what is claimed of it, and what an attacker leaves who knows it.
     fig7: how far it moves them, layer by layer, before and after sanitizing.
     mask-readings: which reading of the lost mask formula comes closest.
     budgets: at which eps the undefended net lands near the paper's figures.
@@ -261,13 +265,14 @@ def reproduce(
     from sanact.device import pick_device
     from sanact.evaluation.threat import KNOWLEDGE
     from sanact.experiments import DATA as OF
-    from sanact.experiments import EXPERIMENTS, FIGURES, NAMES, ON_ITSELF, Setting
+    from sanact.experiments import EXPERIMENTS, FIGURES, NAMES, ON_ITSELF, Setting, facts_path
     from sanact.experiments import DryRun as Looked
     from sanact.files import replacing
     from sanact.report.comparison import comparison
     from sanact.report.figures import accuracy_by_budget, save
     from sanact.report.inside import NAMES as DISTANCES
     from sanact.report.inside import Drawing, draw
+    from sanact.report.landscape import landscape
     from sanact.report.tables import every_result, markdown
 
     OneOf(tuple(DISTANCES))(distance, "distance", "reproduce")
@@ -297,10 +302,14 @@ def reproduce(
     except Looked as looked:
         return show_outlook(looked.outlook, as_json)
     found = every_result(grids)
-    accuracies = Drawing(
-        comparison(found, NAMES, on_itself=ON_ITSELF) if experiment in OF else accuracy_by_budget(found), "", []
-    )
-    figure, caption, listings = draw(stem.with_suffix(".npz"), distance) if experiment in FIGURES else accuracies
+    if experiment in FIGURES:
+        drawing = draw(stem.with_suffix(".npz"), distance)
+    elif experiment == "landscape":
+        drawing = landscape(found, out, json.loads(facts_path(out, data).read_text(encoding="utf-8")))
+    else:
+        accuracies = comparison(found, NAMES, on_itself=ON_ITSELF) if experiment in OF else accuracy_by_budget(found)
+        drawing = Drawing(accuracies, "", [])
+    figure, caption, listings = drawing
     written = "\n".join(
         [*([caption + "\n"] if caption else []), *map(markdown, every_table(grids, listings)), f"`{command_line()}`\n"]
     )

@@ -70,6 +70,12 @@ class Trained(Defense):
                 if self._differs(path) == "":
                     yield path
 
+    @property
+    def training(self) -> str:
+        """On what device its weights were trained, and for how long; "" where their file does not say."""
+        paths = [Path(self.weights)] if self.weights != OURS else list(self._ours())
+        return next((read_card(path).get("device", "") for path in paths), "")
+
     def _check(self, path: Path) -> None:
         if not path.is_file():
             raise ValueError(f"no weights at {shown(str(path))} ({self})")

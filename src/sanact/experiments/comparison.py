@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from sanact.attacks import Attack
+from sanact.data import Data
 from sanact.defenses import Defense, FeatureSqueezing, PGDAdversarialTraining, PixelDefend, Sanitizing
 from sanact.evaluation.cell import Cell
 from sanact.evaluation.threat import KNOWLEDGE, usual_eps
@@ -61,7 +62,7 @@ def comparison(setting: Setting) -> list[Grid]:
     Where a pass takes long, there is no white-box C&W, whose passes are the most, and the adaptive attacker goes for PGD's
     budget alone.
     """
-    found = results(setting.run(_cells(setting)), l2="usual")
+    found = results(setting.run(faced(setting, defenses(setting.data))), l2="usual")
     attacks, paper = setting.attacks("test"), setting.source.paper | PAPER.get(setting.data, {})
     beside = [_beside(result, attacks, paper) for result in found]
     columns = [CLEAN, *(title for attack in attacks for title in titles(attack.config, usual_eps(setting.data, "L2")))]
@@ -69,9 +70,21 @@ def comparison(setting: Setting) -> list[Grid]:
     return [grid(beside, one, columns if one != "adaptive" else ()) for one in known]
 
 
-def _cells(setting: Setting) -> Iterator[Cell]:
-    whole, clean = setting.images("test"), setting.images("validation")
-    for defense in defenses(setting.data):
+def faced(
+    setting: Setting,
+    defenses: Iterable[Defense | None],
+    adaptive: Sequence[Attack] | None = None,
+    clean: Data | None = None,
+) -> Iterator[Cell]:
+    """The cells of each defense: replayed and white-box FGSM, C&W and PGD, and the adaptive attacker.
+
+    adaptive: attacks with the balls that the adaptive attacker goes for; None takes those of the three.
+    clean: what defenses learn from; None takes as many validation images as are judged.
+    Fewer images and attacks where a pass takes long, see `comparison`.
+    """
+    whole, clean = setting.images("test"), clean or setting.images("validation")
+    fgsm, cw, pgd = setting.attacks("test")
+    for defense in defenses:
         slow = defense is not None and defense.name in SLOW
         for known in setting.knowledge:
             if defense is None and known == "oblivious" and "white-box" in setting.knowledge:
@@ -79,8 +92,9 @@ def _cells(setting: Setting) -> Iterator[Cell]:
             few = known == "adaptive" or (slow and known == "white-box")
             count = (SLOW_FEW if few else SLOW_MANY) if slow else (PATIENT if few else len(whole))
             images = whole.sample(min(count, len(whole)), seed=setting.seed)
-            fgsm, cw, pgd = setting.attacks("test")
             attacks = {"white-box": [fgsm, pgd], "adaptive": [pgd]}.get(known, [fgsm, cw, pgd]) if slow else [fgsm, cw, pgd]
+            if known == "adaptive" and adaptive is not None:
+                attacks = list(adaptive[:1] if slow else adaptive)
             yield from setting.cells(images, [defense], attacks, [known], calibration=clean)
 
 

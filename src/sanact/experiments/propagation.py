@@ -112,8 +112,8 @@ def _network(setting: Setting, defense: Plan | None) -> nn.Module:
 
 
 def _recorded(network: nn.Module, x: Tensor) -> Recording:
-    """With the images themselves as the first layer."""
-    recording, images = record(network, x), {INPUT: x.numpy()}
+    """With the images themselves as the first layer, and pooling layers as the paper draws them."""
+    recording, images = record(network, x, pooling=True), {INPUT: x.numpy()}
     return Recording(images | {**recording.before}, images | {**recording.after})
 
 

@@ -61,7 +61,7 @@ class Comparison:
         """What follows, in words, and what speaks against it."""
         (better, worse), sign = ((self.b, self.a), 1) if self.paired.difference > 0 else ((self.a, self.b), -1)
         low, high = sorted((sign * self.paired.low, sign * self.paired.high))
-        measured = f"{abs(self.paired.difference):.1f} points (95 % {low:.1f} to {high:.1f}), {_p(self.p)}"
+        measured = f"{abs(self.paired.difference):.1f} points (95 % {low:.1f} to {high:.1f}), {p_text(self.p)}"
         letters = {id(self.a): "A", id(self.b): "B"}
         first, second = (f"{letters[id(side)]} ({side.name}, {side.knowledge})" for side in (better, worse))
         if self.p < LEVEL:
@@ -204,7 +204,7 @@ def rich_table(comparisons: Sequence[Comparison]) -> Table:
     for c in comparisons:
         counts = "\n".join(f"{who} {n:,}" for who, n in zip(("both", "only A", "only B", "neither"), c.paired[:4], strict=True))
         difference = f"{c.paired.difference:+.1f}\n{c.paired.low:+.1f} to {c.paired.high:+.1f}"
-        attack, p = c.attack.replace(", ", "\n"), _p(c.p).removeprefix("p ").removeprefix("= ")
+        attack, p = c.attack.replace(", ", "\n"), p_text(c.p).removeprefix("p ").removeprefix("= ")
         drawn.add_row(attack, _cell(c.a), _cell(c.b), counts, difference, p, end_section=True)
     return drawn
 
@@ -231,5 +231,5 @@ def _cell(side: Side) -> str:
     return f"{side.name}\n{figure}\n{side.accuracy.low:.1f}–{side.accuracy.high:.1f}\n{side.knowledge}"
 
 
-def _p(p: float) -> str:
+def p_text(p: float) -> str:
     return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}" if p < LEVEL else f"p = {p:.2f}"

@@ -1,0 +1,121 @@
+"""The landscape: every defense under one judge, what is claimed of each and what is left of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sanact.attacks import PGD, Attack
+from sanact.data import Data
+from sanact.defenses import DEFENSES, Defense, Sanitizing, Trained
+from sanact.evaluation.threat import KNOWLEDGE
+from sanact.experiments.comparison import faced
+from sanact.experiments.setting import Setting
+from sanact.experiments.table2 import PLANS
+from sanact.files import replacing
+from sanact.plan import plan_from_dict
+from sanact.preserve import preserved
+from sanact.report.tables import Grid, grid, plan_text, results
+
+BUDGETS = {"mnist": (0.15, 0.3), "cifar10": (2 / 255, 8 / 255), "tiny-imagenet": (1 / 255, 4 / 255)}  # of the adaptive attacker
+# By data set and defense, arguments without a default, or with one that is meant for another set.
+GIVEN: dict[str, dict[str, dict[str, Any]]] = {
+    "mnist": {"pgd-at": {"eps": 0.3}, "feature-squeezing": {"bits": 1}},
+    "cifar10": {
+        "pgd-at": {"eps": 8 / 255},
+        "pixel-defend": {"eps": 16 / 255, "density": "cifar10"},
+        "feature-squeezing": {"bits": 4},
+    },
+    "tiny-imagenet": {
+        "pgd-at": {"eps": 4 / 255},
+        "pixel-defend": {"eps": 16 / 255, "density": "cifar10"},
+        "feature-squeezing": {"bits": 5},
+    },
+}
+LEARNT = 1000  # clean images that defenses learn from, however few are judged
+REPEATS, TIMED = 5, 20  # passes of so many images, to time a defense
+
+
+def defenses(data: str) -> Iterator[Defense]:
+    """The sanitizers with the plans of Table 2, then all in DEFENSES; those that can detect instead are there twice."""
+    for plan in PLANS[data].values():
+        yield Sanitizing(plan=plan_from_dict(plan))
+    for name, kind in DEFENSES.items():
+        usual = kind(**GIVEN[data].get(name, {}))
+        yield usual
+        if usual.config.get("detect") is False:
+            yield replace(usual, detect=True)  # type: ignore[call-arg]  # a field that not all have
+
+
+def landscape(setting: Setting) -> list[Grid]:
+    """Each defense under FGSM, C&W and PGD, replayed and white-box, and the adaptive attacker at two budgets and in L2.
+
+    What a figure cannot be made from rows alone goes to landscape-DATA.json: paper, claim, kind, overhead, hours of training.
+    A defense that cannot be made for this network, without weights for example, is left out, and the same file says why.
+    """
+    model, path = setting.model(), facts_path(setting.out, setting.data)
+    clean = replace(setting, examples=LEARNT).images("validation")
+    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    made: list[Defense | None] = [None]
+    left_out: dict[str, str] = {}
+    for defense in defenses(setting.data):
+        key = plan_text(defense.config)
+        try:
+            known = facts.get(key) or _facts(defense, model, clean)
+        except ValueError as error:
+            left_out[key] = str(error)
+            continue
+        facts[key] = known
+        made.append(defense)
+    facts["left out"] = left_out
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    adaptive: list[Attack] = [*(PGD(eps=eps) for eps in BUDGETS[setting.data]), setting.source.cw]
+    found = results(setting.run(faced(setting, made, adaptive, clean)), l2="usual")
+    return [grid(found, one) for one in reversed(KNOWLEDGE) if one in setting.knowledge]
+
+
+def facts_path(out: Path, data: str) -> Path:
+    return out / f"landscape-{data}.json"
+
+
+def _facts(defense: Defense, model: nn.Module, clean: Data) -> dict[str, Any]:
+    """What is to be known of a defense beside its rows."""
+    defended = defense(model, clean if defense.needs_data else None)
+    x = next(clean.batches(TIMED)).x
+    return {
+        "name": defense.name,
+        "paper": cited(defense.card.paper),
+        "claim": defense.card.claim,
+        "claimed": dict(defense.card.claimed),
+        "kind": defense.kind,
+        "overhead": overhead(model, defended, x),
+        "training": defense.training if isinstance(defense, Trained) else "",
+    }
+
+
+def overhead(model: nn.Module, defended: nn.Module, x: Tensor) -> float:
+    """How many times as long a pass takes as one of the undefended model; medians of interleaved passes."""
+    took: dict[int, list[float]] = {0: [], 1: []}
+    for _ in range(REPEATS):
+        for which, network in enumerate((model, defended)):
+            with preserved(network), torch.no_grad():
+                start = time.perf_counter()
+                network(x)
+                took[which].append(time.perf_counter() - start)
+    return statistics.median(took[1]) / statistics.median(took[0])
+
+
+def cited(paper: str) -> str:
+    """First author and year: ``Song 2018``."""
+    found = re.match(r"([^\s,]+).*?((?:19|20)\d\d)", paper)
+    return f"{found[1]} {found[2]}" if found else paper

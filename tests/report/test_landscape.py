@@ -1,0 +1,64 @@
+"""The landscape, read back from its table and its picture."""
+
+from __future__ import annotations
+
+import pytest
+
+from sanact.evaluation.statistics import holm, paired
+from sanact.report.landscape import falling, landscape
+from sanact.report.tables import results
+from tests.report.test_compare import N, first, write
+
+SQUEEZED = {"name": "feature-squeezing", "bits": 1, "median": None, "detect": False}
+HARDENED = {"name": "pgd-at", "eps": 0.3}
+KEYS = "feature-squeezing:bits=1", "pgd-at:eps=0.3"
+FACTS = {
+    KEYS[0]: {"paper": "Xu 2018", "claimed": {"mnist": 97.0}, "kind": "attached", "overhead": 1.02, "training": ""},
+    KEYS[1]: {"paper": "Madry 2018", "claimed": {}, "kind": "trained", "overhead": 1.0, "training": "80 minutes"},
+    "left out": {"adp:members=3": "no weights"},
+}
+BALLS = {"Linf 0.15": 0.15, "Linf 0.3": 0.3}
+LEFT = {  # of 40, under the adaptive attacker at each budget
+    None: (10, 0),
+    "squeezed": (12, 0),
+    "hardened": (38, 36),
+}
+
+
+@pytest.fixture
+def found(tmp_path):
+    defenses = {None: None, "squeezed": SQUEEZED, "hardened": HARDENED}
+    paths = []
+    for name, defense in defenses.items():
+        for eps, left in zip(BALLS.values(), LEFT[name], strict=True):
+            attack = {"name": "adaptive", "eps": eps, "norm": "Linf", "effort": "standard"}
+            told = {"verdict": "upper bound" if name == "squeezed" else "reliable"}
+            cell = {"defense": defense, "attack": attack, "knowledge": "adaptive"}
+            paths.append(write(tmp_path, f"{name}-{eps}", first(left), header=told, **cell))
+        for knowledge in ("oblivious", "white-box") if defense else ("white-box",):
+            cell = {"defense": defense, "knowledge": knowledge}
+            paths.append(write(tmp_path, f"{name}-{knowledge}", first(39 if knowledge == "oblivious" else 20), **cell))
+    return results(paths)
+
+
+def test_sorted_by_what_is_left_with_the_paired_difference(found, tmp_path):
+    _, caption, (table,) = landscape(found, tmp_path, FACTS)
+    assert list(table.rows) == ["pgd-at", "feature-squeezing", "none"]
+    cells = {name: dict(zip(table.columns, texts, strict=True)) for name, texts in table.rows.items()}
+    squeezed = cells["feature-squeezing"]
+    assert (squeezed["paper"], squeezed["claim"], squeezed["overhead"]) == ("Xu 2018", "97", "1.0x")
+    assert squeezed["replayed PGD-40, Linf 0.1"] == f"97.5 [{N}]"
+    tests = [paired(first(LEFT[None][i]), first(LEFT[name][i])) for name in ("squeezed", "hardened") for i in range(2)]
+    raised = holm([test.p for test in tests])
+    assert squeezed["adaptive worst case (standard), Linf 0.15"] == f"30.0 ≤ [{N}] (+5, p = {raised[0]:.2f})"
+    assert cells["pgd-at"]["adaptive worst case (standard), Linf 0.3"] == f"90.0 [{N}] (+90, p < 0.0001)"
+    assert cells["none"]["adaptive worst case (standard), Linf 0.3"] == f"0.0 [{N}]"
+    assert "left out: adp:members=3: no weights" in table.notes
+    assert "claimed" in caption
+
+
+def test_each_line_falls_from_the_claim_to_the_largest_budget(found):
+    (panel,) = falling(found, FACTS).axes
+    lines = [line.get_ydata().tolist() for line in panel.lines if line.get_linestyle() != "None" and len(line.get_ydata()) > 1]
+    assert lines == [[97.5, 50.0, 95.0, 90.0], [97.0, 97.5, 50.0, 30.0, 0.0], [50.0, 25.0, 0.0]]
+    assert {text.get_text() for text in panel.texts} == {"pgd-at 90", "feature-squeezing 0", "none 0"}
