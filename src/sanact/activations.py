@@ -222,7 +222,7 @@ def _taps(network: Network, x: Tensor, patterns: Iterable[str], *, pooling: bool
     return taps | (_pools(bare) if pooling else {})
 
 
-def _pools(bare: fx.GraphModule) -> Taps:
+def _pools(bare: fx.GraphModule) -> dict[str, Tap]:
     """What pooling modules give; of one that is called several times, the first call."""
     modules = ((node, module) for node, (module, number, _) in calls_of(bare).items() if number == 0)
     return {node.name: Tap(name, False, name, 0) for node, name in modules if isinstance(bare.get_submodule(name), POOLS)}
