@@ -23,8 +23,8 @@ help: ## this list
 demo: $(VENV)/core ## the whole in three minutes: train on digits, attack, print the table
 	$(BIN)/sanact demo
 
-test: $(VENV)/test ## the test suite
-	$(BIN)/pytest
+test: $(VENV)/test ## the test suite, a process a core
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal --durations 40
 
 slow: $(VENV)/test ## the tests that take minutes
 	$(BIN)/pytest -m slow
