@@ -55,7 +55,7 @@ def test_a_scan_judges_each_alone_and_keeps_what_cannot_be_judged(objective, tmp
         (layer, s) for layer in ("conv1", "conv2") for s in (0.02, 0.7)
     ]
     strong = entries[1]
-    plan = space.plan([Single("conv1", "mask", "max", "strength", 0.7)])
+    plan = space.candidate([Single("conv1", "mask", "max", "strength", 0.7)])
     assert read(strong["hits"])["clean"].tolist() == objective.judge(plan).hits["clean"].tolist()
     for one in entries:
         assert one["error"] or one["pruned"] or len(one["hits"][objective.figures[1]]) == 10

@@ -11,7 +11,9 @@ import torch
 from optuna.trial import FixedTrial
 
 from sanact import SANITIZERS, Mask, MedianFilter
+from sanact.defenses import DEFENSES, FeatureSqueezing, Sanitizing
 from sanact.plan import plan_to_dict
+from sanact.search.candidate import IMAGE, defense_of, from_dict, to_dict, usable
 from sanact.search.space import DIALS, Dial, Single, Space, made
 
 EXAMPLE = torch.zeros(1, 1, 8, 8)
@@ -44,7 +46,7 @@ def test_the_share_of_a_value_is_where_it_is(dial):
 
 
 def test_every_sanitizer_has_dials_and_each_makes_it_at_both_ends():
-    assert set(DIALS) == set(SANITIZERS)
+    assert set(DIALS) >= set(SANITIZERS) and set(DIALS) <= {*SANITIZERS, *DEFENSES}
     for name, dials in DIALS.items():
         assert len({dial.variant for dial in dials}) == len(dials) and any(dial.usual for dial in dials)
         for dial, share in itertools.product(dials, (0, 1)):
@@ -70,18 +72,34 @@ def test_what_is_not_chosen_has_no_strength(small):
 def test_every_single_can_be_proposed_as_it_is(small):
     space = space_of(small, *DIALS, "mask:reading=quantile")
     singles = list(space.singles(3))
-    assert {single.sanitizer for single in singles} == set(SANITIZERS)
+    assert {single.sanitizer for single in singles} == set(DIALS)
     for single in singles:
         proposed = space.suggest(FixedTrial(space.params([single])))
-        assert plan_to_dict(proposed) == plan_to_dict(space.plan([single]))
+        assert to_dict(proposed) == to_dict(space.candidate([single]))
         assert list(proposed) == [single.layer] and getattr(proposed[single.layer], single.argument) == single.value
+
+
+def test_a_defense_of_the_image_is_searched_like_a_layer(small):
+    space = space_of(small, "mask:reading=max", "feature-squeezing:median=2")
+    assert space.layers == (IMAGE, "conv1", "conv2")
+    assert {(single.layer == IMAGE, single.sanitizer) for single in space.singles(2)} == {
+        (True, "feature-squeezing"),
+        (False, "mask"),
+    }
+    proposed = {IMAGE: "feature-squeezing", "conv1": "mask", "conv2": "none"}
+    numbers = {f"{IMAGE}: feature-squeezing 2": 3, "conv1: mask max": 0.3}
+    both = space.suggest(FixedTrial(proposed | numbers))
+    squeezing, masked = FeatureSqueezing(bits=3, median=2), Sanitizing(plan={"conv1": Mask(0.3, "max")})
+    assert defense_of(both).config == (squeezing | masked).config
+    assert to_dict(from_dict(to_dict(both))) == to_dict(both) and usable(both).config == (squeezing | masked).config
+    assert space_of(small, "feature-squeezing", layers=[]).layers == (IMAGE,)
 
 
 def test_several_together(small):
     space = space_of(small, "mask", "median")
     two = [Single("conv2", "median", "usual", "kernel_size", 3), Single("conv1", "mask", "max", "strength", 0.3)]
     wanted = {"conv1": Mask(0.3, "max"), "conv2": MedianFilter(3)}
-    for plan in (space.plan(two), space.suggest(FixedTrial(space.params(two)))):
+    for plan in (space.candidate(two), space.suggest(FixedTrial(space.params(two)))):
         assert plan_to_dict(plan) == plan_to_dict(wanted) and list(plan) == ["conv1", "conv2"]
 
 
@@ -108,7 +126,7 @@ def test_what_is_given_stays(small, texts, variants):
 def test_a_neighbour_differs_in_one_layer_at_most(small):
     space = space_of(small, "mask", "median")
     two = [Single("conv1", "mask", "max", "strength", 0.3), Single("conv2", "median", "usual", "kernel_size", 5)]
-    before, draw = plan_to_dict(space.plan(two)), np.random.default_rng(0)
+    before, draw = plan_to_dict(space.candidate(two)), np.random.default_rng(0)
     kinds, strengths = set(), []
     for _ in range(200):
         after = plan_to_dict(space.suggest(FixedTrial(space.neighbour(space.params(two), draw))))

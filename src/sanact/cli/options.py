@@ -149,18 +149,19 @@ def read_radius(text: str) -> Radius:
 
 
 def read_plan(text: str) -> Any:
-    """A plan from the command line, or from a JSON file as `plan_to_dict` has it."""
-    from sanact.plan import parse_plan, plan_from_dict
+    """A plan from the command line, or from a JSON file as `sanact search` writes it."""
+    from sanact.plan import parse_plan
+    from sanact.search.candidate import from_dict, usable
 
     if not text.endswith(".json"):
         return parse_plan([part.strip() for part in text.split(";") if part.strip()] or [text])
     try:
-        plan = plan_from_dict(json.loads(Path(text).read_text(encoding="utf-8"), object_pairs_hook=_once))
+        plan = from_dict(json.loads(Path(text).read_text(encoding="utf-8"), object_pairs_hook=_once))
     except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(f"'{text}' holds no plan, {{pattern: {{name: …, argument: …}}}}: {error}") from error
     if not plan:
         raise ValueError(f"'{text}' holds no plan: it has no pattern")
-    return plan
+    return usable(plan)
 
 
 def read_defense(text: str) -> Any:

@@ -39,7 +39,8 @@ SanitizersOption = Annotated[
         "--sanitizer",
         "-s",
         help="NAME[:ARGUMENT,…]; repeat for more. What is given stays: 'mask:reading=max' searches its strength alone. "
-        "Names: mask, median, nl-means, mean-sparse, k-wta, sap, ash, smooth-mask, soft-shrink, denoise.",
+        "Names: mask, median, nl-means, mean-sparse, k-wta, sap, ash, smooth-mask, soft-shrink, denoise; "
+        "feature-squeezing goes before the network.",
         show_default="mask",
     ),
 ]
@@ -269,7 +270,7 @@ def _shared(
     from sanact.spec import parse
 
     names = sanitizer or ["mask"]
-    needs = any(parse("sanitizer", SANITIZERS, text).needs_data for text in names)
+    needs = any(parse("sanitizer", SANITIZERS, text).needs_data for text in names if text.partition(":")[0] in SANITIZERS)
     clean = load_data(data, "train", shape=input_shape(network), **found_by) if needs else None
     return {
         "sanitizers": names,

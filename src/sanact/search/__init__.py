@@ -46,10 +46,11 @@ def search(
     """Search the plans of sanitizers for those that keep most accuracy, on clean images and under attack.
 
         found = sanact.search(model, validation, sanitizers=["mask", "median"], trials=100, unseen=test)
-        defended = sanact.sanitize(model, found.best)
+        defended = sanact.defend(model, found.best)
 
     model: undefended, in evaluation mode.  data: images that it was not fitted to; 200 are a start.
-    sanitizers: as the command line writes them; an argument that is given stays as it is: ``"mask:reading=max"``.
+    sanitizers: as the command line writes them; an argument that is given stays as it is: ``"mask:reading=max"``.  A defense of
+        the image with a number to choose, ``"feature-squeezing"``, is searched along with them.
     layers: patterns of names, as in a plan.
     objective: who attacks a plan while it is searched.  "adaptive" knows the defense.  "white-box" and "oblivious" reward
         plans that only mask their gradients.

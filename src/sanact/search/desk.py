@@ -20,8 +20,8 @@ from tqdm import tqdm
 from sanact.device import pick_device
 from sanact.engine.local import THREADS, _end_with
 from sanact.engine.work import pack, unpack
-from sanact.plan import Plan, plan_from_dict, plan_to_dict
 from sanact.remembering import remembered
+from sanact.search.candidate import Candidate, from_dict, to_dict
 from sanact.search.objective import Objective, Outcome
 from sanact.search.race import Hits
 
@@ -50,18 +50,17 @@ class Desk:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def submit(
-        self, plan: Plan, rivals: Sequence[Outcome] = (), *, undefended: Hits | None = None, upto: int | None = None
+        self, plan: Candidate, rivals: Sequence[Outcome] = (), *, undefended: Hits | None = None, upto: int | None = None
     ) -> Future[Outcome]:
         """What `Objective.judge` returns or raises, once it is there; no more than `workers` may be under way."""
         if self.workers == 1:
             return self._here(plan, rivals, undefended, upto)
         place = next(i for i, (_, future) in enumerate(self.places) if future is None or future.done())
-        config = plan_to_dict(plan) if plan else {}
         try:
-            future = self._pool(place).submit(_judge, config, rivals, undefended, upto)
+            future = self._pool(place).submit(_judge, to_dict(plan), rivals, undefended, upto)
         except BrokenProcessPool:  # it died between two plans, or at the last one
             self.places[place] = (None, None)
-            future = self._pool(place).submit(_judge, config, rivals, undefended, upto)
+            future = self._pool(place).submit(_judge, to_dict(plan), rivals, undefended, upto)
         self.places[place] = (self.places[place][0], future)
         return cast("Future[Outcome]", future)
 
@@ -106,4 +105,4 @@ def _begin(folder: Path, device: str, parent: int) -> None:
 
 def _judge(config: dict[str, Any], rivals: Sequence[Outcome], undefended: Hits | None, upto: int | None) -> Outcome:
     with remembered():
-        return _objective.judge(plan_from_dict(config) if config else {}, rivals, undefended=undefended, upto=upto)
+        return _objective.judge(from_dict(config), rivals, undefended=undefended, upto=upto)

@@ -24,8 +24,8 @@ from sanact.evaluation.judge import Bench, Case, circumstances
 from sanact.evaluation.rows import hits, read_rows, write_rows
 from sanact.evaluation.threat import Knowledge, Radius, l2_budget
 from sanact.parts import parts_of
-from sanact.plan import Plan
 from sanact.report.tables import attack_title
+from sanact.search.candidate import Candidate, defense_of
 from sanact.search.race import Hits, beaten_by, rungs, too_dear
 
 CLEAN = "clean"
@@ -69,8 +69,10 @@ class Objective:
     first: int
     l2: Radius | None = "usual"
 
-    def cells(self, plan: Plan, data: Data | None = None, *, also: Sequence[Knowledge] = (), effort: Any = None) -> list[Cell]:
-        """The cells of a candidate, one an attack: here, and nowhere else, what was proposed becomes a defense.
+    def cells(
+        self, plan: Candidate, data: Data | None = None, *, also: Sequence[Knowledge] = (), effort: Any = None
+    ) -> list[Cell]:
+        """The cells of a candidate, one an attack.
 
         data: other images.  also: further attackers.  effort: of the adaptive attacker, if it is another.
         """
@@ -78,7 +80,7 @@ class Objective:
             self.data if data is None else data,
             self.model,
             self.model_name,
-            [dict(plan) or None],
+            [defense_of(plan)],
             self.attacks,
             list(dict.fromkeys((self.knowledge, *also))),
             seed=self.seed,
@@ -99,7 +101,7 @@ class Objective:
         return np.random.default_rng(self.seed).permutation(len(self.data)).astype(np.int64)
 
     def judge(
-        self, plan: Plan, rivals: Sequence[Outcome] = (), *, undefended: Hits | None = None, upto: int | None = None
+        self, plan: Candidate, rivals: Sequence[Outcome] = (), *, undefended: Hits | None = None, upto: int | None = None
     ) -> Outcome:
         """How a plan fares.
 

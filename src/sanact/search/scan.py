@@ -35,7 +35,7 @@ def scan(
     with progress_bar("each layer alone", len(singles), show=progress) as advance:
         while len(entries) < len(singles):
             while len(flying) < desk.workers and (single := next(waiting, None)) is not None:
-                flying[desk.submit(space.plan([single]), undefended=undefended, upto=upto)] = single
+                flying[desk.submit(space.candidate([single]), undefended=undefended, upto=upto)] = single
             for future in wait(flying, return_when=FIRST_COMPLETED).done:
                 single = flying.pop(future)
                 entries[single] = single._asdict() | told(future)

@@ -6,14 +6,17 @@ import inspect
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor, nn
 
-from sanact.plan import Plan, sanitize
+from sanact.defenses import DEFENSES, Defense
+from sanact.plan import sanitize
 from sanact.sanitizers import SANITIZERS, Mask, Sanitizer
-from sanact.spec import parse
+from sanact.search.candidate import IMAGE, Candidate
+from sanact.spec import make, parse
 from sanact.values import shown
 
 NONE = "none"
@@ -22,7 +25,7 @@ DIGITS = 3  # of a strength, which is all that a plan needs to say
 
 @dataclass(frozen=True)
 class Dial:
-    """The number of a sanitizer that says how strong it is, and the range that is searched.
+    """The number of a sanitizer or another defense that says how strong it is, and the range that is searched.
 
     log: whether a factor counts rather than a difference.  step: of whole numbers, from ``low`` on; None for real ones.
     settings: the other arguments.  usual: whether it is searched where the user named no settings.
@@ -91,7 +94,9 @@ DIALS: dict[str, list[Dial]] = {
     "smooth-mask": [Dial("strength", 0.05, 3, log=True)],
     "soft-shrink": [Dial("strength", 0.02, 1, log=True)],
     "denoise": [Dial("strength", 0.02, 1, log=True)],
+    "feature-squeezing": [Dial("bits", 1, 8, step=1)],
 }
+KNOWN: dict[str, Any] = {name: kind for name, kind in {**SANITIZERS, **DEFENSES}.items() if name in DIALS}
 
 
 class Trial(Protocol):
@@ -114,7 +119,9 @@ class Single(NamedTuple):
 
 @dataclass(frozen=True)
 class Space:
-    """layers: their names, in the order of execution.  dials: by sanitizer."""
+    """layers: their names, in the order of execution; `IMAGE` is the first where a defense of the image is searched.
+    dials: by sanitizer, and by defense.
+    """
 
     layers: tuple[str, ...]
     dials: Mapping[str, tuple[Dial, ...]]
@@ -123,30 +130,38 @@ class Space:
     def of(cls, model: nn.Module, sanitizers: Iterable[str], layers: Iterable[str], example: Tensor) -> Space:
         """The space of a model; example: one of its inputs.
 
-        Raises ValueError where no sanitizer or no layer is named, or a pattern matches no hidden layer.
+        Raises ValueError where no sanitizer is named, no layer for one, or a pattern matches no hidden layer.
         """
         dials: dict[str, tuple[Dial, ...]] = {}
         for name, own in map(_dials, sanitizers):
             dials[name] = tuple({dial.variant: dial for dial in (*dials.get(name, ()), *own)}.values())
         if not dials:
             raise ValueError(f"a space of plans must have a sanitizer, got none; there are: {', '.join(DIALS)} (search)")
+        before = (IMAGE,) if dials.keys() & DEFENSES.keys() else ()
+        if not dials.keys() & SANITIZERS.keys():
+            return cls(before, dials)
         names = [name for pattern in layers for name in _activations(model, pattern, example)]
         if not names:
             raise ValueError("a space of plans must have a layer, got no pattern; '*' means all hidden layers (search)")
         every = _activations(model, "*", example)
         place = {name: every.index(name) if name in every else len(every) for name in names}
-        return cls(tuple(sorted(place, key=place.__getitem__)), dials)
+        return cls((*before, *sorted(place, key=place.__getitem__)), dials)
 
-    def suggest(self, trial: Trial) -> Plan:
-        """A plan, which may be empty, of what Optuna proposes: only what is chosen has a strength."""
+    def options(self, layer: str) -> dict[str, tuple[Dial, ...]]:
+        """What can be put there."""
+        known = DEFENSES if layer == IMAGE else SANITIZERS
+        return {name: dials for name, dials in self.dials.items() if name in known}
+
+    def suggest(self, trial: Trial) -> Candidate:
+        """A candidate, which may be empty, of what Optuna proposes: only what is chosen has a strength."""
         plan = {}
         for layer in self.layers:
-            name = trial.suggest_categorical(layer, [NONE, *self.dials])
+            name = trial.suggest_categorical(layer, [NONE, *self.options(layer)])
             if name != NONE:
                 plan[layer] = self._part(trial, layer, name)
         return plan
 
-    def _part(self, trial: Trial, layer: str, name: str) -> Sanitizer:
+    def _part(self, trial: Trial, layer: str, name: str) -> Sanitizer | Defense:
         variants = {dial.variant: dial for dial in self.dials[name]}
         key = f"{layer}: {name}"
         variant = trial.suggest_categorical(key, list(variants)) if len(variants) > 1 else next(iter(variants))
@@ -169,7 +184,7 @@ class Space:
                 proposed[f"{layer}: {name} {variant}"] = int(value) if dial.step else value
         return proposed
 
-    def plan(self, singles: Iterable[Single]) -> Plan:
+    def candidate(self, singles: Iterable[Single]) -> Candidate:
         chosen = {single.layer: single for single in singles}
         dials = {(name, dial.variant): dial for name, own in self.dials.items() for dial in own}
         return {
@@ -187,7 +202,7 @@ class Space:
         layer = str(draw.choice(self.layers))
         if params[layer] != NONE and draw.random() < 0.5:
             return {**params, **self._nearby(layer, params, draw)}
-        options = [(name, dial) for name, dials in self.dials.items() for dial in dials]
+        options = [(name, dial) for name, dials in self.options(layer).items() for dial in dials]
         kept = {key: value for key, value in params.items() if key != layer and not key.startswith(f"{layer}: ")}
         if params[layer] != NONE and draw.random() < 1 / (1 + len(options)):
             return kept | {layer: NONE}
@@ -208,7 +223,7 @@ class Space:
     def singles(self, levels: int) -> Iterator[Single]:
         """Each sanitizer on each layer alone, at so many strengths."""
         for layer in self.layers:
-            for name, dials in self.dials.items():
+            for name, dials in self.options(layer).items():
                 for dial in dials:
                     for value in dial.levels(levels):
                         yield Single(layer, name, dial.variant, dial.argument, value)
@@ -225,9 +240,10 @@ class Space:
         }
 
 
-def made(name: str, dial: Dial, value: float) -> Sanitizer:
-    """The sanitizer at this strength."""
-    return SANITIZERS[name](**{**dial.settings, dial.argument: int(value) if dial.step else rounded(value)})
+def made(name: str, dial: Dial, value: float) -> Sanitizer | Defense:
+    """The sanitizer or defense at this strength."""
+    part: Sanitizer | Defense = KNOWN[name](**{**dial.settings, dial.argument: int(value) if dial.step else rounded(value)})
+    return part
 
 
 def rounded(value: float) -> float:
@@ -236,21 +252,22 @@ def rounded(value: float) -> float:
 
 
 def _dials(text: str) -> tuple[str, tuple[Dial, ...]]:
-    """What is searched of a sanitizer, of which the text may settle some arguments: ``mask:reading=max``."""
-    part = parse("sanitizer", SANITIZERS, text)
-    kind = type(part)
-    name = next(name for name, known in SANITIZERS.items() if known is kind)
-    given = parse("sanitizer", {name: lambda *values, **named: _named(kind, values, named)}, text)
+    """What is searched of a sanitizer or defense, of which the text may settle some arguments: ``mask:reading=max``."""
+    name = text.partition(":")[0].strip()
+    given: dict[str, Any] = parse("sanitizer", {one: partial(_named, one) for one in KNOWN}, text)
+    dial = DIALS[name][0]
+    part = make("sanitizer", KNOWN, name, **{dial.argument: int(dial.low) if dial.step else dial.low, **given})
     apart = {key for dial in DIALS[name] for key in dial.settings} if len(DIALS[name]) > 1 else set()
-    if DIALS[name][0].argument in given:  # a strength alone means what it means in a plan
+    if dial.argument in given:  # a strength alone means what it means in a plan
         given = {key: value for key, value in part.config.items() if key in apart} | given
     chosen = {key: value for key, value in given.items() if key in apart}
     fitting = [dial for dial in DIALS[name] if (chosen.items() <= dial.settings.items() if chosen else dial.usual)]
     return name, tuple(_settled(dial, given) for dial in fitting)
 
 
-def _named(kind: type[Sanitizer], values: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
-    return dict(inspect.signature(kind).bind_partial(*values, **named).arguments)
+def _named(sanitizer: str, *values: Any, **named: Any) -> dict[str, Any]:
+    """The arguments by name."""
+    return dict(inspect.signature(KNOWN[sanitizer]).bind_partial(*values, **named).arguments)
 
 
 def _settled(dial: Dial, given: Mapping[str, Any]) -> Dial:

@@ -19,16 +19,18 @@ from torch import nn
 
 from sanact.attacks import PGD, Attack
 from sanact.data import Data
+from sanact.defenses import Defense
 from sanact.device import pick_device
 from sanact.engine import WORKERS, folder
 from sanact.evaluation.adaptive import Effort
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge, Radius, usual_eps
 from sanact.files import alone, replacing
-from sanact.plan import Plan, plan_from_dict, plan_to_dict
+from sanact.plan import Plan
 from sanact.progress import progress_bar
 from sanact.remembering import remembered
 from sanact.report.search import JOURNAL, SCAN, STUDY, Search, read_search
 from sanact.report.search import Trial as Tried
+from sanact.search.candidate import from_dict, to_dict, usable
 from sanact.search.desk import Desk
 from sanact.search.objective import CLEAN, Objective, Outcome
 from sanact.search.race import Hits
@@ -50,18 +52,18 @@ LEAST = 10  # images to search on
 class Study(Search):
     """What a search has found; see `Search` for what is kept of it.
 
-    plans: the front, as they are attached: nobody is better in one objective without being worse in another.
+    plans: the front, as `sanact.defend` takes them: nobody is better in one objective without being worse in another.
     best: of those that cost no more than was allowed, the plan with the highest accuracy under attack; None where no plan
         beats the undefended model.
     """
 
     @property
-    def plans(self) -> list[Plan]:
-        return [plan_from_dict(trial.plan) for trial in self.front if trial.plan]
+    def plans(self) -> list[Plan | Defense]:
+        return [usable(from_dict(trial.plan)) for trial in self.front if trial.plan]
 
     @property
-    def best(self) -> Plan | None:
-        return plan_from_dict(self.winner.plan) if self.winner.plan else None
+    def best(self) -> Plan | Defense | None:
+        return usable(from_dict(self.winner.plan)) if self.winner.plan else None
 
 
 def run_scan(model: nn.Module, data: Data, *, out: Path, levels: int, workers: int, progress: bool, **how: Any) -> Search:
@@ -191,7 +193,7 @@ class Course:
             self._propose_neighbour(number)
         trial = Trial(self.study, self.lost.pop(0)) if self.lost else self.study.ask()
         plan = self.space.suggest(trial)
-        config = plan_to_dict(plan) if plan else {}
+        config = to_dict(plan)
         trial.set_user_attr("plan", config)
         key = json.dumps(config)
         if key not in self.at or self.at[key] not in self.flying:

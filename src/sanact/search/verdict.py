@@ -18,9 +18,9 @@ from sanact.evaluation.rows import header as header_of
 from sanact.evaluation.rows import hits, read_rows, verdict_of
 from sanact.evaluation.statistics import paired
 from sanact.files import replacing
-from sanact.plan import plan_from_dict
 from sanact.report.search import JUDGED, Search, card, read_search
 from sanact.report.tables import attack_title
+from sanact.search.candidate import from_dict
 from sanact.search.objective import CLEAN, Objective
 from sanact.values import shown
 
@@ -50,7 +50,7 @@ def judge_again(
 
     Rows go to ``out``/judged, the figures to a JSON file, the card to a file of Markdown.
     """
-    plan = plan_from_dict(found.winner.plan) if found.winner.plan else {}
+    plan = from_dict(found.winner.plan)
     judged = {}
     for name, candidate in {"undefended": {}, "best": plan}.items():
         cells = objective.cells(candidate, unseen, also=["adaptive"], effort=effort)
