@@ -17,7 +17,7 @@ class Part(nn.Module):
     where: the place in the network, for messages.
     kind: what messages call it.
     bypassed: return the input; see `bypass`.  removable: whether it can be, and the network without it is one to attack.
-    randomized: whether it draws random numbers; see `rewind`.
+    randomized: whether it draws random numbers; see `rewind`.  averaged: of how many draws one of its answers is the mean.
     gradient: what is differentiated in its place, one of `choices`; see `sanact.gradients`.
     gate_width: of a surrogate that opens gradually, as a share of the largest magnitude; see `sanact.gradients.annealed`.
     faithful: names of surrogates with the same output as the part itself; only their gradient differs.
@@ -29,6 +29,7 @@ class Part(nn.Module):
     bypassed: bool = False
     removable: bool = True
     randomized: bool = False
+    averaged: int = 1
     gradient: str = "exact"
     gate_width: float = 0.03
     faithful: frozenset[str] = frozenset()

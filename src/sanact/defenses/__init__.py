@@ -13,6 +13,7 @@ from sanact.defenses.chain import Chain, as_defense, split
 from sanact.defenses.feature_squeezing import FeatureSqueezing
 from sanact.defenses.lid import LocalIntrinsicDimensionality
 from sanact.defenses.pixel_defend import PixelDefend
+from sanact.defenses.region_voting import RegionVoting
 from sanact.defenses.sanitizing import Sanitizing
 from sanact.defenses.trained import Trained
 from sanact.defenses.transforming import Transforming
@@ -22,6 +23,7 @@ DEFENSES: dict[str, type[Defense]] = {
     "feature-squeezing": FeatureSqueezing,
     "pixel-defend": PixelDefend,
     "lid": LocalIntrinsicDimensionality,
+    "region-voting": RegionVoting,
 }
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "LocalIntrinsicDimensionality",
     "PGDAdversarialTraining",
     "PixelDefend",
+    "RegionVoting",
     "Sanitizing",
     "Trained",
     "Transforming",

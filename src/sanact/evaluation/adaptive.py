@@ -68,7 +68,8 @@ class Adaptive(Suite):
     Where a place of the network lets no gradient through although the shape stays the same, one more gradient takes it for the
     identity.
     The undefended model is the defended one with all its parts bypassed; a model that has none is attacked as it is.
-    Randomized models have losses, gradients and successes averaged over 10 draws.
+    Randomized models have losses, gradients and successes averaged over 10 draws, those of their own included; and no attack by
+    gradients stops where it first wins, which may be by chance.
     Sources: Tramèr et al. 2020, arXiv:2002.08347; Carlini et al. 2019, arXiv:1902.06705.
     """
 
@@ -115,7 +116,9 @@ class Campaign:
         self.refined = torch.zeros(len(record.x), dtype=torch.bool, device=record.x.device)  # who was near enough
         self.parts = removable(model)
         self.ball: dict[str, Any] = {"eps": attacker.eps, "norm": attacker.norm}
-        self.draws = DRAWS if any(part.randomized for part in parts_of(model)) else 1
+        random = [part for part in parts_of(model) if part.randomized]
+        self.draws = max((-(-DRAWS // part.averaged) for part in random), default=1)
+        self.early_stop = not random  # what wins by a hair wins by chance
         self.replayed = [self.apgd(loss, self.work.short, early_stop=False) for loss in LOSSES]
 
     def first_attempts(self) -> Iterator[Stage]:
@@ -198,7 +201,8 @@ class Campaign:
         return self.record.lead >= -share * self.record.clean.abs()
 
     def apgd(self, loss: LossName = "margin", steps: int | None = None, **more: Any) -> APGD:
-        return APGD(**self.ball, loss=loss, steps=steps or self.work.steps, draws=self.draws, **more)
+        given = {"draws": self.draws, "early_stop": self.early_stop} | more
+        return APGD(**self.ball, loss=loss, steps=steps or self.work.steps, **given)
 
     @property
     def targeted(self) -> APGD:
