@@ -10,6 +10,7 @@ from sanact.data import Data
 from sanact.defenses.adversarial_training import PGDAdversarialTraining
 from sanact.defenses.base import Card, Defense
 from sanact.defenses.chain import Chain, as_defense, split
+from sanact.defenses.deep_cloak import DeepCloak
 from sanact.defenses.feature_squeezing import FeatureSqueezing
 from sanact.defenses.lid import LocalIntrinsicDimensionality
 from sanact.defenses.pixel_defend import PixelDefend
@@ -24,12 +25,14 @@ DEFENSES: dict[str, type[Defense]] = {
     "pixel-defend": PixelDefend,
     "lid": LocalIntrinsicDimensionality,
     "region-voting": RegionVoting,
+    "deep-cloak": DeepCloak,
 }
 
 __all__ = [
     "DEFENSES",
     "Card",
     "Chain",
+    "DeepCloak",
     "Defense",
     "FeatureSqueezing",
     "LocalIntrinsicDimensionality",
