@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sanact.checks import check_inputs, check_logits
 from sanact.data import Data, load_data
+from sanact.defenses import Trained
 from sanact.device import pick_device
 from sanact.evaluation.rows import part
 from sanact.files import replacing
@@ -419,7 +420,7 @@ def train_and_save(
     names: Sequence[str] = (),
     half: bool = False,
     objective: Objective | None = None,
-    defense: Mapping[str, Any] | None = None,
+    defense: Trained | None = None,
     device: str = "auto",
     command: str = "",
     tensorboard: Path | str | None = None,
@@ -435,7 +436,7 @@ def train_and_save(
     out: the weights; beside them the card as Markdown, and as CSV the metrics of each epoch, as `train` tells them.
     tensorboard: a folder to write these metrics to as well, for TensorBoard (extra "tensorboard").
     validation: training images held out, with the class shares of the whole; None is a twelfth of them.
-    objective: see `train`.  defense: the configuration of the defense that the network is trained for, for the card.
+    objective: see `train`.  defense: what the network is trained for, with its own objective.
     examples: of the training images that are left, so many with the class shares of the whole; None takes all.
     classes: by name, images of these only, in training and test; the network has logits for all.  Nothing takes all.
     image, label, names: the columns, and the classes in the order of the logits; see `load_data`.
@@ -458,8 +459,11 @@ def train_and_save(
         model = build_model(name, classes=len(everything.classes))
     if start is not None:
         load_weights(model, start)
-    model.to(chosen)
     everything, test = (load_data(data, split, shape=input_shape(model), **columns) for split in ("train", "test"))
+    if defense is not None:
+        model = defense.architecture(model, next(test.batches(1)).x)
+        objective = defense.objective(model)
+    model.to(chosen)
     if classes:
         everything, test = everything.only(classes), test.only(classes)
     held_out, rest = everything.split_off(validation or max(len(everything) // 12, 1), seed=recipe.seed)
@@ -488,7 +492,7 @@ def train_and_save(
         **({"test accuracy, top 5": f"{accuracy(model, test, top=5):.2f} %"} if len(everything.classes) > 10 else {}),
         "validation accuracy": f"{accuracy(model, held_out):.2f} % of {len(held_out):,} training images held out",
         **({"trained on": objective.note} if objective and objective.note else {}),
-        **({"defense": json.dumps(defense)} if defense else {}),
+        **({"defense": json.dumps(defense.config)} if defense else {}),
         **({"plan": json.dumps(plan_to_dict(plan))} if plan is not None else {}),
         **({"started from": _origin(start)} if start is not None else {}),
         "command": command,

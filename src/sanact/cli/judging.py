@@ -439,8 +439,8 @@ def train(
         label=label_column,
         names=read_class_names(class_names),
         half=half,
-        objective=wanted.objective if wanted else Adversarial(parse("attack", ATTACKS, attack)) if attack else None,  # type: ignore[arg-type]  # it checks
-        defense=wanted.config if wanted else None,
+        objective=Adversarial(parse("attack", ATTACKS, attack)) if attack else None,  # type: ignore[arg-type]  # it checks
+        defense=wanted,
         device=device,
         command=command_line(),
         tensorboard=tensorboard,

@@ -11,8 +11,14 @@ from sanact.defenses.adversarial_training import PGDAdversarialTraining
 from sanact.defenses.base import Card, Defense
 from sanact.defenses.chain import Chain, as_defense, split
 from sanact.defenses.deep_cloak import DeepCloak
+from sanact.defenses.distillation import DefensiveDistillation
+from sanact.defenses.ensemble_training import EnsembleAdversarialTraining
 from sanact.defenses.feature_squeezing import FeatureSqueezing
+from sanact.defenses.gradient_regularization import UnifiedGradientRegularization
+from sanact.defenses.input_gradient import InputGradientRegularization
+from sanact.defenses.kwta_network import KWTANetwork
 from sanact.defenses.lid import LocalIntrinsicDimensionality
+from sanact.defenses.naive_training import NaiveAdversarialTraining
 from sanact.defenses.pixel_defend import PixelDefend
 from sanact.defenses.region_voting import RegionVoting
 from sanact.defenses.sanitizing import Sanitizing
@@ -21,6 +27,12 @@ from sanact.defenses.transforming import Transforming
 
 DEFENSES: dict[str, type[Defense]] = {
     "pgd-at": PGDAdversarialTraining,
+    "naive-at": NaiveAdversarialTraining,
+    "ensemble-at": EnsembleAdversarialTraining,
+    "unified-gradient": UnifiedGradientRegularization,
+    "input-gradient": InputGradientRegularization,
+    "distillation": DefensiveDistillation,
+    "k-wta-net": KWTANetwork,
     "feature-squeezing": FeatureSqueezing,
     "pixel-defend": PixelDefend,
     "lid": LocalIntrinsicDimensionality,
@@ -34,14 +46,20 @@ __all__ = [
     "Chain",
     "DeepCloak",
     "Defense",
+    "DefensiveDistillation",
+    "EnsembleAdversarialTraining",
     "FeatureSqueezing",
     "LocalIntrinsicDimensionality",
+    "InputGradientRegularization",
+    "KWTANetwork",
+    "NaiveAdversarialTraining",
     "PGDAdversarialTraining",
     "PixelDefend",
     "RegionVoting",
     "Sanitizing",
     "Trained",
     "Transforming",
+    "UnifiedGradientRegularization",
     "as_defense",
     "defend",
     "split",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from torch import nn
+
 from sanact.attacks import PGD
 from sanact.defenses.base import Card
 from sanact.defenses.trained import Trained
@@ -35,8 +37,7 @@ class PGDAdversarialTraining(Trained):
     )
     rules: ClassVar[Rules] = {"eps": POSITIVE, "steps": Whole(1, 100_000)}
 
-    @property
-    def objective(self) -> Objective:
+    def objective(self, network: nn.Module) -> Objective:
         return Adversarial(PGD(eps=self.eps, steps=self.steps))
 
     @property

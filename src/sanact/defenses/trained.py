@@ -25,7 +25,7 @@ OURS = "ours"
 
 @dataclass(frozen=True, kw_only=True)
 class Trained(Defense):
-    """A network of the same architecture, trained in another way.
+    """A network that was trained in another way, of the same architecture unless `architecture` says otherwise.
 
     weights: a file that ``sanact train MODEL --defense …`` wrote; or "ours", those that come with sanact for this network and
         these arguments.
@@ -36,29 +36,33 @@ class Trained(Defense):
 
     kind: ClassVar[Kind] = "trained"
 
-    @property
     @abstractmethod
-    def objective(self) -> Objective:
-        """What its training drives down."""
+    def objective(self, network: nn.Module) -> Objective:
+        """What the training of this network drives down."""
 
     @property
     def trained_with(self) -> dict[str, Any]:
         """The arguments that the weights hang on."""
         return {key: value for key, value in self.config.items() if key not in ("name", "weights")}
 
-    def defend(self, model: nn.Module, data: Data | None, example: Tensor | None) -> nn.Module:
-        return inside(model, self._trained)
+    def architecture(self, network: nn.Module, example: Tensor | None = None) -> nn.Module:
+        """What is trained, made of an undefended network: that network itself, unless a defense changes it."""
+        return network
 
-    def _trained(self, network: nn.Module) -> nn.Module:
+    def defend(self, model: nn.Module, data: Data | None, example: Tensor | None) -> nn.Module:
+        return inside(model, lambda network: self._trained(network, example))
+
+    def _trained(self, network: nn.Module, example: Tensor | None) -> nn.Module:
+        trained = self.architecture(network, example)
         if self.weights != OURS:
             self._check(Path(self.weights))
-            load_weights(network, self.weights)
-            return network
+            load_weights(trained, self.weights)
+            return trained
         for path in self._ours():
             with suppress(ValueError):  # of another network
-                load_weights(network, path)
-                return network
-        arguments = ",".join(f"{key}={value:.4g}" for key, value in self.trained_with.items())
+                load_weights(trained, path)
+                return trained
+        arguments = ",".join(f"{key}={_short(value)}" for key, value in self.trained_with.items())
         raise ValueError(
             f"no weights come with sanact for {type(network).__name__} trained with {arguments}; make some with sanact train "
             f"MODEL --defense {self.name}:{arguments} --out FILE.safetensors, and give weights=FILE.safetensors ({self})"
@@ -101,6 +105,11 @@ class Trained(Defense):
     def files(self) -> str:
         paths = [Path(self.weights)] if self.weights != OURS else list(self._ours())
         return hashlib.sha256(b"".join(path.read_bytes() for path in paths if path.is_file())).hexdigest()[:16]
+
+
+def _short(value: Any) -> str:
+    """A value as the command line takes it, numbers to four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _same(one: Any, other: Any) -> bool:

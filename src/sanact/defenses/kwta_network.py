@@ -1,0 +1,58 @@
+"""k-WTA networks: of each hidden activation the largest elements, and weights that were trained so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from sanact.defenses.base import Around, Card
+from sanact.defenses.trained import Trained
+from sanact.objectives import Narrowing, Objective
+from sanact.plan import SanitizedModel, sanitize
+from sanact.sanitizers import KWTA
+from sanact.values import Number, Rules
+
+WIDE = 0.5  # of the elements win when the training starts: about as many as a ReLU leaves
+
+
+@dataclass(frozen=True, kw_only=True)
+class KWTANetwork(Trained):
+    """A network of the same architecture with `KWTA` behind each hidden activation, trained while the winners become fewer.
+
+    share: of the elements of an activation that win, in (0, 1).  weights: see `Trained`.
+    """
+
+    share: float = 0.1
+
+    card: ClassVar[Card] = Card(
+        paper="Xiao, Zhong, Zheng 2020, arXiv:1905.10510",
+        claim="CIFAR-10 at 0.031, with adversarial training: 52.4 for DenseNet-121, 50.7 for ResNet-18",
+        broken="Tramèr et al. 2020, arXiv:2002.08347, with gradients estimated from differences of logits: 0.16 for ResNet-18; "
+        "AutoAttack leaves 18.50, APGD and Square with restarts 7.40 for DenseNet-121 (RobustBench)",
+        surrogates="the identity, gates that open gradually, a gate that never shuts",
+        needs="weights that were trained with it: ours, or a file",
+        deviation="behind ReLU and not in its place, which is the same wherever k elements are positive; on images, not on "
+        "adversarial examples; fine-tuned from undefended weights, as the card of the weights says",
+    )
+    rules: ClassVar[Rules] = {"share": Number(0, 1, open_least=True, open_most=True)}
+
+    def architecture(self, network: nn.Module, example: Tensor | None = None) -> nn.Module:
+        return Narrow(sanitize(network, KWTA(self.share), example=example))
+
+    def objective(self, network: nn.Module) -> Objective:
+        return Narrowing(max(WIDE, self.share), self.share)
+
+
+class Narrow(Around):
+    """A network that was trained with its sanitizers, and is none to attack without them."""
+
+    def __init__(self, network: SanitizedModel) -> None:
+        super().__init__(network)
+        for part in network.sanitizers.values():
+            part.removable = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x)
+        return logits

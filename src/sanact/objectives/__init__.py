@@ -1,0 +1,11 @@
+"""What a training drives down: the loss of a batch of images, of adversarial examples of them, or with a penalty."""
+
+from sanact.objectives.adversarial import Adversarial
+from sanact.objectives.base import Objective, Step
+from sanact.objectives.gradient_penalty import GradientPenalty
+from sanact.objectives.linearized import Linearized
+from sanact.objectives.mixed import Mixed
+from sanact.objectives.narrowing import Narrowing
+from sanact.objectives.tempered import Tempered
+
+__all__ = ["Adversarial", "GradientPenalty", "Linearized", "Mixed", "Narrowing", "Objective", "Step", "Tempered"]
