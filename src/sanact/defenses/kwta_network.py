@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from sanact.defenses.base import Around, Card
+from sanact.defenses.base import Card
 from sanact.defenses.trained import Trained
 from sanact.objectives import Narrowing, Objective
 from sanact.plan import SanitizedModel, sanitize
@@ -45,14 +45,16 @@ class KWTANetwork(Trained):
         return Narrowing(max(WIDE, self.share), self.share)
 
 
-class Narrow(Around):
+class Narrow(nn.Module):
     """A network that was trained with its sanitizers, and is none to attack without them."""
 
-    def __init__(self, network: SanitizedModel) -> None:
-        super().__init__(network)
-        for part in network.sanitizers.values():
+    def __init__(self, sanitized: SanitizedModel) -> None:
+        super().__init__()
+        self.sanitized = sanitized  # no plain network takes weights by this name
+        self.training = sanitized.training
+        for part in sanitized.sanitizers.values():
             part.removable = False
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.network(x)
+        logits: Tensor = self.sanitized(x)
         return logits

@@ -26,6 +26,7 @@ class Mixed(Objective):
     sources: networks in evaluation mode by name, of which each batch draws one to make its examples on, or the trained network
         itself.  None: always the network itself.
     Papers: Kurakin et al. 2017, arXiv:1611.01236; with sources Tramèr et al. 2018, arXiv:1705.07204.
+    Deviation: FGSM leaves images as they are that are misclassified already.
     """
 
     attack: FGSM
