@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from sanact.experiments.setting import Setting
 from sanact.files import replacing
-from sanact.plan import Plan, plan_to_dict
+from sanact.plan import Plan, plan_from_dict, plan_to_dict
 from sanact.report.tables import Grid, grid, plan_text, results
 from sanact.search.objective import CLEAN
 from sanact.search.race import Hits
@@ -60,8 +60,8 @@ def plans(setting: Setting) -> list[Grid]:
             progress=setting.progress,
             prefer=_lead(setting, name),
         )
-        if found.best is not None:
-            chosen[name] = found.best
+        if found.winner.plan:
+            chosen[name] = plan_from_dict(found.winner.plan)
     paths = setting.run(setting.cells(data, [None, *chosen.values()], attacks))
     with replacing(setting.out / "plans.txt") as temporary:
         temporary.write_text("".join(f"{plan_text(plan_to_dict(plan))}\n" for plan in chosen.values()), encoding="utf-8")
