@@ -12,6 +12,7 @@ from sanact.defenses.base import Card, Defense
 from sanact.defenses.chain import Chain, as_defense, split
 from sanact.defenses.deep_cloak import DeepCloak
 from sanact.defenses.distillation import DefensiveDistillation
+from sanact.defenses.ecoc import ECOC
 from sanact.defenses.ensemble_training import EnsembleAdversarialTraining
 from sanact.defenses.feature_squeezing import FeatureSqueezing
 from sanact.defenses.gradient_regularization import UnifiedGradientRegularization
@@ -38,9 +39,11 @@ DEFENSES: dict[str, type[Defense]] = {
     "lid": LocalIntrinsicDimensionality,
     "region-voting": RegionVoting,
     "deep-cloak": DeepCloak,
+    "ecoc": ECOC,
 }
 
 __all__ = [
+    "ECOC",
     "DEFENSES",
     "Card",
     "Chain",

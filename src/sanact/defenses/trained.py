@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sanact.data import Data
 from sanact.defenses.base import Defense, Kind, inside
-from sanact.models import PRETRAINED, load_weights, read_card, read_plan
+from sanact.models import DEFENDED, PRETRAINED, load_weights, read_card, read_plan
 from sanact.objectives import Objective
 from sanact.values import shown
 
@@ -69,7 +69,7 @@ class Trained(Defense):
         )
 
     def _ours(self) -> Iterator[Path]:
-        for file in PRETRAINED.values():
+        for file in (*PRETRAINED.values(), *DEFENDED):
             with as_file(files("sanact.models") / "weights" / file) as path:
                 if self._differs(path) == "":
                     yield path

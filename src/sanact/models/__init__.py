@@ -41,12 +41,16 @@ PRETRAINED: dict[tuple[str, str], str] = {  # (model, name of the weights) → f
     ("resnet18:width=48", "cifar10"): "resnet18_w48_cifar10.safetensors",
     ("resnet18-64:width=32", "tiny-imagenet"): "resnet18_tiny_imagenet.safetensors",
 }
+DEFENDED = (  # files here of networks that a defense made of one of ours, which no plain one takes
+    "mnist_cnn_ecoc.safetensors",
+)
 WRAPPED = ("state_dict", "model_state_dict", "model_state", "model", "net", "state_dict_ema", "model_ema")  # in checkpoints
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 REWRITTEN = ("weight_orig", "weight_mask", "weight_g", "weight_v")
 
 __all__ = [
     "CIFARCNN",
+    "DEFENDED",
     "MNISTCNN",
     "MODELS",
     "PRETRAINED",
