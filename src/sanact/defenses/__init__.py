@@ -10,6 +10,7 @@ from sanact.data import Data
 from sanact.defenses.adversarial_training import PGDAdversarialTraining
 from sanact.defenses.base import Card, Defense
 from sanact.defenses.chain import Chain, as_defense, split
+from sanact.defenses.crop_rescale import CropEnsemble
 from sanact.defenses.deep_cloak import DeepCloak
 from sanact.defenses.distillation import DefensiveDistillation
 from sanact.defenses.ecoc import ECOC
@@ -17,14 +18,20 @@ from sanact.defenses.ensemble_training import EnsembleAdversarialTraining
 from sanact.defenses.feature_squeezing import FeatureSqueezing
 from sanact.defenses.gradient_regularization import UnifiedGradientRegularization
 from sanact.defenses.input_gradient import InputGradientRegularization
+from sanact.defenses.jpeg import JPEGCompression
 from sanact.defenses.kwta_network import KWTANetwork
 from sanact.defenses.lid import LocalIntrinsicDimensionality
 from sanact.defenses.naive_training import NaiveAdversarialTraining
 from sanact.defenses.pixel_defend import PixelDefend
+from sanact.defenses.quilting import ImageQuilting
+from sanact.defenses.random_resize_pad import RandomResizingPadding
 from sanact.defenses.region_voting import RegionVoting
 from sanact.defenses.sanitizing import Sanitizing
+from sanact.defenses.sparse_fourier import SparseFourierTransform
+from sanact.defenses.thermometer import Thermometer
 from sanact.defenses.trained import Trained
 from sanact.defenses.transforming import Transforming
+from sanact.defenses.tv_minimization import TotalVariationMinimization
 
 DEFENSES: dict[str, type[Defense]] = {
     "pgd-at": PGDAdversarialTraining,
@@ -40,6 +47,13 @@ DEFENSES: dict[str, type[Defense]] = {
     "region-voting": RegionVoting,
     "deep-cloak": DeepCloak,
     "ecoc": ECOC,
+    "random-resize-pad": RandomResizingPadding,
+    "jpeg": JPEGCompression,
+    "tv-minimization": TotalVariationMinimization,
+    "quilting": ImageQuilting,
+    "crop-rescale": CropEnsemble,
+    "sparse-fourier": SparseFourierTransform,
+    "thermometer": Thermometer,
 }
 
 __all__ = [
@@ -47,19 +61,26 @@ __all__ = [
     "DEFENSES",
     "Card",
     "Chain",
+    "CropEnsemble",
     "DeepCloak",
     "Defense",
     "DefensiveDistillation",
     "EnsembleAdversarialTraining",
     "FeatureSqueezing",
+    "ImageQuilting",
     "InputGradientRegularization",
+    "JPEGCompression",
     "KWTANetwork",
     "LocalIntrinsicDimensionality",
     "NaiveAdversarialTraining",
     "PGDAdversarialTraining",
     "PixelDefend",
+    "RandomResizingPadding",
     "RegionVoting",
     "Sanitizing",
+    "SparseFourierTransform",
+    "Thermometer",
+    "TotalVariationMinimization",
     "Trained",
     "Transforming",
     "UnifiedGradientRegularization",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from sanact.content import content
 from sanact.data import Data
 from sanact.defenses.base import Around, Card, Defense
 from sanact.transforms import Transform
+
+BATCH = 500  # clean images at once
 
 
 class Transformed(Around):
@@ -49,3 +52,33 @@ class Transforming(Defense):
     @property
     def identity(self) -> dict[str, Any]:
         return {"defense": self.config, "transform": content(self.transform).hex()[:16]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behind(Defense):
+    """A network behind a published transform of the image.
+
+    of: its class; arguments of the same names are the transform's, which checks them, and learns from clean images if it needs
+        some.
+    """
+
+    of: ClassVar[type[Transform]]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checked = self.transform()
+        for name in signature(self.of).parameters:
+            object.__setattr__(self, name, getattr(checked, name))
+
+    def transform(self) -> Transform:
+        return self.of(**{name: getattr(self, name) for name in signature(self.of).parameters})
+
+    def defend(self, model: nn.Module, data: Data | None, example: Tensor | None) -> nn.Module:
+        transform = self.transform()
+        if data is not None:
+            transform.calibrate(batch.x for batch in data.batches(BATCH))
+        return self.around(model, transform)
+
+    def around(self, model: nn.Module, transform: Transform) -> nn.Module:
+        """The network behind the transform, which has learned what it needs."""
+        return Transformed(transform, model)

@@ -13,14 +13,16 @@ ROUNDING = 1e-5
 
 
 class Transform(Part):
-    """An operator on the image, before the network: (N, C, H, W) in [0, 1] to the same, never in place.
+    """An operator on the image, before the network: (N, C, H, W) in [0, 1] to (N, e C, H, W) in [0, 1], never in place.
 
+    expansion: e, channels that come out for each one that goes in.
     Raises TypeError for another dtype than float, and ValueError for another rank, and where `transform` returns another shape
     or leaves [0, 1] on images that were in it.
     An attacker is not offered the exact gradient of a transform whose derivative is zero wherever it has one.
     """
 
     kind = "transform"
+    expansion: int = 1
 
     def forward(self, x: Tensor) -> Tensor:
         if not x.is_floating_point():
@@ -30,10 +32,10 @@ class Transform(Part):
         if self.bypassed:
             return x
         transformed = self.differentiable(self.transform, x)
-        if transformed.shape != x.shape:
-            raise ValueError(
-                f"a transform must keep the shape of the images, {tuple(x.shape)}, got {tuple(transformed.shape)} ({self})"
-            )
+        n, channels, height, width = x.shape
+        if transformed.shape != (expected := (n, self.expansion * channels, height, width)):
+            kept = "keep the shape of the images" if self.expansion == 1 else f"return {self.expansion} channels for each"
+            raise ValueError(f"a transform must {kept}, {expected}, got {tuple(transformed.shape)} ({self})")
         if not torch.compiler.is_compiling() and x.numel():
             low, high = torch.aminmax(transformed.detach())
             if not (low >= -ROUNDING and high <= 1 + ROUNDING):
@@ -42,7 +44,7 @@ class Transform(Part):
 
     @abstractmethod
     def transform(self, x: Tensor) -> Tensor:
-        """x: (N, C, H, W) in [0, 1], to the same."""
+        """x: (N, C, H, W) in [0, 1], to (N, e C, H, W) in [0, 1]."""
 
     @property
     def name(self) -> str:

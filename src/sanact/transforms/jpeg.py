@@ -1,0 +1,116 @@
+"""JPEG: the image after lossy compression."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sanact.transforms.base import Transform
+from sanact.transforms.cosine import cosines
+from sanact.values import Whole
+
+QUALITY = Whole(1, 100)
+YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))  # of red, green, blue
+
+
+class JPEG(Transform):
+    """Compress each image as JPEG, and read it again: 8 bits a value, gray or in colour, colours at half the resolution.
+
+    quality: libjpeg's, 1 to 100.
+    It has no gradient of its own: attackers take the identity, or JPEG again with a rounding that is soft.
+    Raises ValueError for a quality out of range, and for images of other than one or three channels.
+    Paper: Dziugaite et al. 2016, arXiv:1608.00853; Guo et al. 2018, arXiv:1711.00117, with quality 75.
+    Broken: Athalye et al. 2018, arXiv:1802.00420, by the identity as gradient.
+    """
+
+    def __init__(self, quality: int = 75) -> None:
+        super().__init__()
+        self.quality = QUALITY(quality, "quality", str(self))
+        self.gradient = "identity"
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        return ("identity", *self.surrogates)
+
+    def transform(self, x: Tensor) -> Tensor:
+        if x.shape[1] not in (1, 3):
+            raise ValueError(f"images must have one or three channels, got {x.shape[1]} ({self})")
+        levels = (255 * x.detach()).round().clamp(0, 255).byte().cpu()
+        read = [_decoded(_encoded(image, self.quality)) for image in levels]
+        return torch.stack(read).to(x) / 255 if read else x.clone()
+
+    @property
+    def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """The same operations on real numbers; to round, n + (v - n)³ with the nearest whole n (Shin and Song 2017)."""
+        return {"soft-rounding": lambda x: smooth_jpeg(x, self.quality, soft_round)}
+
+
+def _encoded(image: Tensor, quality: int) -> io.BytesIO:
+    """An image of bytes, (C, H, W), in the format."""
+    from PIL import Image
+
+    array = image.movedim(0, -1).numpy()
+    file = io.BytesIO()
+    Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).save(file, "JPEG", quality=quality)
+    return file
+
+
+def _decoded(file: io.BytesIO) -> Tensor:
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(file) as image:
+        array = np.array(image)
+    return torch.from_numpy(array.reshape(*array.shape[:2], -1)).movedim(-1, 0)
+
+
+def _tables(quality: int) -> list[Tensor]:
+    """What coefficients are divided by, of brightness and of colour, (8, 8) each: the library's own."""
+    from PIL import Image
+
+    with Image.open(_encoded(torch.zeros(3, 8, 8, dtype=torch.uint8), quality)) as image:
+        tables: dict[int, list[int]] = image.quantization  # type: ignore[attr-defined]
+    return [torch.tensor(tables[place]).reshape(8, 8) for place in (0, 1)]
+
+
+def soft_round(values: Tensor) -> Tensor:
+    nearest = values.detach().round()
+    return nearest + (values - nearest) ** 3
+
+
+def smooth_jpeg(x: Tensor, quality: int, round: Callable[[Tensor], Tensor]) -> Tensor:
+    """What JPEG makes of images, with a rounding of one's own: x (N, 1 or 3, H, W) in [0, 1] → the same."""
+    height, width = x.shape[2:]
+    brightness, colour = _tables(quality)
+    if x.shape[1] == 1:
+        wide = _to_multiple(255 * x - 128, 8)
+        return _shown(_quantized(wide, brightness, round)[..., :height, :width] + 128)
+    matrix = torch.tensor(YCC).to(x)
+    planes = torch.einsum("ij,njhw->nihw", matrix, _to_multiple(255 * x, 16))
+    luma = _quantized(planes[:, :1] - 128, brightness, round) + 128
+    chroma = _quantized(F.avg_pool2d(planes[:, 1:], 2), colour, round)
+    whole = torch.cat([luma, F.interpolate(chroma, scale_factor=2, mode="bilinear")], 1)
+    return _shown(torch.einsum("ij,njhw->nihw", matrix.inverse(), whole)[..., :height, :width])
+
+
+def _quantized(planes: Tensor, table: Tensor, round: Callable[[Tensor], Tensor]) -> Tensor:
+    """Planes, (N, C, H, W), after their blocks' cosine coefficients were rounded to multiples of the table."""
+    waves, steps = cosines(8, planes), table.to(planes)[:, None]
+    n, channels, height, width = planes.shape
+    blocks = planes.reshape(n, channels, height // 8, 8, width // 8, 8)
+    coefficients = round(torch.einsum("ui,nchiwj,vj->nchuwv", waves, blocks, waves) / steps) * steps
+    return torch.einsum("ui,nchuwv,vj->nchiwj", waves, coefficients, waves).flatten(4, 5).flatten(2, 3)
+
+
+def _to_multiple(x: Tensor, of: int) -> Tensor:
+    """Larger by copies of the last row and column, so that both sides are multiples."""
+    height, width = x.shape[2:]
+    return F.pad(x, (0, -width % of, 0, -height % of), mode="replicate")
+
+
+def _shown(levels: Tensor) -> Tensor:
+    return (levels / 255).clamp(0, 1)
