@@ -7,13 +7,6 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Where the tests find MNIST, CIFAR-10 and Tiny ImageNet; without the folder the tests that need it are skipped, and say so.
 export SANACT_DATA ?= $(abspath ../shared/data)
 
-# sanact itself names only what most people need; the reference has every module.
-define MODULES
-import pkgutil, sanact
-print("sanact", *(m.name for m in pkgutil.walk_packages(sanact.__path__, "sanact.") if not m.ispkg and "__" not in m.name))
-endef
-export MODULES
-
 .DEFAULT_GOAL := help
 .PHONY: help demo test slow check bench docs clean
 
@@ -38,8 +31,8 @@ check: $(VENV)/test ## ruff, mypy strict, import-linter
 bench: $(VENV)/bench ## time the attacks and sanitizers beside other libraries; writes docs/results/benchmarks
 	$(BIN)/python -m benchmarks
 
-docs: $(VENV)/docs ## the reference of the Python interface, in build/docs
-	$(BIN)/pdoc --docformat google --output-directory build/docs $$($(BIN)/python -c "$$MODULES")
+docs: $(VENV)/docs ## the documentation, in build/docs; a dead link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache src/sanact/kernels/c/kernels.so

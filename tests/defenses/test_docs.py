@@ -1,22 +1,26 @@
-"""What docs/defenses.md tells people to write."""
+"""What the page of each defense is made from: its docstring and its card."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
+import inspect
+from dataclasses import asdict
 
-import torch
+import pytest
 
-GUIDE = Path(__file__).parents[2] / "docs" / "defenses.md"
+from sanact.defenses import DEFENSES
+from tests.docs.test_docstrings import building
 
 
-def test_the_guide_does_what_it_says():
-    names: dict[str, object] = {}
-    for code in re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), flags=re.DOTALL):
-        exec(compile(code, str(GUIDE), "exec"), names)
-    x = torch.linspace(0, 1, 784).reshape(1, 1, 28, 28)
-    logits = {name: names[name](x) for name in ("model", "squeezed", "both", "hardened")}
-    assert all(value.shape == (1, 10) for value in logits.values())
-    assert len({value.sum().item() for value in logits.values()}) == 4
-    posterized = names["defend"](names["model"], names["Posterized"](4))
-    torch.testing.assert_close(posterized(x), names["model"]((x * 3).round() / 3))
+@pytest.mark.parametrize("name", DEFENSES)
+def test_a_defense_says_what_it_does_and_has_a_whole_card(name):
+    said = inspect.getdoc(DEFENSES[name]) or ""
+    assert said.split("\n\n")[0].endswith(".")
+    assert all(text.strip() for text in asdict(DEFENSES[name].card).values() if isinstance(text, str))
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_its_page_loses_no_word_of_the_docstring(name):
+    said = inspect.getdoc(DEFENSES[name]) or ""
+    page = building("docstrings").markdown(said).replace("```text", "")
+    letters = [[letter for letter in text if letter not in "`*- \n"] for text in (said, page)]
+    assert letters[0] == letters[1]
