@@ -13,7 +13,7 @@ export SANACT_DATA ?= $(abspath ../shared/data)
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
-demo: $(VENV)/core ## the whole in three minutes: train on digits, attack, print the table
+demo: $(VENV)/core ## the point in a minute: three sanitizers under replayed examples, and under an attacker who knows
 	$(BIN)/sanact demo
 
 test: $(VENV)/test ## the test suite, a process a core

@@ -114,7 +114,7 @@ class OneOf:
 class Maybe:
     """None, or what another rule allows."""
 
-    rule: Number | Whole
+    rule: Rule
 
     def __call__(self, value: Any, name: str, where: str) -> Any:
         try:

@@ -148,6 +148,14 @@ def test_paired_refuses_what_are_no_two_columns_of_hits(a, b, came):
         paired(a, b)
 
 
+def test_of_several_comparisons_interval_and_p_are_raised_alike():
+    alone, of_ten = paired(*columns(50, 4, 20, 26)), paired(*columns(50, 4, 20, 26), comparisons=10)
+    assert of_ten.p == pytest.approx(10 * alone.p) and of_ten[:5] == alone[:5]
+    assert (of_ten.low, of_ten.high) == pytest.approx([100 * bound for bound in tango(4, 20, 100, level=0.995)])
+    assert of_ten.low < alone.low < alone.high < of_ten.high
+    assert paired(*columns(50, 2, 3, 45), comparisons=10).p == 1
+
+
 def test_holm_raises_each_by_the_tests_that_were_not_yet_rejected():
     for p in permutations([0.01, 0.04, 0.03, 0.9]):
         places = [sorted(p).index(value) for value in p]

@@ -68,7 +68,7 @@ def test_counts_difference_and_test_are_those_of_the_two_columns(tmp_path, none)
     assert (found.a.accuracy.hits, found.b.accuracy.hits) == (10, 32)
     assert found.sentence == (
         f"PGD-40, Linf 0.1: B (mask, white-box) is better than A (none, white-box) by 55.0 points "
-        f"(95 % {found.paired.low:.1f} to {found.paired.high:.1f}), p = {found.p:.2g}."
+        f"(95 % interval {found.paired.low:.1f} to {found.paired.high:.1f}); significant (p = {found.paired.p:.2g})."
     )
 
 
@@ -81,13 +81,18 @@ def test_examples_are_matched_by_index_not_by_place(tmp_path, none):
 def test_the_worse_second_is_said_the_right_way_round(tmp_path, none):
     (found,) = compare(none, write(tmp_path, "mask", first(0), defense=MASK))
     assert found.paired.difference == -25 and found.paired.high < 0
-    assert "A (none, white-box) is better than B (mask, white-box) by 25.0 points (95 % 1" in found.sentence
+    assert "A (none, white-box) is better than B (mask, white-box) by 25.0 points (95 % interval 1" in found.sentence
 
 
 def test_what_may_be_chance_is_called_so(tmp_path, none):
-    (found,) = compare(none, write(tmp_path, "mask", first(12), defense=MASK))
-    assert "no difference between B (mask, white-box) and A (none, white-box) can be told apart from chance" in found.sentence
-    assert found.sentence.endswith("p = 0.50.")
+    found = compare(none, write(tmp_path, "mask", first(12), defense=MASK))
+    assert "B (mask, white-box) is ahead of A (none, white-box) by 5.0 points (95 % interval -" in found[0].sentence
+    assert found[0].sentence.endswith("; not significant (p = 0.50).")
+
+
+def test_two_that_are_right_as_often_are_not_called_better(tmp_path, none):
+    (found,) = compare(none, write(tmp_path, "mask", first(10), defense=MASK))
+    assert "A (none, white-box) and B (mask, white-box): 0.0 points" in found.sentence
 
 
 def test_a_suspect_side_is_called_so(tmp_path, none):
@@ -183,13 +188,23 @@ def test_a_file_is_compared_with_what_fits_it_in_a_folder(folder):
     assert found == {("none", "mask"), ("none", "median"), ("none", "replayed")}
 
 
-def test_several_pairs_raise_each_others_p(folder):
-    found = compare(folder, folder)
-    order = sorted(found, key=lambda c: c.paired.p)
-    assert [c.p for c in order] == pytest.approx(
-        list(np.maximum.accumulate([min(1, (4 - i) * c.paired.p) for i, c in enumerate(order)]))
-    )
-    assert "raised for 4" in drawn(found) and "raised" not in drawn(found[:1])
+def test_several_pairs_raise_each_others_p_and_widen_each_others_interval(folder, none):
+    for found in compare(folder, folder):
+        (alone,) = compare(folder / found.a.rows, folder / found.b.rows)
+        assert found.paired.p == pytest.approx(min(1, 4 * alone.paired.p)) and found.comparisons == 4
+        assert found.paired.low < alone.paired.low and alone.paired.high < found.paired.high
+        assert "after correcting for 4 comparisons" in found.sentence and "correcting" not in alone.sentence
+    assert "corrected for 4" in drawn(compare(folder, folder)) and "corrected" not in drawn([alone])
+
+
+def test_pairs_can_be_chosen(folder):
+    def pairs(**chosen):
+        return {(c.a.name, c.b.name, c.b.knowledge, c.comparisons) for c in compare(folder, folder, **chosen)}
+
+    assert pairs(against="median") == {("none", "median", "white-box", 2), ("mask", "median", "white-box", 2)}
+    assert pairs(knowledge=["oblivious"]) == {("none", "mask", "oblivious", 1)}
+    with pytest.raises(ValueError, match="with 'blur' as one of the two"):
+        compare(folder, folder, against="blur")
 
 
 def test_refuses_folders_with_nothing_to_compare(tmp_path, none):
@@ -212,5 +227,5 @@ def test_table_and_json_hold_counts_intervals_and_knowledge(folder):
             assert given["accuracy"]["hits"] == side.accuracy.hits and given["knowledge"] == side.knowledge
         assert all(f"{who} {n}" in text for who, n in zip(("both", "only A", "only B", "neither"), c.paired, strict=False))
         assert f"{c.paired.difference:+.1f}" in text and f"{c.paired.low:+.1f} to {c.paired.high:+.1f}" in text
-        assert entry["paired"] == c.paired._asdict() and entry["p"] == c.p and entry["sentence"] == c.sentence
+        assert entry["paired"] == c.paired._asdict() and entry["paired"]["p"] == c.paired.p and entry["sentence"] == c.sentence
     assert "mask: conv1=mask:strength=0.3" in text

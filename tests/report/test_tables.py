@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from sanact.evaluation.rows import SCHEMA, write_rows
-from sanact.report.tables import as_json, grid, layer_table, markdown, plan_text, results, rich_table, shares
+from sanact.report.tables import Grid, as_json, grid, layer_table, markdown, plan_text, results, rich_tables, shares, words
 
 MASK = {"conv1": {"name": "mask", "strength": 0.3, "reading": "max"}}
 PGD = {"name": "pgd", "eps": 0.1, "norm": "Linf", "steps": 40}
@@ -59,9 +59,9 @@ def paths(tmp_path):
     ]
 
 
-def drawn(table) -> str:
+def drawn(*tables) -> str:
     console = Console(width=160, record=True, file=StringIO())
-    console.print(table)
+    console.print(*tables, sep="\n")
     return console.export_text()
 
 
@@ -104,7 +104,11 @@ def test_the_quick_effort_is_an_upper_bound_whatever_older_rows_say(tmp_path):
         for number, (effort, verdict) in enumerate([("quick", "reliable"), ("standard", "reliable"), ("quick", "suspect: x")])
     ]
     assert [r.verdict for r in results(paths) if r.knowledge] == ["upper bound", "reliable", "suspect: x"]
-    assert any(note.startswith("upper bound: the effort") for note in grid(results(paths[:1]), "adaptive").notes)
+    assert [word.partition(":")[0] for word in words([grid(results([path]), "adaptive") for path in paths])] == [
+        "upper bound",
+        "suspect",
+    ]
+    assert words([grid(results(paths[1:2]), "adaptive")]) == []
     assert not any(note.startswith("upper bound") for note in grid(results(paths[1:2]), "adaptive").notes)
 
 
@@ -136,7 +140,7 @@ def test_a_suspect_or_unchecked_figure_is_never_printed_bare(tmp_path, verdict):
     found = results([write(tmp_path, 0, right=5, knowledge=knowledge, verdict=verdict) for knowledge in ("white-box",)])
     why = verdict or "suspect: not checked"
     assert [r.verdict for r in found] == ["", why]
-    for text in (markdown(grid(found, "white-box")), drawn(rich_table(grid(found, "white-box")))):
+    for text in (markdown(grid(found, "white-box")), drawn(*rich_tables(grid(found, "white-box"), 200))):
         assert "suspect" in text and why in " ".join(text.split())
     assert as_json([grid(found, "white-box")])[1]["verdict"] == why
 
@@ -180,7 +184,7 @@ def test_two_plans_of_one_sanitizer_are_two_rows(tmp_path):
 
 
 def test_plan_text_is_what_the_command_line_takes():
-    from sanact.cli.options import read_defense, read_plan
+    from sanact.naming import read_defense, read_plan
     from sanact.plan import plan_to_dict
 
     plan = MASK | {"re:fc[78]": {"name": "median", "kernel_size": 5}, "*": {"name": "nl-means", "h": 0.5}}
@@ -195,7 +199,7 @@ def test_plan_text_is_what_the_command_line_takes():
 
 def test_terminal_and_markdown_show_the_same_figures(paths):
     table = grid(results(paths, l2=2.0), "white-box")
-    terminal, text = drawn(rich_table(table)), markdown(table)
+    terminal, text = drawn(*rich_tables(table, 200)), markdown(table)
     for figure in ("90.0", "70.0", "40.0", "10.0", "20.0", "suspect", "mask: conv1=mask:strength=0.3,reading=max"):
         assert figure in terminal and figure in text
 
@@ -215,3 +219,18 @@ def test_layers_that_are_not_hit_show_a_dash():
     lines = [line.split() for line in drawn(layer_table("net", layers)).splitlines()]
     assert ["conv1", "Conv2d", "32", "x", "26", "x", "26", "after", "relu", "Mask()"] in lines
     assert ["logits", "Linear", "?", "output", "layer", "-"] in lines
+
+
+def test_a_table_breaks_no_word_on_a_narrow_terminal(paths):
+    wide = grid(results(paths, l2="usual"), "white-box")
+    long = {name: [*cells, *cells] for name, cells in wide.rows.items()}
+    long = {"conv1=mask:strength=0.3,reading=max; conv2=mask:strength=0.4,reading=max": next(iter(long.values()))} | long
+    table = Grid(wide.title, [*wide.columns, *wide.columns], long, ["note"])
+    console = Console(width=80, record=True, file=StringIO())
+    parts = rich_tables(table, console.width)
+    console.print(*parts, sep="\n")
+    shown = console.export_text()
+    there = {word for line in shown.splitlines() for word in line.split()}
+    assert len(parts) > 2 and max(map(len, shown.splitlines())) <= 80 and shown.count("note") == 1
+    assert {"conv1=mask:strength=0.3,", "reading=max;", "conv2=mask:strength=0.4,", "reading=max"} <= there
+    assert {word for column in wide.columns for word in column.replace(",", " ").split()} <= {word.strip(",") for word in there}

@@ -10,9 +10,9 @@ import torch
 
 import sanact
 from sanact import FGSM, PGD, sanitize
-from sanact.cli.options import read_plan
 from sanact.data import Data
 from sanact.evaluation.judge import Bench
+from sanact.naming import read_plan
 from sanact.plan import plan_to_dict
 from sanact.report.search import read_search
 from sanact.search import study as studies

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 import typer
 
 from sanact.cli.ending import contained, told
-from sanact.cli.judging import demo, evaluate, reproduce, train
-from sanact.cli.reading import compare, defenses, explore, layers, report, robustbench
+from sanact.cli.judging import demo, evaluate, reproduce, run
+from sanact.cli.listing import attacks, defenses, sanitizers
+from sanact.cli.reading import compare, explore, layers, report, robustbench
 from sanact.cli.searching import search, sensitivity
 from sanact.cli.stopping import stoppable
+from sanact.cli.telling import tell
+from sanact.cli.training import train
 
 app = typer.Typer(
     name="sanact",
@@ -43,12 +47,17 @@ def options(
     """Sanitize the hidden activations of a CNN, attack it, and judge honestly what the defense bought."""
 
 
-for verb in (demo, evaluate, search, sensitivity, reproduce, train, layers, defenses, compare, report, explore, robustbench):
+VERBS = (
+    *(demo, evaluate, run, search, sensitivity, reproduce, train),
+    *(layers, attacks, sanitizers, defenses, compare, report, explore, robustbench),
+)
+for verb in VERBS:
     app.command()(stoppable(contained(verb)))
 
 
 def main() -> None:
     """Run the command line; an error that a user can mend is one line, not a traceback."""
+    tell(logging.WARNING)
     try:
         app()
     except Exception as error:

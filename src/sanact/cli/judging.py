@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 
 from sanact.cli.options import (
     DATA,
     DEFENSE,
+    DEVICE,
     L2,
     MODEL,
+    OUT,
     PLAN,
     Address,
     BatchSize,
@@ -32,62 +36,68 @@ from sanact.cli.options import (
     Source,
     Split,
     StandIns,
+    Verbose,
     Weights,
     Workers,
-    columns,
     command_line,
+    console,
+    draw,
     every_table,
     path,
     read_class_names,
-    read_defense,
-    read_model,
-    read_plan,
     read_radius,
-    read_source,
     show,
     show_outlook,
-    usual_source,
-    with_stand_ins,
+    write_report,
 )
-from sanact.values import OneOf, shown
+from sanact.run_file import Net, RunFile
+from sanact.values import OneOf
 
-if TYPE_CHECKING:
-    from torch import nn
+log = logging.getLogger(__name__)
 
 
 def demo(
     out: Out = Path("runs/demo"),
-    examples: Annotated[int, typer.Option(min=1, help="Test images.")] = 60,
+    examples: Annotated[int, typer.Option(min=1, max=449, help="Test images.")] = 60,
+    opened: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
     seed: Seed = 0,
     device: Device = "auto",
     workers: Workers = None,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """See it work, on scikit-learn's digits: train a small net, sanitize it three ways, attack it, and read the table.
+    """See the point in a minute: what replayed examples make of three sanitizers, and what an attacker who knows leaves.
 
-    Example: sanact demo --examples 200
+    Example: sanact demo --open
     """
     from sanact.experiments.demo import demo as run_demo
+    from sanact.report.gain import sentences
 
-    show(run_demo(out, examples=examples, seed=seed, device=device, workers=workers, progress=not quiet), as_json)
-    if not as_json:
-        typer.echo(
-            "How to read it: replayed examples flatter a defense, for their author did not know of it. The white-box attacker\n"
-            "knows, but follows the defense's own gradient: where it does worse than replay, the gradient is masked, and the\n"
-            "number says nothing. Neither is robustness.\n\n"
-            "Next:\n"
-            "  sanact report runs/demo                                  all of it on one page\n"
-            "  sanact layers mnist-cnn --plan 'conv*=mask:0.3'         which activations a plan hits\n"
-            "  sanact evaluate mnist-cnn --data digits --plan median    your own plan, model, data, attacks\n"
-            "  sanact reproduce table2 --data mnist --examples 100      the paper's Table 2\n"
-        )
+    table = run_demo(out, examples=examples, seed=seed, device=device, workers=workers, progress=not quiet)
+    page = write_report([out], out / "report.html", "usual")
+    if as_json:
+        return show([table], as_json)
+    draw([table])
+    typer.echo()
+    for sentence in sentences(table):
+        console().print(sentence, highlight=False, soft_wrap=True)
+    typer.echo(f"\nThe picture is {out / 'demo.png'}, all of it on one page {page}\n")
+    typer.echo(
+        "Next:\n"
+        "  sanact layers mnist-cnn --plan 'conv*=mask:0.3'         which activations a plan hits\n"
+        "  sanact evaluate mnist-cnn --data digits --plan median    your own plan, model, data, attacks\n"
+        "  sanact reproduce table2 --data mnist --examples 100      the paper's Table 2"
+    )
+    if opened:
+        typer.launch(page.resolve().as_uri())
 
 
 def evaluate(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help=MODEL, show_default=False)],
-    data: Annotated[str, typer.Option(help=DATA)] = "mnist",
-    split: Split = "test",
+    data: Annotated[str, typer.Option(help=DATA)] = RunFile.data,
+    split: Split = RunFile.split,
     weights: Weights = None,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
@@ -113,19 +123,26 @@ def evaluate(
         int | None, typer.Option(min=1, help="Images, with the class shares of the whole.", show_default="1000, or all")
     ] = None,
     classes: Classes = None,
-    effort: EffortOption = "standard",
+    effort: EffortOption = RunFile.effort,
     l2: L2 = "usual",
     source: Source = None,
     stand_ins: StandIns = None,
-    out: Out = Path("runs"),
-    seed: Seed = 0,
-    device: Device = "auto",
-    batch_size: BatchSize = 100,
+    out: Out = RunFile.out,
+    seed: Seed = RunFile.seed,
+    device: Device = RunFile.device,
+    batch_size: BatchSize = RunFile.batch_size,
     workers: Workers = None,
-    engine: EngineOption = "local",
+    engine: EngineOption = RunFile.engine,
     address: Address = None,
+    save_run: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path, metavar="PATH", help="Write all this to a file, too, which sanact run takes.", show_default="do not"
+        ),
+    ] = None,
     dry_run: DryRun = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Judge a model, undefended and with each plan and each defense, under attack.
@@ -133,87 +150,57 @@ def evaluate(
     Example: sanact evaluate mnist-cnn --data mnist --plan 'conv[12]=mask:0.3' --attack pgd:eps=0.1 --examples 100
     Example: sanact evaluate mnist-cnn --plan median:3 --defense feature-squeezing:bits=1 --examples 100
     """
-    from sanact.attacks import ATTACKS
-    from sanact.data import load_data
-    from sanact.defenses import as_defense
-    from sanact.device import pick_device
-    from sanact.engine import Engine, folder, outlook, run
-    from sanact.evaluation.adaptive import WORK
-    from sanact.evaluation.cell import cells
-    from sanact.evaluation.threat import KNOWLEDGE, usual_eps
-    from sanact.graph import input_shape
-    from sanact.parts import removable
-    from sanact.report.tables import grid, results
-    from sanact.spec import parse
+    from sanact.naming import read_plan
 
-    pick_device(device)
-    folder(out)
-    OneOf(tuple(WORK))(effort, "effort", "evaluate")
-    OneOf(get_args(Engine))(engine, "engine", "evaluate")
-    for attacker in knowledge or ():
-        OneOf(tuple(KNOWLEDGE))(attacker, "knowledge", "evaluate")
-    eps, radius = usual_eps(data), read_radius(l2)
-    attacks = [parse("attack", ATTACKS, text) for text in attack or [f"fgsm:eps={eps}", f"pgd:eps={eps}"]]
-    if twice := [one for one in attacks if attacks.count(one) > 1]:
-        raise ValueError(f"each attack must be given once, got {twice[0]!r} twice (evaluate)")
-    chosen_defenses = [*map(as_defense, map(read_plan, plan or ())), *map(read_defense, defense or ())]
-    texts = [*(plan or ()), *(defense or ())]
-    if again := [text for text in texts if texts.count(text) > 1]:
-        raise ValueError(f"each plan and defense must be given once, got '{again[0]}' twice (evaluate)")
-    if plan and len(plan) > 1:
-        typer.echo(f"each plan is a row of its own; one plan of all is written --plan '{'; '.join(plan)}'", err=True)
-    found_by = columns(image_column, label_column, class_names)
-    network, whole = read_model(model, data, split, weights, found_by=found_by)
-    network = with_stand_ins(network, stand_ins or ())
-    inside = ", ".join(map(str, removable(network)))
-    if inside and chosen_defenses:
-        came = shown([one.name for one in chosen_defenses])
-        raise ValueError(f"the model is defended from inside ({inside}): other defenses cannot be added, got {came} (evaluate)")
-    whole = whole.only(classes) if classes else whole
-    chosen = whole.sample(examples or min(1000, len(whole)), seed=seed)
-    learns = any(one.needs_data for one in chosen_defenses)
-    calibration = load_data(data, "train", shape=input_shape(network), **found_by) if learns else None
-    wanted = (source or usual_source(model, weights, effort)) if "adaptive" in (knowledge or KNOWLEDGE) else "none"
-    another = read_source(wanted, chosen, out=out, seed=seed, quiet=quiet, dry_run=dry_run, found_by=found_by)
-    if inside and not quiet:
-        typer.echo(f"the model is defended from inside ({inside}): it is judged as it is, and beside it without them", err=True)
-    judged = [
-        cell
-        for one in ([bare(network), network] if inside else [network])
-        for cell in cells(
-            chosen,
-            one,
-            f"{model} ({Path(weights).stem})" if weights else model,
-            [None, *chosen_defenses],
-            attacks,
-            knowledge or KNOWLEDGE,  # type: ignore[arg-type]  # checked above
-            seed=seed,
-            calibration=calibration and calibration.sample(min(1000, len(calibration)), seed=seed),
-            effort=effort,  # type: ignore[arg-type]  # checked above
-            l2=radius,
-            source=another,
-        )
-    ]
-    if not judged:
-        raise ValueError(f"nothing to judge: no attack has a budget for the {', '.join(knowledge or ())} attacker (evaluate)")
-    how: dict[str, Any] = {"out": out, "engine": engine, "workers": workers, "address": address}
-    how |= {"batch_size": batch_size, "device": device}
+    plans = plan or []
+    for text in plans:
+        read_plan(text)  # whose errors speak of sanitizers, while a defense may be anything
+    described = RunFile.of(
+        context.params
+        | {
+            "models": [Net(model, weights, tuple(stand_ins or ()))],
+            "class_names": read_class_names(class_names),
+            "defenses": [*plans, *(defense or ())],
+            "attacks": attack,
+            "l2": read_radius(l2),
+        }
+    )
+    if len(plans) > 1:
+        log.warning("each plan is a row of its own; one plan of all is written --plan '%s'", "; ".join(plans))
+    if save_run:
+        described.write(save_run)
+    carry_out(described, dry_run=dry_run, quiet=quiet, as_json=as_json)
+
+
+def run(
+    file: Annotated[Path, typer.Argument(help="A run in TOML, as evaluate --save-run writes it.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(parser=path, metavar="PATH", help=OUT, show_default="what the file says")] = None,
+    device: Annotated[str | None, typer.Option(help=DEVICE, show_default="what the file says")] = None,
+    workers: Workers = None,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Judge what a file describes: models, data, defenses, attacks, and whatever else the options of evaluate say.
+
+    Example: sanact evaluate mnist-cnn --plan median:3 --examples 100 --save-run my.toml
+    Example: sanact run my.toml
+    """
+    machine: dict[str, Any] = {"out": out, "device": device, "workers": workers}
+    described = replace(RunFile.read(file), **{key: value for key, value in machine.items() if value is not None})
+    carry_out(described, dry_run=dry_run, quiet=quiet, as_json=as_json)
+
+
+def carry_out(described: RunFile, *, dry_run: bool, quiet: bool, as_json: bool) -> None:
+    """Judge what is described and show the tables; or, for a dry run, what would be done."""
+    from sanact import engine
+    from sanact.evaluating import cells_of, tables_of
+
+    judged = cells_of(described, dry_run=dry_run, progress=not quiet)
     if dry_run:
-        return show_outlook(outlook(judged, **how), as_json)
-    found = results(run(judged, **how, progress=not quiet), l2=radius)
-    known = {cell.knowledge for cell in judged}
-    show([grid(found, one) for one in reversed(KNOWLEDGE) if one in known], as_json)
-
-
-def bare(network: nn.Module) -> nn.Module:
-    """A copy of a network with parts inside, in which all of them are bypassed."""
-    from sanact.parts import removable
-    from sanact.preserve import copied
-
-    twin = copied(network)
-    for part in removable(twin):
-        part.bypassed = True
-    return twin
+        return show_outlook(engine.outlook(judged, **described.means), as_json)
+    show(tables_of(described, engine.run(judged, **described.means, progress=not quiet)), as_json)
 
 
 def reproduce(
@@ -246,6 +233,7 @@ def reproduce(
     address: Address = None,
     dry_run: DryRun = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Make a table or figure of the paper, or what it rests on, and put it beside what the paper reports.
@@ -311,7 +299,7 @@ def reproduce(
         drawing = Drawing(accuracies, "", [])
     figure, caption, listings = drawing
     written = "\n".join(
-        [*([caption + "\n"] if caption else []), *map(markdown, every_table(grids, listings)), f"`{command_line()}`\n"]
+        [*([caption + "\n"] if caption else []), markdown(*every_table(grids, listings)), f"`{command_line()}`\n"]
     )
     with replacing(stem.with_suffix(".md")) as temporary:
         temporary.write_text(written, encoding="utf-8")
@@ -321,129 +309,3 @@ def reproduce(
     if not as_json:
         typer.echo(caption)
         typer.echo(("Rows, table and figure are in " if figure else "Rows and table are in ") + str(out))
-
-
-def train(
-    model: Annotated[str, typer.Argument(help=MODEL, show_default=False)],
-    data: Annotated[str, typer.Option(help=DATA)] = "digits",
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    class_names: ClassNames = None,
-    out: Annotated[
-        Path, typer.Option(parser=path, metavar="PATH", help="Safetensors file; a card in Markdown is put beside it.")
-    ] = Path("weights.safetensors"),
-    start: Annotated[Path | None, typer.Option(help="File of weights to start from.", show_default="fresh ones")] = None,
-    validation: Annotated[
-        int | None, typer.Option(min=1, help="Training images to hold out, with equal class shares.", show_default="a twelfth")
-    ] = None,
-    examples: Annotated[
-        int | None, typer.Option(min=1, help="Training images, with the class shares of the whole.", show_default="all")
-    ] = None,
-    classes: Classes = None,
-    attack: Annotated[
-        str | None,
-        typer.Option("--attack", "-a", help="Train on its examples: pgd:eps=0.3,steps=7.", show_default="on the images"),
-    ] = None,
-    defense: Annotated[
-        str | None,
-        typer.Option(
-            help="Train for it, as in pgd-at:eps=0.3. Afterwards NAME:…,weights=FILE is what evaluate takes.",
-            show_default="none",
-        ),
-    ] = None,
-    plan: Annotated[
-        str | None,
-        typer.Option("--plan", "-p", help=PLAN + " The network is trained with them inside.", show_default="none"),
-    ] = None,
-    gradient: Annotated[
-        str | None,
-        typer.Option(
-            help="What attack and training differentiate in place of the sanitizers: exact, identity, the name of a surrogate, "
-            "or drawn, another each step.",
-            show_default="exact",
-        ),
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data.", show_default="50")] = None,
-    lr: Annotated[float | None, typer.Option(help="Step size.", show_default="0.01")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Examples a step.", show_default="128")] = None,
-    schedule: Annotated[
-        str | None, typer.Option(help="Of the step size: constant, cosine, one-cycle.", show_default="constant")
-    ] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Of all weights, per step.", show_default="0")] = None,
-    label_smoothing: Annotated[float | None, typer.Option(help="Share of all classes alike.", show_default="0")] = None,
-    crop: Annotated[int | None, typer.Option(help="Move images by up to so many pixels.", show_default="0")] = None,
-    flip: Annotated[bool, typer.Option("--flip", help="Mirror images half of the time.")] = False,
-    cutout: Annotated[int | None, typer.Option(help="Lose a square of so many pixels a side.", show_default="0")] = None,
-    ema: Annotated[
-        float | None, typer.Option(help="Keep the average of the weights, with this decay per step.", show_default="0")
-    ] = None,
-    mixed_precision: Annotated[bool, typer.Option("--mixed-precision", help="The forward pass in bfloat16.")] = False,
-    channels_last: Annotated[
-        bool, typer.Option("--channels-last", help="Channels innermost in memory: faster for colour images.")
-    ] = False,
-    compiled: Annotated[bool, typer.Option("--compile", help="With torch.compile.")] = False,
-    half: Annotated[bool, typer.Option("--half", help="Save the weights in 16 bits.")] = False,
-    tensorboard: Annotated[
-        Path | None, typer.Option(help="Folder for the metrics of each epoch; they are in a CSV file in any case.")
-    ] = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Train a model and save its weights with a card that says how.
-
-    The recipe is Carlini and Wagner's for MNIST-CNN. An interrupted training goes on where it was. Beside the weights lie their
-    card, in Markdown, and loss, accuracies and step size of each epoch, as CSV.
-
-    Example: sanact train mnist-cnn --data mnist --out mnist.safetensors
-    Example: sanact train mnist-cnn --data mnist --defense pgd-at:eps=0.3 --epochs 8 --lr 0.03 --out pgd.safetensors
-    Example: sanact train mnist-cnn --data mnist --defense pgd-at:eps=0.3 --plan smooth-mask:learnable=true --gradient drawn
-    --out smooth.safetensors; then sanact evaluate mnist-cnn --weights smooth.safetensors
-    Example: sanact train resnet18:width=24 --data cifar10 --epochs 25 --schedule one-cycle --lr 0.2 --weight-decay 5e-4
-    --crop 4 --flip --mixed-precision --channels-last
-    """
-    from sanact.attacks import ATTACKS
-    from sanact.defenses import Trained
-    from sanact.objectives import Adversarial
-    from sanact.spec import parse
-    from sanact.training import Recipe, train_and_save
-
-    if attack and defense:
-        raise ValueError(
-            f"a network is trained on an attack or for a defense, got --attack {attack} and --defense {defense} (train)"
-        )
-    if gradient and not plan:
-        raise ValueError(f"a gradient is of the sanitizers of a plan, got --gradient {gradient} and no --plan (train)")
-    wanted = read_defense(defense) if defense else None
-    if wanted is not None and not isinstance(wanted, Trained):
-        raise ValueError(f"defense must be one that trains a network, got {wanted.name}, which is {wanted.kind} (train)")
-
-    given: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "schedule": schedule}
-    given |= {"weight_decay": weight_decay, "label_smoothing": label_smoothing, "crop": crop, "flip": flip}
-    given |= {"cutout": cutout, "ema": ema}
-    given |= {"mixed_precision": mixed_precision, "channels_last": channels_last, "compile": compiled}
-    recipe = Recipe(**{key: value for key, value in given.items() if value is not None})
-    card = train_and_save(
-        model,
-        data,
-        out,
-        recipe,
-        start=start,
-        plan=read_plan(plan) if plan else None,
-        gradient=gradient or "exact",
-        validation=validation,
-        examples=examples,
-        classes=classes or (),
-        image=image_column,
-        label=label_column,
-        names=read_class_names(class_names),
-        half=half,
-        objective=Adversarial(parse("attack", ATTACKS, attack)) if attack else None,  # type: ignore[arg-type]  # it checks
-        defense=wanted,
-        device=device,
-        command=command_line(),
-        tensorboard=tensorboard,
-        progress=not quiet,
-    )
-    typer.echo(json.dumps(card, indent=2) if as_json else f"{card['test accuracy']} of the test split; saved to {out}")

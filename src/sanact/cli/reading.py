@@ -16,17 +16,17 @@ from sanact.cli.options import (
     ClassNames,
     ImageColumn,
     Json,
+    KnowledgeOption,
     LabelColumn,
     OutFile,
     Split,
     Weights,
     columns,
     console,
-    read_model,
-    read_plan,
     read_radius,
+    write_report,
 )
-from sanact.values import image_shape
+from sanact.values import OneOf, image_shape
 
 
 def layers(
@@ -46,6 +46,7 @@ def layers(
     import torch
 
     from sanact.models import build_model
+    from sanact.naming import read_plan
     from sanact.plan import list_layers
     from sanact.report.tables import layer_table
 
@@ -84,6 +85,7 @@ def explore(
     except ImportError as error:
         raise ValueError(f"the explorer needs Gradio: pip install 'sanact[app]' ({error})") from error
     from sanact.evaluation.threat import usual_eps
+    from sanact.naming import read_model
 
     found_by = columns(image_column, label_column, class_names)
     page = build(*read_model(model, data, split, weights, found_by=found_by), eps=usual_eps(data) / 2)
@@ -101,85 +103,40 @@ def report(
 
     It needs no model and no network, and can be mailed. Example: sanact report runs/demo --out demo.html
     """
-    from sanact.files import replacing
-    from sanact.report.page import write_page
-
-    page = write_page(runs, l2=read_radius(l2))
-    with replacing(out) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    typer.echo(f"{out}, {len(page.encode()) / 2**20:.1f} MiB: open it in a browser")
-
-
-def defenses(
-    name: Annotated[str | None, typer.Argument(help="One of them, for its card.", show_default="all")] = None,
-    as_json: Json = False,
-) -> None:
-    """List the defenses that can be judged, or show the card of one: its paper, what it claims, and what broke it.
-
-    Example: sanact defenses
-    Example: sanact defenses feature-squeezing
-    """
-    import inspect
-    from dataclasses import asdict, fields
-
-    from rich.table import Table
-
-    from sanact.defenses import DEFENSES
-    from sanact.sanitizers import SANITIZERS
-    from sanact.values import meant
-
-    if name is not None and name not in DEFENSES:
-        known = ", ".join(DEFENSES)
-        raise ValueError(f"defense must be one of {known}, got '{name}'{meant(name, DEFENSES)} (defenses)")
-    lines = {one: (inspect.getdoc(DEFENSES[one]) or "").splitlines()[0] for one in DEFENSES}
-    if name is None:
-        listed = lines | {f"[PATTERN=]{one}": (inspect.getdoc(kind) or "").splitlines()[0] for one, kind in SANITIZERS.items()}
-        if as_json:
-            return typer.echo(json.dumps(listed, indent=2))
-        table = Table("defense", "what it does", box=None, pad_edge=False)
-        for one, line in listed.items():
-            table.add_row(one, line)
-        console().print(table, highlight=False, markup=False)
-        return typer.echo("\nThe last are sanitizers, which a plan puts behind layers: sanact layers MODEL shows where.")
-    kind = DEFENSES[name]
-    card = {
-        "defense": name,
-        "does": lines[name],
-        "kind": kind.kind if isinstance(kind.kind, str) else inspect.getdoc(kind.kind),
-        **asdict(kind.card),
-    }
-    card["arguments"] = ", ".join(f"{field.name}: {field.type}" for field in fields(kind))
-    if as_json:
-        return typer.echo(json.dumps(card, indent=2))
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for key, text in card.items():
-        table.add_row(key, str(text))
-    console().print(table, highlight=False, markup=False)
-    return typer.echo("\n" + (inspect.getdoc(kind) or ""))
+    page = write_report(runs, out, read_radius(l2))
+    typer.echo(f"{page}, {page.stat().st_size / 2**20:.1f} MiB: open it in a browser")
 
 
 def compare(
     a: Annotated[Path, typer.Argument(help="A file of rows, or a folder of them.", show_default=False)],
-    b: Annotated[Path, typer.Argument(help="Another, or the same folder again.", show_default=False)],
+    b: Annotated[Path | None, typer.Argument(help="Another.", show_default="the same folder again")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Only pairs with this defense: none, or a name, or a plan.", show_default="all pairs")
+    ] = None,
+    knowledge: KnowledgeOption = None,
     l2: L2 = "usual",
     as_json: Json = False,
 ) -> None:
     """Compare two defenses on the same examples: which is better, by how much, and is it chance?
 
-    Of a folder, all cells are compared that agree in examples, model, attack and knowledge, and differ in the defense.
+    Of a folder, all cells are compared that agree in examples, model, attack and knowledge, and differ in the defense. The more
+    pairs there are, the wider each interval and the larger each p, so choose those that you ask about.
 
-    Example: sanact compare runs/demo runs/demo
+    Example: sanact compare runs/demo --against none --knowledge adaptive
     """
+    from sanact.evaluation.threat import KNOWLEDGE
     from sanact.report.compare import as_json as to_json
     from sanact.report.compare import compare as compare_rows
     from sanact.report.compare import rich_table
 
-    found = compare_rows(a, b, l2=read_radius(l2))
+    for known in knowledge or ():
+        OneOf(tuple(KNOWLEDGE))(known, "knowledge", "compare")
+    found = compare_rows(a, b or a, against=against, knowledge=knowledge or (), l2=read_radius(l2))
     if as_json:
-        typer.echo(json.dumps(to_json(found), indent=2))
-        return
+        return typer.echo(json.dumps(to_json(found), indent=2))
     console().print(rich_table(found))
-    typer.echo("\n".join(comparison.sentence for comparison in found))
+    for comparison in found:
+        console().print(comparison.sentence, highlight=False, markup=False, soft_wrap=True)
 
 
 def robustbench(

@@ -21,9 +21,7 @@ from sanact.cli.options import (
     Seed,
     Weights,
     columns,
-    console,
-    read_model,
-    usual_source,
+    draw,
 )
 
 if TYPE_CHECKING:
@@ -209,6 +207,7 @@ def _images(
 ) -> tuple[nn.Module, Data, Data | None]:
     """The network, the images to search on, and, where they are a part of the test images, the others."""
     from sanact.data import load_data
+    from sanact.naming import read_model, usual_source
 
     if split is not None:
         network, whole = read_model(model, data, split, weights, found_by=found_by)
@@ -290,16 +289,13 @@ def _show(found: Search, tables: list[Listing], as_json: bool) -> None:
 
     from sanact.report.figures import save
     from sanact.report.search import pictures
-    from sanact.report.tables import rich_table
 
     for name, figure in pictures(found).items():
         save(figure, found.out / name)
     if as_json:
         typer.echo(json.dumps([asdict(table) for table in tables], indent=2))
         return
-    for table in tables:
-        console().print(f"[bold]{table.title}[/bold]", highlight=False)
-        console().print(rich_table(table))
+    draw(tables)
 
 
 def _said(found: Search, model: str) -> str:

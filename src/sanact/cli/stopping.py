@@ -27,7 +27,7 @@ def stoppable(verb: Callable[..., None]) -> Callable[..., None]:
             from rich.console import Console
 
             number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
-            Console(stderr=True).print("stopped; the same command goes on where this one was", highlight=False, soft_wrap=True)
+            Console(stderr=True).print("stopped; run again to go on from here", highlight=False, soft_wrap=True)
             raise SystemExit(128 + number) from None
         finally:
             signal.signal(signal.SIGTERM, before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from sanact.evaluation.judge import KEEP
 from sanact.progress import duration, forecast_bar
 from sanact.remembering import remembered
 from sanact.values import BATCH_SIZE, Maybe, OneOf, Whole, shown
+
+log = logging.getLogger(__name__)
 
 Engine = Literal["local", "ray"]
 WORKERS = Whole(1, 10_000)
@@ -64,11 +67,14 @@ def run(
     """
     with remembered():
         wanted = _Wanted.of(cells, out, engine, workers, address, batch_size, device, keep)
+        if there := len(set(wanted.paths)) - len(wanted.todo):
+            log.info("%d of %d cells are there already, in %s", there, len(set(wanted.paths)), wanted.out)
         if not wanted.todo:
             return wanted.paths
         forecast = wanted.forecast()
         with _start(wanted, forecast, progress) as doing, forecast_bar("judging", show=progress) as tell:
             forecast.workers = doing.workers
+            log.debug("%d cells on %s, %s, workers: %d", len(wanted.todo), wanted.device, wanted.engine, doing.workers)
             for one in wanted.todo:
                 one.timed = forecast.left <= LONG
             if progress and forecast.left > LONG:

@@ -17,10 +17,11 @@ from sanact.attacks import APGD, FAB, Attack, AutoAttack, RayS, Square
 from sanact.attacks.autoattack import STAGES
 from sanact.data import Batch
 from sanact.device import one_thread
-from sanact.evaluation.adaptive import Adaptive, Effort
+from sanact.evaluation.adaptive import Adaptive
 from sanact.evaluation.cell import Cell
 from sanact.evaluation.diagnostics import EXAMPLES
 from sanact.evaluation.judge import Bench, Case, checked
+from sanact.evaluation.threat import Effort
 
 TIMED = 16  # images of the pass that is timed
 CHEAP = 150  # passes of the diagnostics, beside what they attack with

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -19,9 +20,11 @@ from sanact.engine.work import TRIES, Batch, Checks, Done, Engine, Refused, Unit
 from sanact.evaluation.cell import Cell
 from sanact.evaluation.diagnostics import Check
 from sanact.evaluation.judge import KEPT, Case, Judged, circumstances, concluded, examples_of, journal_of, looked_at
-from sanact.evaluation.rows import Parts, write_rows
+from sanact.evaluation.rows import Parts, accuracy, write_rows
 from sanact.files import alone
 from sanact.progress import Tell
+
+log = logging.getLogger(__name__)
 
 REDRAWN = 1.0  # seconds after which the time left is told again
 
@@ -198,7 +201,11 @@ class Run:
     def _finish(self, one: Open) -> None:
         assert one.case is not None and one.checks is not None
         rows = one.case.rows()
-        write_rows(rows, one.path, circumstances(one.cell, self.device) | concluded(one.cell, rows, one.checks))
+        found = concluded(one.cell, rows, one.checks)
+        write_rows(rows, one.path, circumstances(one.cell, self.device) | found)
+        left = accuracy(rows)
+        log.info("%s: %.1f %% of %d images, %s", one.cell, left.value, left.n, found.get("verdict", "replayed"))
+        log.debug("its rows: %s", one.path)
         self._close(one)
 
     def _close(self, one: Open) -> None:

@@ -18,11 +18,11 @@ from sanact.attacks.projections import l2_norm, per_example
 from sanact.attacks.suite import Record, Stage, Standing
 from sanact.checks import Model
 from sanact.evaluation.latent import LatentMatching, has_hidden
+from sanact.evaluation.threat import Effort
 from sanact.gradients import annealed, blocked, gradient, gradient_choices, through
 from sanact.parts import Part, bypass, parts_of, removable
 from sanact.values import OneOf, Rules
 
-Effort = Literal["quick", "standard", "thorough"]
 Way = Callable[[], AbstractContextManager[None]]  # to differentiate a model for a while
 Run = Callable[[Standing], Tensor]
 Start = Literal["x", "near", "anywhere"]

@@ -16,8 +16,8 @@ from sanact.attacks import REVISION, Attack
 from sanact.attacks.projections import Norm
 from sanact.data import Data
 from sanact.defenses import Defense, as_defense
-from sanact.evaluation.adaptive import Adaptive, Effort
-from sanact.evaluation.threat import KNOWLEDGE, Knowledge, Radius, l2_budget
+from sanact.evaluation.adaptive import Adaptive
+from sanact.evaluation.threat import KNOWLEDGE, Effort, Knowledge, Radius, l2_budget
 from sanact.identity import fingerprint, own_code
 from sanact.parts import removable
 from sanact.plan import Plan

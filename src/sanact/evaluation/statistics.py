@@ -74,7 +74,7 @@ class Paired(NamedTuple):
     p: float
 
 
-def paired(a_hits: ArrayLike, b_hits: ArrayLike) -> Paired:
+def paired(a_hits: ArrayLike, b_hits: ArrayLike, *, comparisons: int = 1) -> Paired:
     """Compare two columns of hits, both (N,) booleans in the same order of the same N > 0 examples.
 
     p: McNemar's test in its exact form: of the examples that only one of the two classified correctly, is each side's share a
@@ -84,6 +84,8 @@ def paired(a_hits: ArrayLike, b_hits: ArrayLike) -> Paired:
         T(Δ) = (n_B - n_A - N Δ) / √( N ( 2 q(Δ) + Δ (1 - Δ) ) ),   |T(Δ)| ≤ z,
 
     does not reject; q(Δ) is the likeliest share of examples that only A has, if the difference is Δ.
+    comparisons: that are made together, of which this is one.  p is raised to so many times itself, and the interval is made as
+        wide as holds with 1 - 5 % / comparisons: so 95 % is the chance that all of them hold.
     The two are made differently: at the border of significance one can say yes where the other says no.
     Raises ValueError for columns that differ in length, are empty, or hold something else than booleans.
     Papers: McNemar 1947, doi:10.1007/BF02295996; Tango 1998, Statistics in Medicine 17, 891-908.
@@ -92,14 +94,15 @@ def paired(a_hits: ArrayLike, b_hits: ArrayLike) -> Paired:
     if a.dtype != bool or b.dtype != bool or a.ndim != 1 or a.shape != b.shape or not a.size:
         raise ValueError(f"hits must be two columns of as many booleans, got {a.dtype} {a.shape} and {b.dtype} {b.shape}")
     both, only_a, only_b, neither = (int(np.sum(cell)) for cell in (a & b, a & ~b, ~a & b, ~a & ~b))
-    low, high = tango(only_a, only_b, a.size)
+    low, high = tango(only_a, only_b, a.size, level=1 - 0.05 / comparisons)
     p = float(binomtest(only_b, only_a + only_b).pvalue) if only_a + only_b else 1.0
-    return Paired(both, only_a, only_b, neither, 100 * (only_b - only_a) / a.size, 100 * low, 100 * high, p)
+    raised = min(1.0, comparisons * p)
+    return Paired(both, only_a, only_b, neither, 100 * (only_b - only_a) / a.size, 100 * low, 100 * high, raised)
 
 
-def tango(only_a: int, only_b: int, n: int) -> tuple[float, float]:
-    """Tango's 95 % interval for the difference of paired shares (only_b - only_a) / n, in [-1, 1]; see `paired`."""
-    z, observed = norm.ppf(0.975), (only_b - only_a) / n
+def tango(only_a: int, only_b: int, n: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Tango's interval for the difference of paired shares (only_b - only_a) / n, in [-1, 1]; see `paired`."""
+    z, observed = norm.ppf((1 + level) / 2), (only_b - only_a) / n
 
     def statistic(delta: float) -> float:
         middle = only_a + only_b - (2 * n - only_b + only_a) * delta

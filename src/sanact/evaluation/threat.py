@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 Knowledge = Literal["oblivious", "white-box", "adaptive"]
+Effort = Literal["quick", "standard", "thorough"]  # of the adaptive attacker
 Radius = float | Literal["usual"]  # in L2, for attacks that seek the nearest example
 
 KNOWLEDGE: dict[Knowledge, str] = {

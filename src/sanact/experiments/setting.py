@@ -13,9 +13,8 @@ from sanact.attacks import CW, FGSM, PGD, Attack
 from sanact.data import Data, load_data
 from sanact.defenses import Defense
 from sanact.engine import Engine, Outlook, outlook, run
-from sanact.evaluation.adaptive import Effort
 from sanact.evaluation.cell import Cell, cells
-from sanact.evaluation.threat import KNOWLEDGE, Knowledge
+from sanact.evaluation.threat import KNOWLEDGE, Effort, Knowledge
 from sanact.models import load_model
 from sanact.plan import Plan
 from sanact.sanitizers import Sanitizer

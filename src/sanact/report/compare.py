@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from sanact.evaluation.rows import accuracy, header, hits, part, read_rows, verdict_of
-from sanact.evaluation.statistics import Accuracy, Paired, holm, paired
+from sanact.evaluation.statistics import Accuracy, Paired, paired
 from sanact.evaluation.threat import Radius, l2_budget
 from sanact.report.tables import attack_title, defense_name, plan_text
 
@@ -45,7 +45,8 @@ class Side:
 class Comparison:
     """A and B under the same attack on the same examples.
 
-    p: that of ``paired``, raised where several pairs are compared, so that 5 % is the chance of one false alarm among all.
+    paired: its interval is wider, and its p larger, by how many comparisons were made: 5 % is the chance of one false alarm
+        among all.
     """
 
     data: str
@@ -54,20 +55,21 @@ class Comparison:
     a: Side
     b: Side
     paired: Paired
-    p: float
+    comparisons: int = 1
 
     @property
     def sentence(self) -> str:
-        """What follows, in words, and what speaks against it."""
+        """What was measured, whether it may be chance, and what speaks against it."""
         (better, worse), sign = ((self.b, self.a), 1) if self.paired.difference > 0 else ((self.a, self.b), -1)
         low, high = sorted((sign * self.paired.low, sign * self.paired.high))
-        measured = f"{abs(self.paired.difference):.1f} points (95 % {low:.1f} to {high:.1f}), {p_text(self.p)}"
         letters = {id(self.a): "A", id(self.b): "B"}
         first, second = (f"{letters[id(side)]} ({side.name}, {side.knowledge})" for side in (better, worse))
-        if self.p < LEVEL:
-            told = f"{first} is better than {second} by {measured}."
-        else:
-            told = f"no difference between {first} and {second} can be told apart from chance: {measured}."
+        points = f"{abs(self.paired.difference):.1f} points (95 % interval {low:.1f} to {high:.1f})"
+        significant = self.paired.p < LEVEL
+        told = f"{first} {'is better than' if significant else 'is ahead of'} {second} by {points}"
+        told = told if self.paired.difference else f"{first} and {second}: {points}"
+        many = f" after correcting for {self.comparisons} comparisons" if self.comparisons > 1 else ""
+        told += f"; {'' if significant else 'not '}significant{many} ({p_text(self.paired.p)})."
         doubts = "".join(
             f" {letter} is {'an ' * (side.verdict == 'upper bound')}{side.verdict}."
             for letter, side in (("A", self.a), ("B", self.b))
@@ -76,28 +78,31 @@ class Comparison:
         return f"{self.attack}: {told}{doubts}"
 
 
-def compare(a: Path, b: Path, *, l2: Radius | None = None) -> list[Comparison]:
+def compare(
+    a: Path, b: Path, *, against: str | None = None, knowledge: Sequence[str] = (), l2: Radius | None = None
+) -> list[Comparison]:
     """Compare what lies at two paths, files of rows or folders of them.
 
     Two files: whatever they are of, if examples, attack and knowledge are the same.  A folder stands for all its files:
     every two that agree in examples, model, attack, knowledge and seed, and differ in the defense, are compared.
     On an undefended model there is nothing to know, so its rows go with an oblivious attacker's too.
+    against: a defense by name, or "none": only pairs of which one is it.  knowledge: only attackers with one of these.  The
+        fewer pairs are compared, the narrower is each interval, and the smaller each p.
     l2: a budget for attacks that have none; "usual" is that of the data.
     Raises ValueError for two files that say what differs, and where nothing can be compared.
     """
     if a.is_dir() or b.is_dir():
-        pairs = _pairs(_cells(a), None if a.resolve() == b.resolve() else _cells(b))
+        pairs = _pairs(_cells(a), None if a.resolve() == b.resolve() else _cells(b), against, knowledge)
         if not pairs:
             raise ValueError(
                 f"nothing to compare in '{a}' and '{b}': no two files of rows agree in examples, model, attack, knowledge and "
-                "seed, and differ in the defense"
+                "seed, and differ in the defense" + (f", with '{against}' as one of the two" if against else "")
             )
     else:
         pairs = [(a, b)]
         if differing := _differing(*(header(read_rows(path))["cell"] for path in (a, b))):
             raise ValueError(f"'{a}' and '{b}' cannot be compared, they differ in {'; '.join(differing)}")
-    found = [_compare(*pair, l2=l2) for pair in pairs]
-    return [replace(c, p=p) for c, p in zip(found, holm([c.p for c in found]), strict=True)]
+    return [_compare(*pair, comparisons=len(pairs), l2=l2) for pair in pairs]
 
 
 def _cells(path: Path) -> dict[Path, dict[str, Any]]:
@@ -111,16 +116,27 @@ def _cells(path: Path) -> dict[Path, dict[str, Any]]:
     return dict(sorted(cells.items(), key=place))
 
 
-def _pairs(a: Mapping[Path, dict[str, Any]], b: Mapping[Path, dict[str, Any]] | None) -> list[tuple[Path, Path]]:
-    """Those of A and B that may be compared; b None: of A among themselves."""
-    every = itertools.combinations(a, 2) if b is None else itertools.product(a, b)
+def _pairs(
+    a: Mapping[Path, dict[str, Any]],
+    b: Mapping[Path, dict[str, Any]] | None,
+    against: str | None,
+    knowledge: Sequence[str],
+) -> list[tuple[Path, Path]]:
+    """Those of A and B that may be compared, and are wanted; b None: of A among themselves."""
+    every: Iterable[tuple[Path, Path]] = itertools.combinations(a, 2) if b is None else itertools.product(a, b)
     cells = {**a, **(b or {})}
 
     def alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
         same = one["model"]["name"] == other["model"]["name"] and one["seed"] == other["seed"]
         return same and one["defense"] != other["defense"] and not _differing(one, other)
 
-    return [(one, other) for one, other in every if alike(cells[one], cells[other])]
+    def wanted(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+        names = {text for cell in (one, other) for text in (defense_name(cell["defense"]), plan_text(cell["defense"]))}
+        known = {cell["knowledge"] for cell in (one, other) if cell["defense"] is not None}
+        return (against is None or against in names) and (not knowledge or known <= set(knowledge))
+
+    every = [(one, other) for one, other in every if alike(cells[one], cells[other])]
+    return [(one, other) for one, other in every if wanted(cells[one], cells[other])]
 
 
 def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
@@ -138,13 +154,13 @@ def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _compare(a: Path, b: Path, *, l2: Radius | None) -> Comparison:
+def _compare(a: Path, b: Path, *, comparisons: int, l2: Radius | None) -> Comparison:
     tables = [_by_index(read_rows(path)) for path in (a, b)]
     if any(tables[0][column] != tables[1][column] for column in ("index", "label")):
         raise ValueError(f"'{a}' and '{b}' cannot be compared: their headers name the same examples, their rows do not")
     cells = [header(table)["cell"] for table in tables]
     budget = None if "eps" in cells[0]["attack"] else l2_budget(l2, cells[0]["data"]["name"])
-    found = paired(*(np.asarray(hits(table, l2=budget)) for table in tables))
+    hit_a, hit_b = (np.asarray(hits(table, l2=budget)) for table in tables)
     sides = [
         Side(
             name=name,
@@ -163,8 +179,8 @@ def _compare(a: Path, b: Path, *, l2: Radius | None) -> Comparison:
         attack=attack_title(cells[0]["attack"], l2=budget),
         a=sides[0],
         b=sides[1],
-        paired=found,
-        p=found.p,
+        paired=paired(hit_a, hit_b, comparisons=comparisons),
+        comparisons=comparisons,
     )
 
 
@@ -204,7 +220,7 @@ def rich_table(comparisons: Sequence[Comparison]) -> Table:
     for c in comparisons:
         counts = "\n".join(f"{who} {n:,}" for who, n in zip(("both", "only A", "only B", "neither"), c.paired[:4], strict=True))
         difference = f"{c.paired.difference:+.1f}\n{c.paired.low:+.1f} to {c.paired.high:+.1f}"
-        attack, p = c.attack.replace(", ", "\n"), p_text(c.p).removeprefix("p ").removeprefix("= ")
+        attack, p = c.attack.replace(", ", "\n"), p_text(c.paired.p).removeprefix("p ").removeprefix("= ")
         drawn.add_row(attack, _cell(c.a), _cell(c.b), counts, difference, p, end_section=True)
     return drawn
 
@@ -222,7 +238,7 @@ def as_json(comparisons: Iterable[Comparison]) -> list[dict[str, Any]]:
 def _title(comparisons: Sequence[Comparison]) -> str:
     models = ", ".join(dict.fromkeys(side.model for c in comparisons for side in (c.a, c.b)))
     data = ", ".join(dict.fromkeys(f"{c.a.accuracy.n:,} images of {c.data} ({c.split})" for c in comparisons))
-    raised = f", raised for {len(comparisons)} comparisons" if len(comparisons) > 1 else ""
+    raised = f"; intervals of B - A and p corrected for {len(comparisons)} comparisons" if len(comparisons) > 1 else ""
     return f"{models} on {data}: the same for A and B\naccuracy in % with 95 % intervals; p of McNemar's exact test{raised}"
 
 

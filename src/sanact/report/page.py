@@ -21,7 +21,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
 
-from sanact.evaluation.rows import Parts, header, part, read_rows, verdict_of
+from sanact.evaluation.rows import Parts, header, hits, part, read_rows, verdict_of
+from sanact.evaluation.statistics import Paired, paired
 from sanact.evaluation.threat import KNOWLEDGE, Radius
 from sanact.report.figures import accuracy_by_budget
 from sanact.report.inside import draw
@@ -119,7 +120,7 @@ def write_page(sources: Sequence[Path], *, l2: Radius | None = "usual") -> str:
         sections=sections,
         figures=figures,
         knowledge=KNOWLEDGE,
-        suspect=SUSPECT,
+        suspect=SUSPECT if any(run.verdict.startswith("suspect") for one in sections for run in one.runs) else "",
         left_out=room.refused,
         sources=[str(source) for source in sources],
     )
@@ -162,7 +163,7 @@ def _section(title: str, tables: Mapping[Path, pa.Table], l2: Radius | None, roo
     adaptive = [r for r in found if r.knowledge == "adaptive"]
     return Section(
         title,
-        _facts(found),
+        _facts(found, {path.name: rows for path, rows in tables.items()}),
         "" if adaptive else "No adaptive attacker was run: nothing here says what is left against one who knows the defense.",
         list(_balls(found)),
         _svg(curve, f"Accuracy over the budget: {title}") if curve else None,
@@ -172,29 +173,39 @@ def _section(title: str, tables: Mapping[Path, pa.Table], l2: Radius | None, roo
     )
 
 
-def _facts(found: Sequence[Result]) -> list[Fact]:
-    """What each defense adds to the undefended model against an attacker who knows it, where it adds most and where least."""
+def _facts(found: Sequence[Result], tables: Mapping[str, pa.Table]) -> list[Fact]:
+    """What each defense adds to the undefended model against an attacker who knows it, where it adds most and where least.
+
+    tables: rows by file.  The differences are paired, image by image, and corrected for how many of them there are.
+    """
     left = _by_ball(found, "adaptive")
     replayed, base = _by_ball(found, "oblivious"), left.pop("none", {})
+    right = {r.rows: np.asarray(hits(tables[r.rows].sort_by("index"))) for own in (base, *left.values()) for r in own.values()}
+    many = sum(ball in base for own in left.values() for ball in own)
     facts = []
     for name, own in left.items():
-        gains = {ball: own[ball].accuracy.value - base[ball].accuracy.value for ball in own if ball in base}
+        both = [ball for ball in own if ball in base]
+        gains = {ball: paired(right[base[ball].rows], right[own[ball].rows], comparisons=many) for ball in both}
         if not gains:
             least = min(own.values(), key=lambda r: r.accuracy.value)
             facts.append(Fact(name, f"{least.accuracy.value:.1f} % left", _left(least, None) + "."))
             continue
-        best, worst = max(gains, key=gains.__getitem__), min(gains, key=gains.__getitem__)
-        told = _left(own[best], base[best])
+        best, worst = (end(gains, key=lambda ball: gains[ball].difference) for end in (max, min))
+        told = f"{_interval(gains[best])}. {_left(own[best], base[best])}"
         if other := replayed.get(name, {}).get(best):
             told += f", and {_family(other)} when it is replayed {other.accuracy.value:.1f} %"
-        if gains[worst] < 0:
-            told += f". Where it adds least, {gains[worst]:+.1f} points: {_left(own[worst], base[worst])}"
+        if gains[worst].difference < 0:
+            told += f". Where it adds least, {gains[worst].difference:+.1f} points: {_left(own[worst], base[worst])}"
         suspect = any(r.suspect for ball in gains for r in (own[ball], base[ball]))
-        adds = own[best].accuracy.low > base[best].accuracy.high
-        harms = own[worst].accuracy.high < base[worst].accuracy.low
+        adds, harms = gains[best].low > 0, gains[worst].high < 0
         tone = "bad" if suspect or (harms and not adds) else "good" if adds and not harms else ""
-        facts.append(Fact(name, f"{gains[best]:+.1f} points at most", told + ".", tone))
+        facts.append(Fact(name, f"{gains[best].difference:+.1f} points at most", told + ".", tone))
     return facts
+
+
+def _interval(gain: Paired) -> str:
+    told = f"95 % interval {gain.low:+.1f} to {gain.high:+.1f}, image by image"
+    return told + ", which holds 0: it may be chance" * (gain.low <= 0 <= gain.high)
 
 
 def _by_ball(found: Sequence[Result], knowledge: str) -> dict[str, dict[tuple[str, float | None], Result]]:

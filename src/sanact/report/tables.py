@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from sanact.evaluation.rows import (
     Detection,
@@ -44,6 +46,7 @@ TITLES = {
     "adaptive": "worst case",
 }
 CLEAN = "clean"
+GAP = 2  # characters between two columns on a terminal
 BELOW = "▼ below the paper's figure"
 BOUND = "upper bound: the effort of the attacker is small, and more of it may leave less"
 SUSPECT = (
@@ -318,9 +321,7 @@ def grid(found: Sequence[Result], knowledge: Knowledge, columns: Sequence[str] =
     notes = [f"{name}: {plan}" for plan, name in names.items() if name != plan]
     notes += [f"{name}: of {n:,} images" for name, n in _other_counts(rows, first.accuracy.n)]
     notes += [BELOW] * any(_below(result) for result in chosen)
-    suspects = [f"{r.defense}, {r.attack}: {r.verdict}" for r in chosen if r.suspect]
-    notes += [BOUND] * any(result.verdict == "upper bound" for result in chosen)
-    notes += [SUSPECT] * any(result.verdict for result in chosen) + suspects
+    notes += [f"{r.defense}, {r.attack}: {r.verdict}" for r in chosen if r.suspect]
     return Grid(title, columns, rows, notes)
 
 
@@ -370,19 +371,55 @@ def _short(config: Mapping[str, Any]) -> str:
     return ":".join(filter(None, (config["name"], ",".join(given))))
 
 
-def rich_table(table: Grid | Listing) -> Table:
-    """For the terminal."""
-    drawn = Table(box=SIMPLE_HEAD, pad_edge=False, caption="\n".join(table.notes), caption_justify="left")
-    drawn.add_column(table.first)
-    for column in table.columns:
-        drawn.add_column(column.replace(", ", "\n"), justify="right")
-    for name, texts in table.texts("\n").items():
-        drawn.add_row(name, *texts, end_section=isinstance(table, Grid))
-    return drawn
+def words(tables: Iterable[Grid | Listing]) -> list[str]:
+    """What the verdicts mean that stand in some tables."""
+    found = {result.word for table in tables if isinstance(table, Grid) for result in _cells(table)}
+    return [BOUND] * ("upper bound" in found) + [SUSPECT] * ("suspect" in found)
 
 
-def markdown(table: Grid | Listing) -> str:
-    """For a README."""
+def _cells(table: Grid) -> Iterator[Result]:
+    return (result for cells in table.rows.values() for result in cells if result is not None)
+
+
+def rich_tables(table: Grid | Listing, width: int) -> list[Table | Text]:
+    """For a terminal of this width: as many tables below each other as it takes to break no word, then the notes."""
+    names = {name: re.sub(r",(?=[a-z])", ", ", name) for name in table.rows}  # so that a long plan may be broken there
+    texts = {names[name]: row for name, row in table.texts("\n").items()}
+    columns = [[head.replace(", ", "\n"), *(row[place] for row in texts.values())] for place, head in enumerate(table.columns)]
+    first, sizes = _longest([table.first, *texts]), [_longest(column) for column in columns]
+    drawn: list[Table | Text] = []
+    for places in _rows_of(sizes, width - first):
+        one = Table(box=SIMPLE_HEAD, pad_edge=False)
+        one.add_column(table.first, min_width=first)
+        for place in places:
+            one.add_column(columns[place][0], justify="right", min_width=sizes[place])
+        for name, row in texts.items():
+            one.add_row(name, *(row[place] for place in places), end_section=isinstance(table, Grid))
+        drawn.append(one)
+    return [*drawn, *map(Text, table.notes)]
+
+
+def _rows_of(sizes: Sequence[int], width: int) -> list[list[int]]:
+    """The places of columns of these sizes, as many in a row as fit in the width, one at least."""
+    rows: list[list[int]] = [[]]
+    for place, size in enumerate(sizes):
+        if rows[-1] and sum(GAP + sizes[other] for other in rows[-1]) + GAP + size > width:
+            rows.append([])
+        rows[-1].append(place)
+    return rows
+
+
+def _longest(texts: Iterable[str]) -> int:
+    """Characters of the longest word."""
+    return max((len(word) for text in texts for word in text.split()), default=0)
+
+
+def markdown(*tables: Grid | Listing) -> str:
+    """For a README: the tables, and below them, once, what the words in them mean."""
+    return "\n".join([*map(_markdown, tables), *(f"- {word}\n" for word in words(tables))])
+
+
+def _markdown(table: Grid | Listing) -> str:
     lines = [
         f"**{table.title.splitlines()[0]}**",
         "",
@@ -398,7 +435,7 @@ def markdown(table: Grid | Listing) -> str:
 def _html(table: Grid | Listing) -> str:
     """For a notebook."""
     rows = [[name, *texts] for name, texts in table.texts("\n").items()]
-    return html_table(table.title, [table.first, *table.columns], rows, table.notes)
+    return html_table(table.title, [table.first, *table.columns], rows, [*table.notes, *words([table])])
 
 
 def as_json(grids: Iterable[Grid]) -> list[dict[str, Any]]:

@@ -11,8 +11,7 @@ if TYPE_CHECKING:
 
     from sanact.attacks import Attack
     from sanact.data import Data
-    from sanact.evaluation.adaptive import Effort
-    from sanact.evaluation.threat import Knowledge
+    from sanact.evaluation.threat import Effort, Knowledge
     from sanact.report.search import Search
     from sanact.search.study import Study
 

@@ -18,11 +18,10 @@ from sanact.attacks import Attack
 from sanact.data import Data, Integers
 from sanact.device import one_thread
 from sanact.engine.finished import is_done, tidy
-from sanact.evaluation.adaptive import Effort
 from sanact.evaluation.cell import Cell, cells
 from sanact.evaluation.judge import Bench, Case, circumstances
 from sanact.evaluation.rows import hits, read_rows, write_rows
-from sanact.evaluation.threat import Knowledge, Radius, l2_budget
+from sanact.evaluation.threat import Effort, Knowledge, Radius, l2_budget
 from sanact.parts import parts_of
 from sanact.report.tables import attack_title
 from sanact.search.candidate import Candidate, defense_of

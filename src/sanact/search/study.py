@@ -22,8 +22,7 @@ from sanact.data import Data
 from sanact.defenses import Defense
 from sanact.device import pick_device
 from sanact.engine import WORKERS, folder
-from sanact.evaluation.adaptive import Effort
-from sanact.evaluation.threat import KNOWLEDGE, Knowledge, Radius, usual_eps
+from sanact.evaluation.threat import KNOWLEDGE, Effort, Knowledge, Radius, usual_eps
 from sanact.files import alone, replacing
 from sanact.plan import Plan
 from sanact.progress import progress_bar

@@ -12,11 +12,11 @@ import pyarrow.compute as pc
 
 from sanact.data import Data
 from sanact.engine import run
-from sanact.evaluation.adaptive import Effort
 from sanact.evaluation.cell import Cell
 from sanact.evaluation.rows import header as header_of
 from sanact.evaluation.rows import hits, read_rows, verdict_of
 from sanact.evaluation.statistics import paired
+from sanact.evaluation.threat import Effort
 from sanact.files import replacing
 from sanact.report.search import JUDGED, Search, card, read_search
 from sanact.report.tables import attack_title

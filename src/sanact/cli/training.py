@@ -1,0 +1,154 @@
+"""The verb that trains."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sanact.cli.options import (
+    DATA,
+    MODEL,
+    PLAN,
+    Classes,
+    ClassNames,
+    Device,
+    ImageColumn,
+    Json,
+    LabelColumn,
+    Quiet,
+    Seed,
+    Verbose,
+    command_line,
+    path,
+    read_class_names,
+)
+
+
+def train(
+    model: Annotated[str, typer.Argument(help=MODEL, show_default=False)],
+    data: Annotated[str, typer.Option(help=DATA)] = "digits",
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    class_names: ClassNames = None,
+    out: Annotated[
+        Path, typer.Option(parser=path, metavar="PATH", help="Safetensors file; a card in Markdown is put beside it.")
+    ] = Path("weights.safetensors"),
+    start: Annotated[Path | None, typer.Option(help="File of weights to start from.", show_default="fresh ones")] = None,
+    validation: Annotated[
+        int | None, typer.Option(min=1, help="Training images to hold out, with equal class shares.", show_default="a twelfth")
+    ] = None,
+    examples: Annotated[
+        int | None, typer.Option(min=1, help="Training images, with the class shares of the whole.", show_default="all")
+    ] = None,
+    classes: Classes = None,
+    attack: Annotated[
+        str | None,
+        typer.Option("--attack", "-a", help="Train on its examples: pgd:eps=0.3,steps=7.", show_default="on the images"),
+    ] = None,
+    defense: Annotated[
+        str | None,
+        typer.Option(
+            help="Train for it, as in pgd-at:eps=0.3. Afterwards NAME:…,weights=FILE is what evaluate takes.",
+            show_default="none",
+        ),
+    ] = None,
+    plan: Annotated[
+        str | None,
+        typer.Option("--plan", "-p", help=PLAN + " The network is trained with them inside.", show_default="none"),
+    ] = None,
+    gradient: Annotated[
+        str | None,
+        typer.Option(
+            help="What attack and training differentiate in place of the sanitizers: exact, identity, the name of a surrogate, "
+            "or drawn, another each step.",
+            show_default="exact",
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.", show_default="50")] = None,
+    lr: Annotated[float | None, typer.Option(help="Step size.", show_default="0.01")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Examples a step.", show_default="128")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="Of the step size: constant, cosine, one-cycle.", show_default="constant")
+    ] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of all weights, per step.", show_default="0")] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="Share of all classes alike.", show_default="0")] = None,
+    crop: Annotated[int | None, typer.Option(help="Move images by up to so many pixels.", show_default="0")] = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Mirror images half of the time.")] = False,
+    cutout: Annotated[int | None, typer.Option(help="Lose a square of so many pixels a side.", show_default="0")] = None,
+    ema: Annotated[
+        float | None, typer.Option(help="Keep the average of the weights, with this decay per step.", show_default="0")
+    ] = None,
+    mixed_precision: Annotated[bool, typer.Option("--mixed-precision", help="The forward pass in bfloat16.")] = False,
+    channels_last: Annotated[
+        bool, typer.Option("--channels-last", help="Channels innermost in memory: faster for colour images.")
+    ] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="With torch.compile.")] = False,
+    half: Annotated[bool, typer.Option("--half", help="Save the weights in 16 bits.")] = False,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Folder for the metrics of each epoch; they are in a CSV file in any case.")
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model and save its weights with a card that says how.
+
+    The recipe is Carlini and Wagner's for MNIST-CNN. An interrupted training goes on where it was. Beside the weights lie their
+    card, in Markdown, and loss, accuracies and step size of each epoch, as CSV.
+
+    Example: sanact train mnist-cnn --data mnist --out mnist.safetensors
+    Example: sanact train mnist-cnn --data mnist --defense pgd-at:eps=0.3 --epochs 8 --lr 0.03 --out pgd.safetensors
+    Example: sanact train mnist-cnn --data mnist --defense pgd-at:eps=0.3 --plan smooth-mask:learnable=true --gradient drawn
+    --out smooth.safetensors; then sanact evaluate mnist-cnn --weights smooth.safetensors
+    Example: sanact train resnet18:width=24 --data cifar10 --epochs 25 --schedule one-cycle --lr 0.2 --weight-decay 5e-4
+    --crop 4 --flip --mixed-precision --channels-last
+    """
+    from sanact.attacks import ATTACKS
+    from sanact.defenses import Trained
+    from sanact.naming import read_defense, read_plan
+    from sanact.objectives import Adversarial
+    from sanact.spec import parse
+    from sanact.training import Recipe, train_and_save
+
+    if attack and defense:
+        raise ValueError(
+            f"a network is trained on an attack or for a defense, got --attack {attack} and --defense {defense} (train)"
+        )
+    if gradient and not plan:
+        raise ValueError(f"a gradient is of the sanitizers of a plan, got --gradient {gradient} and no --plan (train)")
+    wanted = read_defense(defense) if defense else None
+    if wanted is not None and not isinstance(wanted, Trained):
+        raise ValueError(f"defense must be one that trains a network, got {wanted.name}, which is {wanted.kind} (train)")
+    given: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "schedule": schedule}
+    given |= {"weight_decay": weight_decay, "label_smoothing": label_smoothing, "crop": crop, "flip": flip}
+    given |= {"cutout": cutout, "ema": ema}
+    given |= {"mixed_precision": mixed_precision, "channels_last": channels_last, "compile": compiled}
+    recipe = Recipe(**{key: value for key, value in given.items() if value is not None})
+    card = train_and_save(
+        model,
+        data,
+        out,
+        recipe,
+        start=start,
+        plan=read_plan(plan) if plan else None,
+        gradient=gradient or "exact",
+        validation=validation,
+        examples=examples,
+        classes=classes or (),
+        image=image_column,
+        label=label_column,
+        names=read_class_names(class_names),
+        half=half,
+        objective=Adversarial(parse("attack", ATTACKS, attack)) if attack else None,  # type: ignore[arg-type]  # it checks
+        defense=wanted,
+        device=device,
+        command=command_line(),
+        tensorboard=tensorboard,
+        progress=not quiet,
+    )
+    typer.echo(json.dumps(card, indent=2) if as_json else f"{card['test accuracy']} of the test split; saved to {out}")

@@ -1,0 +1,106 @@
+"""From what a run file asks for to cells, and from their rows to tables."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from sanact.attacks import ATTACKS, Attack
+from sanact.data import load_data
+from sanact.defenses import Defense
+from sanact.device import pick_device
+from sanact.engine import folder
+from sanact.evaluation.cell import Cell, cells
+from sanact.evaluation.threat import KNOWLEDGE, usual_eps
+from sanact.graph import input_shape
+from sanact.naming import read_defense, read_model, read_source, usual_source, with_stand_ins
+from sanact.parts import removable
+from sanact.preserve import copied
+from sanact.report.tables import Grid, grid, results
+from sanact.run_file import Net, RunFile
+from sanact.spec import parse
+from sanact.values import shown
+
+log = logging.getLogger(__name__)
+
+
+def cells_of(run: RunFile, *, dry_run: bool = False, progress: bool = False) -> list[Cell]:
+    """The cells of a run, network by network.
+
+    dry_run: fit no network whose examples would be tried; see `naming.read_source`.
+    Raises ValueError for what cannot be read, and where no attack has a budget for the attacker that is asked for.
+    """
+    pick_device(run.device)
+    folder(run.out)
+    eps = usual_eps(run.data)
+    attacks = [parse("attack", ATTACKS, text) for text in run.attacks or (f"fgsm:eps={eps}", f"pgd:eps={eps}")]
+    if twice := [one for one in attacks if attacks.count(one) > 1]:
+        raise ValueError(f"each attack must be given once, got {twice[0]!r} twice (evaluate)")
+    defenses = [read_defense(text) for text in run.defenses]
+    judged = [cell for net in run.models for cell in _of_net(net, run, attacks, defenses, dry_run, progress)]
+    if not judged:
+        raise ValueError(f"nothing to judge: no attack has a budget for the {', '.join(run.knowledge)} attacker (evaluate)")
+    return judged
+
+
+def _of_net(
+    net: Net, run: RunFile, attacks: Sequence[Attack], defenses: Sequence[Defense], dry_run: bool, progress: bool
+) -> list[Cell]:
+    network, whole = read_model(net.name, run.data, run.split, net.weights, found_by=run.found_by)
+    network = with_stand_ins(network, net.stand_ins)
+    whole = whole.only(run.classes) if run.classes else whole
+    chosen = whole.sample(run.examples or min(1000, len(whole)), seed=run.seed)
+    learns = any(one.needs_data for one in defenses)
+    clean = load_data(run.data, "train", shape=input_shape(network), **run.found_by) if learns else None
+    wanted = run.source or usual_source(net.name, net.weights, run.effort) if "adaptive" in run.knowledge else "none"
+    judged = undefended_and_defended(network, defenses)
+    source = read_source(wanted, chosen, out=run.out, seed=run.seed, dry_run=dry_run, progress=progress, found_by=run.found_by)
+    return [
+        cell
+        for one in judged
+        for cell in cells(
+            chosen,
+            one,
+            net.title,
+            [None, *defenses],
+            attacks,
+            run.knowledge,  # type: ignore[arg-type]  # checked where it came in
+            seed=run.seed,
+            calibration=clean and clean.sample(min(1000, len(clean)), seed=run.seed),
+            effort=run.effort,
+            l2=run.l2,
+            source=source,
+        )
+    ]
+
+
+def undefended_and_defended(network: nn.Module, defenses: Sequence[Defense]) -> list[nn.Module]:
+    """The networks to be judged: this one, and before it, where it has parts inside, a copy in which all are bypassed.
+
+    Raises ValueError for defenses that would come on top of such parts.
+    """
+    inside = ", ".join(map(str, removable(network)))
+    if not inside:
+        return [network]
+    if defenses:
+        came = shown([one.name for one in defenses])
+        raise ValueError(f"the model is defended from inside ({inside}): other defenses cannot be added, got {came} (evaluate)")
+    log.warning("the model is defended from inside (%s): it is judged as it is, and beside it without them", inside)
+    bare = copied(network)
+    for part in removable(bare):
+        part.bypassed = True
+    return [bare, network]
+
+
+def tables_of(run: RunFile, paths: Sequence[Path]) -> list[Grid]:
+    """Of each network a table a knowledge, that of the attacker who knows most first."""
+    found = results(paths, l2=run.l2)
+    grids = []
+    for name in dict.fromkeys(result.model for result in found):
+        own = [result for result in found if result.model == name]
+        known = {result.knowledge for result in own}
+        grids += [grid(own, one) for one in reversed(KNOWLEDGE) if one in known]
+    return grids
