@@ -46,7 +46,7 @@ def defenses(name: Name = None, as_json: Json = False) -> None:
 
     from sanact.defenses import DEFENSES
 
-    card: dict[str, str] = {}
+    card: dict[str, Any] = {}
     if name in DEFENSES:
         kind = DEFENSES[name]
         card = {"kind": kind.kind if isinstance(kind.kind, str) else inspect.getdoc(kind.kind) or "", **asdict(kind.card)}
@@ -54,7 +54,7 @@ def defenses(name: Name = None, as_json: Json = False) -> None:
 
 
 def _list(
-    kind: str, known: Mapping[str, Any], name: str | None, as_json: bool, example: str, card: Mapping[str, str] | None = None
+    kind: str, known: Mapping[str, Any], name: str | None, as_json: bool, example: str, card: Mapping[str, Any] | None = None
 ) -> None:
     """All of a kind with a sentence each; or of one the card, the parameters and the docstring."""
     from rich.table import Table
@@ -65,14 +65,14 @@ def _list(
         raise ValueError(f"{kind} must be one of {', '.join(known)}, got '{name}'{meant(name, known)} ({kind}s)")
     texts = {one: inspect.getdoc(known[one]) or "" for one in known}
     if name is None:
-        shown = {one: text.splitlines()[0] for one, text in texts.items()}
+        shown: dict[str, Any] = {one: text.splitlines()[0] for one, text in texts.items()}
     else:
         shown = {kind: name, "does": texts[name].splitlines()[0], **(card or {}), "arguments": _arguments(known[name])}
     if as_json:
         return typer.echo(json.dumps(shown, indent=2))
     table = Table(box=None, show_header=False, pad_edge=False)
     for one, text in shown.items():
-        table.add_row(one, text)
+        table.add_row(one, ", ".join(f"{key}: {value}" for key, value in text.items()) if isinstance(text, dict) else str(text))
     console().print(table, highlight=False, markup=False)
     if name is not None:
         typer.echo("\n" + texts[name])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,6 +92,7 @@ def train(
     tensorboard: Annotated[
         Path | None, typer.Option(help="Folder for the metrics of each epoch; they are in a CSV file in any case.")
     ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Overwrite finished weights of another training unasked.")] = False,
     seed: Seed = 0,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -124,6 +127,7 @@ def train(
     wanted = read_defense(defense) if defense else None
     if wanted is not None and not isinstance(wanted, Trained):
         raise ValueError(f"defense must be one that trains a network, got {wanted.name}, which is {wanted.kind} (train)")
+    spare(out, yes)
     given: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seed": seed, "schedule": schedule}
     given |= {"weight_decay": weight_decay, "label_smoothing": label_smoothing, "crop": crop, "flip": flip}
     given |= {"cutout": cutout, "ema": ema}
@@ -152,3 +156,22 @@ def train(
         progress=not quiet,
     )
     typer.echo(json.dumps(card, indent=2) if as_json else f"{card['test accuracy']} of the test split; saved to {out}")
+
+
+SAID = ("--yes", "-y", "--quiet", "-q", "--verbose", "--json")  # options that change no weights
+
+
+def spare(out: Path, yes: bool) -> None:
+    """Ask before finished weights are overwritten that another command made; where nobody can be asked, ValueError."""
+    from sanact.models import read_card
+
+    if yes or not out.is_file():
+        return
+    made_by = read_card(out).get("command", "")
+    asked, before = ([word for word in shlex.split(text) if word not in SAID] for text in (command_line(), made_by))
+    if asked == before:
+        return
+    told = f"'{out}' holds finished weights of another training" + f" ({made_by})" * bool(made_by)
+    if not sys.stdin.isatty():
+        raise ValueError(f"{told}; choose another --out, or overwrite them with --yes")
+    typer.confirm(f"{told}. Overwrite them?", abort=True, err=True)
