@@ -22,6 +22,7 @@ from sanact.defenses.jpeg import JPEGCompression
 from sanact.defenses.kwta_network import KWTANetwork
 from sanact.defenses.lid import LocalIntrinsicDimensionality
 from sanact.defenses.naive_training import NaiveAdversarialTraining
+from sanact.defenses.odds import OddsAreOdd
 from sanact.defenses.pixel_defend import PixelDefend
 from sanact.defenses.quilting import ImageQuilting
 from sanact.defenses.random_resize_pad import RandomResizingPadding
@@ -44,6 +45,7 @@ DEFENSES: dict[str, type[Defense]] = {
     "feature-squeezing": FeatureSqueezing,
     "pixel-defend": PixelDefend,
     "lid": LocalIntrinsicDimensionality,
+    "odds": OddsAreOdd,
     "region-voting": RegionVoting,
     "deep-cloak": DeepCloak,
     "ecoc": ECOC,
@@ -73,6 +75,7 @@ __all__ = [
     "KWTANetwork",
     "LocalIntrinsicDimensionality",
     "NaiveAdversarialTraining",
+    "OddsAreOdd",
     "PGDAdversarialTraining",
     "PixelDefend",
     "RandomResizingPadding",

@@ -54,11 +54,15 @@ class Detector(Part):
         if self.bypassed:
             plain: Tensor = network(x)
             return plain
-        if self.threshold.isnan():
-            raise RuntimeError(f"fit it to clean images first ({self})")
+        self.check_fitted()
         logits, score = self.examine(network, x)
         above = self.scale * (score - self.threshold)
         return torch.cat([logits, (logits.amax(1) + above)[:, None]], 1)
+
+    def check_fitted(self) -> None:
+        """Raise RuntimeError before `fit`."""
+        if self.threshold.isnan():
+            raise RuntimeError(f"fit it to clean images first ({self})")
 
     @torch.no_grad()
     def fit(self, network: nn.Module, data: Data, *, false_alarms: float = FALSE_ALARMS, batch_size: int = 100) -> None:
@@ -105,3 +109,27 @@ class Refusing(Around):
     @property
     def refuses(self) -> bool:
         return not self.detector.bypassed
+
+
+class Corrector(Detector):
+    """A detector that knows another answer where it is suspicious."""
+
+    @abstractmethod
+    def correct(self, network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The classifier's logits, (N, K), the score, (N,), and the logits that count where the score is too high, (N, K)."""
+
+
+class Correcting(Around):
+    """A network that answers otherwise where its detector is suspicious: x in [0, 1] → K logits.  It refuses nothing."""
+
+    def __init__(self, network: nn.Module, detector: Corrector) -> None:
+        super().__init__(network)
+        self.detector = detector.train(network.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.detector.bypassed:
+            plain: Tensor = self.network(x)
+            return plain
+        self.detector.check_fitted()
+        logits, score, corrected = self.detector.correct(self.network, x)
+        return torch.where((score > self.detector.threshold)[:, None], corrected, logits)
