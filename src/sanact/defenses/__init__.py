@@ -22,6 +22,7 @@ from sanact.defenses.jpeg import JPEGCompression
 from sanact.defenses.kwta_network import KWTANetwork
 from sanact.defenses.lid import LocalIntrinsicDimensionality
 from sanact.defenses.naive_training import NaiveAdversarialTraining
+from sanact.defenses.magnet import MagNet
 from sanact.defenses.odds import OddsAreOdd
 from sanact.defenses.pixel_defend import PixelDefend
 from sanact.defenses.quilting import ImageQuilting
@@ -44,6 +45,7 @@ DEFENSES: dict[str, type[Defense]] = {
     "k-wta-net": KWTANetwork,
     "feature-squeezing": FeatureSqueezing,
     "pixel-defend": PixelDefend,
+    "magnet": MagNet,
     "lid": LocalIntrinsicDimensionality,
     "odds": OddsAreOdd,
     "region-voting": RegionVoting,
@@ -75,6 +77,7 @@ __all__ = [
     "KWTANetwork",
     "LocalIntrinsicDimensionality",
     "NaiveAdversarialTraining",
+    "MagNet",
     "OddsAreOdd",
     "PGDAdversarialTraining",
     "PixelDefend",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -131,6 +134,12 @@ class Around(nn.Module):
     def refuses(self) -> bool:
         """Whether the last logit means that the image is refused."""
         return refuses(self.network)
+
+
+def hash_of(name: str, ours: Mapping[str, str]) -> str:
+    """Of a file of weights, ours by their name or another by its path; "" where there is none."""
+    path = Path(str(files("sanact.models") / "weights" / ours[name])) if name in ours else Path(name)
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
 
 
 def inside(model: nn.Module, change: Callable[[nn.Module], nn.Module]) -> nn.Module:

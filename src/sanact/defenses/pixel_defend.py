@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from sanact.data import Data
-from sanact.defenses.base import Card, Defense, Kind
+from sanact.defenses.base import Card, Defense, Kind, hash_of
 from sanact.defenses.detector import Detector, Refusing
 from sanact.defenses.transforming import Transformed
 from sanact.density import WEIGHTS, load_density
@@ -60,9 +57,7 @@ class PixelDefend(Defense):
 
     @property
     def files(self) -> str:
-        own = Path(str(files("sanact.models") / "weights" / WEIGHTS.get(self.density, "none")))
-        path = own if self.density in WEIGHTS else Path(self.density)
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
+        return hash_of(self.density, WEIGHTS)
 
 
 class LikelihoodDetector(Detector):

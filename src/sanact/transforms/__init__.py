@@ -6,6 +6,7 @@ from sanact.transforms.crop_rescale import CropRescale
 from sanact.transforms.jpeg import JPEG
 from sanact.transforms.pixel_defend import Purification
 from sanact.transforms.quilting import Quilting
+from sanact.transforms.reformer import Reformer
 from sanact.transforms.resize_pad import RandomResizePad
 from sanact.transforms.smoothing import MedianSmoothing, NLMeansSmoothing
 from sanact.transforms.sparse_fourier import SparseFourier
@@ -17,6 +18,7 @@ TRANSFORMS: dict[str, type[Transform]] = {
     "median-smoothing": MedianSmoothing,
     "nl-means-smoothing": NLMeansSmoothing,
     "pixel-defend": Purification,
+    "reformer": Reformer,
     "random-resize-pad": RandomResizePad,
     "jpeg": JPEG,
     "tv-minimization": TVMinimization,
@@ -36,6 +38,7 @@ __all__ = [
     "Purification",
     "Quilting",
     "RandomResizePad",
+    "Reformer",
     "SparseFourier",
     "ThermometerEncoding",
     "TVMinimization",

@@ -1,0 +1,28 @@
+"""MagNet's reformer: an image becomes what an autoencoder of clean images makes of it."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sanact.autoencoders import load_autoencoders
+from sanact.transforms.base import Transform
+
+
+class Reformer(Transform):
+    """The reconstruction of an image by the autoencoder that pools.
+
+    autoencoders: ours, "mnist", or a file that ``python -m sanact.autoencoders.train`` wrote.
+    Raises ValueError for images with other channels than they were trained on.
+    Paper: Meng and Chen 2017, arXiv:1705.09064.  Broken: Carlini and Wagner 2017, arXiv:1711.08478.
+    """
+
+    def __init__(self, autoencoders: str = "mnist") -> None:
+        super().__init__()
+        self.autoencoders = str(autoencoders)
+        self.model = load_autoencoders(autoencoders).requires_grad_(False)
+
+    def transform(self, x: Tensor) -> Tensor:
+        if x.shape[1] != self.model.channels:
+            raise ValueError(f"images must have {self.model.channels} channels, got {x.shape[1]} ({self})")
+        reformed: Tensor = self.model.pooled(x)
+        return reformed
