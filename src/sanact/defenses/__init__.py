@@ -16,13 +16,14 @@ from sanact.defenses.distillation import DefensiveDistillation
 from sanact.defenses.ecoc import ECOC
 from sanact.defenses.ensemble_training import EnsembleAdversarialTraining
 from sanact.defenses.feature_squeezing import FeatureSqueezing
+from sanact.defenses.filter_statistics import FilterStatistics
 from sanact.defenses.gradient_regularization import UnifiedGradientRegularization
 from sanact.defenses.input_gradient import InputGradientRegularization
 from sanact.defenses.jpeg import JPEGCompression
 from sanact.defenses.kwta_network import KWTANetwork
 from sanact.defenses.lid import LocalIntrinsicDimensionality
-from sanact.defenses.naive_training import NaiveAdversarialTraining
 from sanact.defenses.magnet import MagNet
+from sanact.defenses.naive_training import NaiveAdversarialTraining
 from sanact.defenses.odds import OddsAreOdd
 from sanact.defenses.pixel_defend import PixelDefend
 from sanact.defenses.quilting import ImageQuilting
@@ -46,6 +47,7 @@ DEFENSES: dict[str, type[Defense]] = {
     "feature-squeezing": FeatureSqueezing,
     "pixel-defend": PixelDefend,
     "magnet": MagNet,
+    "filter-statistics": FilterStatistics,
     "lid": LocalIntrinsicDimensionality,
     "odds": OddsAreOdd,
     "region-voting": RegionVoting,
@@ -61,8 +63,8 @@ DEFENSES: dict[str, type[Defense]] = {
 }
 
 __all__ = [
-    "ECOC",
     "DEFENSES",
+    "ECOC",
     "Card",
     "Chain",
     "CropEnsemble",
@@ -72,12 +74,13 @@ __all__ = [
     "EnsembleAdversarialTraining",
     "FeatureSqueezing",
     "ImageQuilting",
+    "FilterStatistics",
     "InputGradientRegularization",
     "JPEGCompression",
     "KWTANetwork",
     "LocalIntrinsicDimensionality",
-    "NaiveAdversarialTraining",
     "MagNet",
+    "NaiveAdversarialTraining",
     "OddsAreOdd",
     "PGDAdversarialTraining",
     "PixelDefend",

@@ -68,6 +68,13 @@ def layer_outputs(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Ite
         yield seen
 
 
+def check_both(normal: Tensor, adversarial: Tensor, where: object) -> None:
+    """Raise ValueError unless there are images, or features, of both kinds."""
+    if not len(normal) or not len(adversarial):
+        came = f"{len(normal)} and {len(adversarial)}"
+        raise ValueError(f"it must be fitted to normal and to adversarial images, got {came} ({where})")
+
+
 def won_by(network: nn.Module, data: Data, attack: Attack, where: object) -> tuple[Tensor, Tensor]:
     """Images that the network classifies correctly, and adversarial examples of them that it does not, each (N, C, H, W).
 

@@ -14,7 +14,7 @@ from sanact.attacks import PGD
 from sanact.data import Data
 from sanact.defenses.base import Card, Defense, Kind
 from sanact.defenses.detector import Refusing
-from sanact.defenses.layers import LayerDetector, won_by
+from sanact.defenses.layers import LayerDetector, check_both, won_by
 from sanact.device import one_thread
 from sanact.values import POSITIVE, Rules, Whole
 
@@ -110,10 +110,7 @@ class LIDDetector(LayerDetector):
         """Fit the regression to features, (N, layers) and (M, layers).  Raises ValueError where either is empty."""
         from sklearn.linear_model import LogisticRegression
 
-        if not len(normal) or not len(adversarial):
-            raise ValueError(
-                f"it must be fitted to normal and to adversarial images, got {len(normal)} and {len(adversarial)} ({self})"
-            )
+        check_both(normal, adversarial, self)
         features = torch.cat([normal, adversarial]).double().cpu()
         mean, std = features.mean(0), features.std(0, correction=0).clamp_min(1e-12)
         labels = np.repeat([0, 1], [len(normal), len(adversarial)])

@@ -1,0 +1,168 @@
+"""Statistics of convolution filters: a cascade of support vector machines on what each convolution returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sanact.attacks import PGD
+from sanact.data import Data
+from sanact.defenses.base import Card, Defense, Kind
+from sanact.defenses.detector import Correcting, Corrector, Refusing
+from sanact.defenses.layers import BATCH, LayerDetector, check_both, won_by
+from sanact.device import one_thread
+from sanact.values import POSITIVE, Rules, Whole, flag
+
+PERCENTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+KEPT = 0.99  # of the adversarial images that come to a stage, how many go on to the next
+FEWEST = 10  # clean images that another stage is fitted to
+PIXELS = 100  # images whose outputs the principal components are of
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterStatistics(Defense):
+    """A cascade of linear support vector machines, one for each convolution, the first convolution first.
+
+        score = min_l ( w_l · s_l(x) + b_l )
+
+    s_l: of the output of convolution l, for each channel its minimum, maximum and quartiles over all places, and for each
+        principal component of clean outputs the mean magnitude over all places.
+    An image is suspicious if every stage finds it so.  A stage passes on 99 % of the adversarial images that came to it, and
+    the next is fitted to what it passes on.
+    eps, steps: of PGD in Linf, whose examples the stages tell from clean images.
+    correct: False refuses suspicious images.  True classifies them after a mean filter of 3x3.
+    Half of the images fit the stages, the other half set the threshold.
+    Raises ValueError for a network without convolutions, and where PGD wins nothing.
+    """
+
+    eps: float = 0.3
+    steps: int = 10
+    correct: bool = False
+
+    kind: ClassVar[Kind] = "fitted"
+    card: ClassVar[Card] = Card(
+        paper="Li and Li 2017, arXiv:1612.07767",
+        claim="ImageNet: above 90 % of the examples of L-BFGS are detected, and many classified correctly after the filter; no "
+        "attacker knows of it",
+        broken="Carlini and Wagner 2017, arXiv:1705.07263, with detector or filter in the loss",
+        needs="clean training images, for examples of PGD and a threshold",
+        deviation="examples of PGD, theirs are of L-BFGS and evolution; linear machines; one threshold that refuses 5 % of "
+        "clean images",
+    )
+    rules: ClassVar[Rules] = {"eps": POSITIVE, "steps": Whole(1, 100_000), "correct": flag}
+
+    def defend(self, model: nn.Module, data: Data | None, example: Tensor | None) -> nn.Module:
+        detector = FilterDetector()
+        if data is not None:
+            known, fresh = data.split_off((len(data) + 1) // 2)
+            with one_thread():
+                clean, crafted = won_by(model, known, PGD(eps=self.eps, steps=self.steps), detector)
+                detector.learn(model, clean, crafted)
+                detector.fit(model, fresh)
+        return Correcting(model, detector) if self.correct else Refusing(model, detector)
+
+
+class FilterDetector(LayerDetector, Corrector):
+    """stages: of the first convolutions, one each, in the order in which they run."""
+
+    kinds = (nn.Conv2d,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList()
+
+    @torch.no_grad()
+    def learn(self, network: nn.Module, clean: Tensor, crafted: Tensor) -> None:
+        """Fit stage after stage to clean and adversarial images, until hardly any clean one is left."""
+        check_both(clean, crafted, self)
+        for number, output in enumerate(self.outputs_of(network, clean[:PIXELS])):
+            stage = Stage(output)
+            normal, adversarial = (self._statistics(network, x, number, stage) for x in (clean, crafted))
+            stage.fit(normal, adversarial)
+            self.stages.append(stage)
+            clean, crafted = clean[stage.decide(normal) > 0], crafted[stage.decide(adversarial) > 0]
+            if len(clean) < FEWEST:
+                return
+
+    def _statistics(self, network: nn.Module, x: Tensor, number: int, stage: Stage) -> Tensor:
+        return torch.cat([stage.statistics(self.outputs_of(network, part)[number]) for part in torch.split(x, BATCH)])
+
+    def judge(self, outputs: Sequence[Tensor]) -> Tensor:
+        decisions = [stage(output) for stage, output in zip(self.stages, outputs, strict=False)]
+        return torch.stack(decisions).amin(0)
+
+    def correct(self, network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return *self.examine(network, x), network(mean_filter(x))
+
+
+class Stage(nn.Module):
+    """Of one convolution: statistics of its output (N, C, H, W), and how far they are on the adversarial side, (N,).
+
+    center, components, spread: the principal components of clean outputs, (C,), (C, C), (C,).  mean, std, weight, bias: of the
+    standardized statistics.
+    """
+
+    center: Tensor
+    components: Tensor
+    spread: Tensor
+    mean: Tensor
+    std: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, output: Tensor) -> None:
+        from sklearn.decomposition import PCA
+
+        super().__init__()
+        fitted = PCA().fit(output.permute(0, 2, 3, 1).flatten(0, 2).double().cpu().numpy())
+        spread = np.sqrt(fitted.explained_variance_.clip(1e-12))
+        for name, value in {"center": fitted.mean_, "components": fitted.components_, "spread": spread}.items():
+            self.register_buffer(name, torch.from_numpy(value).to(output))
+
+    def statistics(self, output: Tensor) -> Tensor:
+        """(N, 6 C): percentiles by channel, and mean magnitudes by principal component."""
+        places = output.flatten(2)  # (N, C, H W)
+        ordered = places.sort(dim=2).values
+        centered = places.transpose(1, 2) - self.center
+        magnitudes = (centered @ self.components.T / self.spread).abs().mean(1)  # (N, C)
+        return torch.cat([*(_percentile(ordered, share) for share in PERCENTILES), magnitudes], dim=1)
+
+    def fit(self, normal: Tensor, adversarial: Tensor) -> None:
+        """A linear machine on statistics, its threshold where it passes on 99 % of the adversarial ones."""
+        from sklearn.svm import SVC
+
+        check_both(normal, adversarial, "stage of a cascade")
+        statistics = torch.cat([normal, adversarial]).double().cpu()
+        mean, std = statistics.mean(0), statistics.std(0, correction=0)
+        std = torch.where(std > 1e-9, std, 1.0)
+        labels = np.repeat([0, 1], [len(normal), len(adversarial)])
+        machine = SVC(kernel="linear", class_weight="balanced").fit(((statistics - mean) / std).numpy(), labels)
+        weight, bias = torch.from_numpy(machine.coef_[0].copy()), torch.tensor(machine.intercept_[0])
+        for name, value in {"mean": mean, "std": std, "weight": weight, "bias": bias}.items():
+            self.register_buffer(name, value.to(normal))
+        self.bias -= self.decide(adversarial).quantile(1 - KEPT)
+
+    def decide(self, statistics: Tensor) -> Tensor:
+        return (statistics - self.mean) / self.std @ self.weight + self.bias
+
+    def forward(self, output: Tensor) -> Tensor:
+        return self.decide(self.statistics(output))
+
+
+def _percentile(ordered: Tensor, share: float) -> Tensor:
+    """Between the two nearest of the last axis, which rises: (N, C, M) → (N, C)."""
+    place = share * (ordered.shape[2] - 1)
+    below = int(place)
+    above = min(below + 1, ordered.shape[2] - 1)
+    return torch.lerp(ordered[..., below], ordered[..., above], place - below)
+
+
+def mean_filter(x: Tensor) -> Tensor:
+    """The mean of 3x3 pixels, images mirrored at their borders without repeating the outermost pixel."""
+    return F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), 3, stride=1)
