@@ -16,7 +16,7 @@ class TotalVariationMinimization(Behind):
 
     strength: float = 0.03
     share: float = 0.5
-    steps: int = 100
+    steps: int = 50
     seed: int = 0
 
     of: ClassVar[type[Transform]] = TVMinimization

@@ -22,7 +22,7 @@ class TVMinimization(Randomized):
 
     ∇u: differences to the pixels below and to the right, of each channel on its own.  Pixels are dropped in all channels.
     strength: λ > 0.  share: q, in (0, 1], of the pixels that count.  steps: of the solver, primal-dual hybrid
-        gradient; after 100 the sum is within 1 % of its minimum for digits.  seed: see `Randomized`.
+        gradient; after 50 the sum is within about 1 % of its minimum for digits.  seed: see `Randomized`.
     The gradient goes through all steps of the solver; attackers take the identity, too, and average over draws.
     Raises ValueError for arguments out of range.
     Paper: Guo et al. 2018, arXiv:1711.00117, with λ = 0.03 and q = 0.5.  Solver: Chambolle and Pock 2011.
@@ -30,7 +30,7 @@ class TVMinimization(Randomized):
     Broken: Athalye et al. 2018, arXiv:1802.00420, by the identity as gradient, averaged over draws.
     """
 
-    def __init__(self, strength: float = 0.03, share: float = 0.5, steps: int = 100, seed: int = 0) -> None:
+    def __init__(self, strength: float = 0.03, share: float = 0.5, steps: int = 50, seed: int = 0) -> None:
         super().__init__(seed)
         self.strength = POSITIVE(strength, "strength", str(self))
         self.share = KEPT(share, "share", str(self))
