@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sanact.attacks import FGSM
 from sanact.defenses import Thermometer
 from sanact.defenses.thermometer import LogitSpace, reachable, thermometer, widened
 from sanact.defenses.transforming import Transformed
@@ -110,8 +111,11 @@ def test_refuses_what_it_cannot_do(make, message):
         make()
 
 
-def test_our_weights_read_encoded_digits(net, mnist):
+@pytest.mark.parametrize("eps", [None, 0.3])
+def test_our_weights_read_encoded_digits(net, mnist, eps):
     batch = next(mnist.batches(100))
-    defended = Thermometer()(net)
+    defended = Thermometer(eps=eps)(net)
     assert (defended(batch.x).argmax(1) == batch.y).float().mean() > 0.95
     torch.testing.assert_close(defended(batch.x), defended.network(ThermometerEncoding(16)(batch.x)))
+    found = FGSM(eps=0.3)(defended, batch.x, batch.y)
+    assert ((defended(found).argmax(1) == batch.y).float().mean() > 0.7) == (eps is not None)

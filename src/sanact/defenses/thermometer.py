@@ -38,7 +38,7 @@ class Thermometer(Trained):
         claim="CIFAR-10 at 8/255 with LS-PGA training: about 79 against white-box attackers",
         broken="Athalye et al. 2018, arXiv:1802.00420, by ramps as gradient: at 0.031 on CIFAR-10 nothing is left of it alone, "
         "30 % with LS-PGA training, less than adversarial training leaves without it",
-        surrogates="ramps from one step to the next, or soft steps",
+        surrogates="soft steps, or ramps from one step to the next",
         needs="weights that were trained with it: ours, or a file",
         deviation="training starts from our undefended network, whose first convolution sees the mean of the steps; steps "
         "of LS-PGA of 1 in logits",

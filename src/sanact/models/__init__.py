@@ -44,6 +44,7 @@ PRETRAINED: dict[tuple[str, str], str] = {  # (model, name of the weights) → f
 DEFENDED = (  # files here of networks that a defense made of one of ours, which no plain one takes
     "mnist_cnn_ecoc.safetensors",
     "mnist_cnn_thermometer.safetensors",
+    "mnist_cnn_thermometer_ls_pga.safetensors",
 )
 WRAPPED = ("state_dict", "model_state_dict", "model_state", "model", "net", "state_dict_ema", "model_ema")  # in checkpoints
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")

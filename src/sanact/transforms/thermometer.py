@@ -19,7 +19,7 @@ class ThermometerEncoding(Transform):
         τ(x)_j = 1  if x ≥ j / l,  else 0,        j = 1 … l
 
     levels: l, 2 to 256.  Channel c of the image becomes channels c l … c l + l - 1, for a network that was made for so many.
-    Its derivative is zero almost everywhere: attackers take ramps, each from one step to the next, or soft steps.
+    Its derivative is zero almost everywhere: attackers take soft steps, or ramps between two steps, which see no other.
     Raises ValueError for levels out of range.
     Paper: Buckman et al. 2018, OpenReview S18Su--CW.  Broken: Athalye et al. 2018, arXiv:1802.00420, by ramps as gradient.
     """
@@ -29,7 +29,7 @@ class ThermometerEncoding(Transform):
     def __init__(self, levels: int = 16) -> None:
         super().__init__()
         self.expansion = self.levels = LEVELS(levels, "levels", "transform 'thermometer'")
-        self.gradient = "ramp"
+        self.gradient = "sigmoid"
 
     @property
     def choices(self) -> tuple[str, ...]:
