@@ -443,6 +443,46 @@ def test_saves_and_loads(defended, tmp_path):
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+def test_what_is_loaded_is_in_evaluation_mode(defended, tmp_path):
+    defended.save(tmp_path / "model.safetensors")
+    assert not load(tmp_path / "model.safetensors", MNISTCNN()).training
+
+
+class Detached(nn.Module):
+    """A network whose graph would have other gradients: it is kept as its author wrote it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu, self.last = nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            offset = x.mean((1, 2, 3), keepdim=True)
+        return self.last(self.relu(self.conv(x - offset)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("make", [MNISTCNN, Detached])
+@pytest.mark.parametrize("plan", [Mask(0.4), MeanSparse(0.5)])
+def test_takes_the_weights_of_the_undefended_network(make, plan):
+    x = torch.rand(20, 1, 28, 28)
+    one, other = make().eval(), make().eval()
+    defended, expected = (sanitize(model, plan, example=x[:1]) for model in (one, other))
+    for model in (defended, expected):
+        calibrate(model, x)
+    buffers = {name: value.clone() for name, value in defended.state_dict().items() if "mean" in name}
+    defended.load_state_dict(other.state_dict())
+    with bypass(defended.sanitizers.values()):
+        assert torch.equal(defended(x), other(x))
+    assert all(torch.equal(defended.state_dict()[name], value) for name, value in buffers.items())
+    defended.load_state_dict(sanitize(one, plan, example=x[:1]).state_dict(), strict=False)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        defended.load_state_dict(
+            {name: value for name, value in other.state_dict().items() if "last" not in name and "fc8" not in name}
+        )
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        defended.load_state_dict(nn.Linear(2, 2).state_dict())
+
+
 def test_a_saved_file_says_its_plan(net, tmp_path):
     sanitize(net, {"conv*": Mask(0.25), "fc7": MedianFilter(5)}).save(tmp_path / "a.safetensors")
     with safe_open(tmp_path / "a.safetensors", "pt") as file:

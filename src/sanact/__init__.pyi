@@ -14,10 +14,14 @@ from sanact.attacks import Attack as Attack
 from sanact.attacks import AutoAttack as AutoAttack
 from sanact.attacks import RayS as RayS
 from sanact.attacks import Square as Square
+from sanact.data import Data as Data
 from sanact.defenses import FeatureSqueezing as FeatureSqueezing
 from sanact.defenses import PGDAdversarialTraining as PGDAdversarialTraining
 from sanact.defenses import PixelDefend as PixelDefend
 from sanact.defenses import defend as defend
+from sanact.judging import Evaluation as Evaluation
+from sanact.judging import evaluate as evaluate
+from sanact.judging import judge_attack as judge_attack
 from sanact.parts import stand_in as stand_in
 from sanact.plan import SanitizedModel as SanitizedModel
 from sanact.plan import calibrate as calibrate

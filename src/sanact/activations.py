@@ -26,6 +26,7 @@ from sanact.preserve import preserved
 from sanact.sanitizers import Sanitizer
 from sanact.untraced import Untraced, calls_of
 from sanact.values import BATCH_SIZE, OneOf, Whole
+from sanact.wrapping import unwrapped
 
 Array = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
@@ -96,6 +97,7 @@ def record(
     folder: where the arrays go, one file each, to be mapped into memory instead of held there; None holds them.
     limit: bytes that may be held; raises ValueError where more would be, and for a pattern that matches nothing.
     """
+    model = unwrapped(model)
     if not isinstance(model, nn.Module) or not isinstance(x, Tensor):
         raise TypeError(f"record takes an nn.Module and a tensor, got {type(model).__name__} and {type(x).__name__}")
     if x.ndim != 4 or not len(x):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from sanact.attacks import ATTACKS, Attack
+from sanact.attacks import Attack, as_attack
 from sanact.data import load_data
 from sanact.defenses import Defense
 from sanact.device import pick_device
@@ -21,7 +21,6 @@ from sanact.parts import removable
 from sanact.preserve import copied
 from sanact.report.tables import Grid, grid, results
 from sanact.run_file import Net, RunFile
-from sanact.spec import parse
 from sanact.values import shown
 
 log = logging.getLogger(__name__)
@@ -36,7 +35,7 @@ def cells_of(run: RunFile, *, dry_run: bool = False, progress: bool = False) -> 
     pick_device(run.device)
     folder(run.out)
     eps = usual_eps(run.data)
-    attacks = [parse("attack", ATTACKS, text) for text in run.attacks or (f"fgsm:eps={eps}", f"pgd:eps={eps}")]
+    attacks = [as_attack(text) for text in run.attacks or (f"fgsm:eps={eps}", f"pgd:eps={eps}")]
     if twice := [one for one in attacks if attacks.count(one) > 1]:
         raise ValueError(f"each attack must be given once, got {twice[0]!r} twice (evaluate)")
     defenses = [read_defense(text) for text in run.defenses]
@@ -54,7 +53,7 @@ def _of_net(
     whole = whole.only(run.classes) if run.classes else whole
     chosen = whole.sample(run.examples or min(1000, len(whole)), seed=run.seed)
     learns = any(one.needs_data for one in defenses)
-    clean = load_data(run.data, "train", shape=input_shape(network), **run.found_by) if learns else None
+    clean = load_data(run.data, "train", **{"shape": input_shape(network), **run.found_by}) if learns else None
     wanted = run.source or usual_source(net.name, net.weights, run.effort) if "adaptive" in run.knowledge else "none"
     judged = undefended_and_defended(network, defenses)
     source = read_source(wanted, chosen, out=run.out, seed=run.seed, dry_run=dry_run, progress=progress, found_by=run.found_by)

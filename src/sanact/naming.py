@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -15,57 +14,21 @@ from torch import nn
 
 from sanact.checks import check_mode
 from sanact.data import Data, load_data
-from sanact.defenses import DEFENSES, Defense, as_defense
+from sanact.defenses.chain import read_defense as read_defense
+from sanact.defenses.chain import read_plan as read_plan
 from sanact.graph import input_shape
-from sanact.models import MODELS, PRETRAINED, build_model, load_function, load_model
+from sanact.models import MODELS, PRETRAINED, build_model, load_model
 from sanact.models import read_plan as plan_in
 from sanact.models.plain import PlainCNN
 from sanact.parts import stand_in
-from sanact.plan import load, parse_plan
+from sanact.plan import load
 from sanact.preserve import preserved
-from sanact.sanitizers import SANITIZERS
-from sanact.search.candidate import from_dict, usable
-from sanact.spec import parse
 from sanact.training import plain_network
-from sanact.values import meant, shown
+from sanact.userfiles import load_function
+from sanact.values import shown
+from sanact.wrapping import in_float32, unwrapped
 
 log = logging.getLogger(__name__)
-
-
-def read_plan(text: str) -> Any:
-    """A plan from the command line, or from a JSON file as `sanact search` writes it."""
-    if not text.endswith(".json"):
-        return parse_plan([part.strip() for part in text.split(";") if part.strip()] or [text])
-    try:
-        plan = from_dict(json.loads(Path(text).read_text(encoding="utf-8"), object_pairs_hook=_once))
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise ValueError(f"'{text}' holds no plan, {{pattern: {{name: …, argument: …}}}}: {error}") from error
-    if not plan:
-        raise ValueError(f"'{text}' holds no plan: it has no pattern")
-    return usable(plan)
-
-
-def read_defense(text: str) -> Defense:
-    """A defense from the command line: by name, or a plan; several with bars between are a chain."""
-
-    def link(part: str) -> Any:
-        name = part.partition(":")[0]
-        if name in DEFENSES:
-            return parse("defense", DEFENSES, part)
-        if "=" not in name and not part.endswith(".json") and name not in SANITIZERS:
-            known = [*DEFENSES, *SANITIZERS]
-            raise ValueError(f"defense must be one of {', '.join(known)}, or a plan, got {shown(name)}{meant(name, known)}")
-        return read_plan(part)
-
-    return as_defense([link(part.strip()) for part in text.split("|")])
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, whose names must differ: of two alike Python keeps the last without a word."""
-    names = [name for name, _ in pairs]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"'{twice[0]}' is given twice")
-    return dict(pairs)
 
 
 def read_model(
@@ -74,18 +37,21 @@ def read_model(
     """A network by name, and the images by name in the shape it takes.
 
     weights: those that `SanitizedModel.save` wrote make it the sanitized model that they are of.
-    found_by: columns and classes, for `load_data`.
-    Raises ValueError for data with more classes than the network has outputs; where they have fewer, their note says so.
+    found_by: columns, classes and a shape, for `load_data`.
+    Raises ValueError for data with more classes than the network has outputs.  The note of the data says where they have fewer,
+    and where weights of half precision are computed in float32.
     """
     found_by = found_by or {}
     classes = len(load_data(data, split, **found_by).classes) if weights else None
     if weights and os.path.isfile(weights) and plan_in(weights):
         network = build_model(model, classes=classes).eval()
-        images = load_data(data, split, shape=input_shape(network), **found_by)
+        images = load_data(data, split, **{"shape": input_shape(network), **found_by})
         network = load(weights, network, example=next(images[:1].batches(1)).x).eval()
     else:
         network = load_model(model, weights=weights, classes=classes)
-        images = load_data(data, split, shape=input_shape(network), **found_by)
+        images = load_data(data, split, **{"shape": input_shape(network), **found_by})
+    network, note = in_float32(unwrapped(network))
+    images = replace(images, note=", ".join(filter(None, (images.note, note))))
     log.debug("%s, weights: %s; %d images of %s (%s)", model, weights or "its own", len(images), data, split)
     return network, _fitting(network, images)
 
@@ -93,8 +59,14 @@ def read_model(
 def _fitting(network: nn.Module, images: Data) -> Data:
     """The images, with a note where they have fewer classes than the network has outputs; ValueError where they have more."""
     check_mode(network, images.name)
-    with preserved(network), torch.no_grad():
-        logits = network(next(images[:1].batches(1)).x)
+    x = next(images[:2].batches(2)).x
+    try:
+        with preserved(network), torch.no_grad():
+            logits = network(x[:1])
+    except RuntimeError as error:
+        raise ValueError(
+            f"the model fails on an image of {tuple(x.shape[1:])}: {error} (data '{images.name}'); --input C,H,W resizes them"
+        ) from error
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         return images  # which the judge's checks say
     count, outputs = len(images.classes), logits.shape[1]
@@ -135,7 +107,7 @@ def read_source(
         return load_model(text)
     try:
         _, channels, height, width = next(chosen[:1].batches(1)).x.shape
-        images = load_data(chosen.name, "train", shape=(channels, height, width), **found_by)
+        images = load_data(chosen.name, "train", **{**found_by, "shape": (channels, height, width)})
     except ValueError as error:
         log.warning("examples of another network are not tried, there is nothing to fit one to: %s", error)
         return None

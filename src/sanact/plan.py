@@ -6,7 +6,7 @@ import contextlib
 import copy
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import translate
 from pathlib import Path
@@ -21,6 +21,7 @@ from sanact.attaching import attached, channel_counts, channels_last
 from sanact.faithful import probe
 from sanact.files import replacing
 from sanact.graph import Layer, find_layers, likely_shape, trace
+from sanact.models import build_model
 from sanact.nonlinear import LAYERS
 from sanact.notebook import html_table
 from sanact.parts import Part, bypass, removable
@@ -29,6 +30,7 @@ from sanact.sanitizers import SANITIZERS, Sanitizer, sanitizers_of
 from sanact.spec import make, parse
 from sanact.untraced import Untraced
 from sanact.values import BATCH_SIZE, shown
+from sanact.wrapping import unwrapped
 
 Plan = Mapping[str, Sanitizer]
 
@@ -62,6 +64,59 @@ class SanitizedModel(nn.Module):
         logits: Tensor = self.network(x)
         return logits
 
+    def save_pretrained(self, folder: Path | str, *, verdict: Any = None) -> None:
+        """Write what `push_to_hub` uploads to a folder, which `from_pretrained` reads."""
+        self._as_repository(str(folder), verdict).save_pretrained(folder, config=self._facts)
+
+    def push_to_hub(self, repo_id: str, *, verdict: Any = None, **how: Any) -> str:
+        """Upload weights, plan and a model card to the Hugging Face Hub; returns the address of the commit.
+
+        verdict: of the judge, for the card: what `sanact.evaluate` returned, or Markdown; None says that it was not judged.
+        how: as for huggingface_hub's `ModelHubMixin.push_to_hub`: private, token, branch, commit_message, …
+        """
+        return str(self._as_repository(repo_id, verdict).push_to_hub(repo_id, config=self._facts, **how))
+
+    @classmethod
+    def from_pretrained(
+        cls, repo_id: Path | str, model: nn.Module | str, *, example: Tensor | None = None, **how: Any
+    ) -> SanitizedModel:
+        """Read what `push_to_hub` or `save_pretrained` wrote, as a network in evaluation mode.
+
+        repo_id: on the Hub, or a folder.  model, example: as for `load`; the name of a model will do, see `build_model`.
+        how: revision, token, cache_dir, … as for huggingface_hub's mixin.
+        """
+        from sanact.sharing import Repository
+
+        network = build_model(model) if isinstance(model, str) else model
+        made: Any = Repository.from_pretrained(repo_id, read=lambda path: load(path, network, example=example), **how)
+        return made  # type: ignore[no-any-return]
+
+    @property
+    def _facts(self) -> dict[str, Any]:
+        return {"architecture": self.architecture, "plan": self.plan}
+
+    def _as_repository(self, name: str, verdict: Any) -> Any:
+        from sanact.sharing import Repository, card
+
+        written = getattr(verdict, "to_markdown", lambda: verdict or "It was not judged: nothing is known of its robustness.")()
+        facts = {"architecture": self.architecture}
+        facts |= {f"sanitized on `{layer}`": f"`{part!r}`" for layer, part in self.sanitizers.items()}
+        usage = f'import sanact\n\nmodel = sanact.SanitizedModel.from_pretrained("{name}", model=…)  # a {self.architecture}'
+        return Repository(self.save, card(f"{self.architecture}, sanitized", facts, usage, written))
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As of any module; or the weights of the undefended network, under its own names, beside which sanitizers stay.
+
+        Raises RuntimeError for weights that do not fit, as PyTorch does.
+        """
+        own = self.state_dict()
+        front = "network.body." if isinstance(self.network, Untraced) else "network."
+        if own.keys() & state_dict.keys() or not any(front + name in own for name in state_dict):
+            return super().load_state_dict(state_dict, strict, assign)
+        held = {id(value) for part in self.sanitizers.values() for value in part.state_dict(keep_vars=True).values()}
+        kept = {name: value for name, value in self.state_dict(keep_vars=True).items() if id(value) in held}
+        return super().load_state_dict(kept | {front + name: value for name, value in state_dict.items()}, strict, assign)
+
     @property
     def sanitizers(self) -> dict[str, Sanitizer]:
         """The sanitizers by the layer whose activation they clean, in the order of execution."""
@@ -84,11 +139,12 @@ class SanitizedModel(nn.Module):
         return html_table(f"{self.architecture}, sanitized", ["layer", "sanitizer"], rows)
 
 
-def sanitize(model: nn.Module, plan: Sanitizer | Plan, *, example: Tensor | None = None) -> SanitizedModel:
+def sanitize(model: nn.Module, plan: Sanitizer | Plan | str, *, example: Tensor | None = None) -> SanitizedModel:
     """Attach sanitizers to a copy of ``model``; the model itself is left as it was found.
 
     plan: a sanitizer, for every hidden activation of a convolution or linear layer, after its nonlinearity; or patterns of
-        layer names, each with its sanitizer: ``{"conv*": Mask(0.2), "fc7": MedianFilter(3)}``.  A pattern is a name, a glob,
+        layer names, each with its sanitizer: ``{"conv*": Mask(0.2), "fc7": MedianFilter(3)}``, or, as the command line writes
+        it, ``"conv*=mask:0.2; fc7=median:3"``.  A pattern is a name, a glob,
         or a regular expression after ``re:`` that the whole name must match.  ``"*"`` means what a sanitizer alone means;
         any other pattern also hits linear layers (those without a nonlinearity) at their own output.
     example: an input, (N, C, H, W), of which the shape counts; None takes the shape that the model says, or finds one.
@@ -98,6 +154,7 @@ def sanitize(model: nn.Module, plan: Sanitizer | Plan, *, example: Tensor | None
     attaches nothing, if a pattern matches no hidden layer, if two patterns meet at one place, if the model is sanitized
     already, if an activation is neither (N, C, H, W) nor (N, F), or if no faithful copy can be made.
     """
+    model = unwrapped(model)
     if not isinstance(model, nn.Module):
         raise TypeError(f"the model must be an nn.Module, got {type(model).__name__}")
     if sanitized := sanitizers_of(model):
@@ -121,7 +178,7 @@ def sanitize(model: nn.Module, plan: Sanitizer | Plan, *, example: Tensor | None
 
 
 def load(path: Path | str, model: nn.Module, *, example: Tensor | None = None) -> SanitizedModel:
-    """Read what `SanitizedModel.save` wrote.
+    """Read what `SanitizedModel.save` wrote, as a network in evaluation mode.
 
     model: an undefended network of the same architecture; its weights are not used, and it is left as it was found.
     Raises ValueError for a missing or corrupt file, or weights of another architecture.
@@ -133,12 +190,12 @@ def load(path: Path | str, model: nn.Module, *, example: Tensor | None = None) -
         plan = plan_from_dict(json.loads(metadata["plan"]))
     except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"'{path}' is no sanitized model written by save(): {type(error).__name__}: {error}") from error
-    defended = sanitize(_with_weights(model, path), plan, example=example)
+    defended = sanitize(_with_weights(unwrapped(model), path), plan, example=example)
     try:
         load_model(defended.network, str(path))
     except (RuntimeError, SafetensorError) as error:
         raise ValueError(f"the weights in '{path}' do not fit {type(model).__name__}: {error}") from error
-    return defended
+    return defended.eval()
 
 
 def _with_weights(model: nn.Module, path: Path) -> nn.Module:
@@ -150,13 +207,14 @@ def _with_weights(model: nn.Module, path: Path) -> nn.Module:
     return twin
 
 
-def as_plan(plan: Sanitizer | Plan) -> Plan:
+def as_plan(plan: Sanitizer | Plan | str) -> Plan:
     """Patterns and sanitizers; TypeError for anything else, ValueError for none."""
-    patterns = {"*": plan} if isinstance(plan, Sanitizer) else plan
+    patterns = read_plan(plan) if isinstance(plan, str) else plan
+    patterns = {"*": patterns} if isinstance(patterns, Sanitizer) else patterns
     if not isinstance(patterns, Mapping) or not all(
         isinstance(pattern, str) and isinstance(part, Sanitizer) for pattern, part in patterns.items()
     ):
-        raise TypeError(f"a plan must be a sanitizer or map patterns to sanitizers, got {plan!r}")
+        raise TypeError(f"a plan must be a sanitizer, map patterns to sanitizers, or be its text, got {plan!r}")
     if not patterns:
         raise ValueError("a plan must have at least one pattern, got none")
     return patterns
@@ -175,17 +233,47 @@ def plan_from_dict(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Saniti
     return {pattern: make("sanitizer", SANITIZERS, **config) for pattern, config in configs.items()}
 
 
+def read_plan(text: str, made: Callable[[Any], Any] | None = None) -> Any:
+    """A plan as text, with semicolons between its parts, or from a JSON file as `plan_to_dict` has it.
+
+    made: what makes the plan of what the file holds; None is `plan_from_dict`.
+    """
+    if not text.endswith(".json"):
+        return parse_plan([part.strip() for part in text.split(";") if part.strip()] or [text])
+    try:
+        plan = (made or plan_from_dict)(json.loads(Path(text).read_text(encoding="utf-8"), object_pairs_hook=_once))
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise ValueError(f"'{text}' holds no plan, {{pattern: {{name: …, argument: …}}}}: {error}") from error
+    if not plan:
+        raise ValueError(f"'{text}' holds no plan: it has no pattern")
+    return plan
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, whose names must differ: of two alike Python keeps the last without a word."""
+    names = [name for name, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"'{twice[0]}' is given twice")
+    return dict(pairs)
+
+
 def parse_plan(texts: Iterable[str]) -> dict[str, Sanitizer]:
     """A plan as the command line writes it, ``[PATTERN=]NAME[:ARGUMENT,…]`` each: ``conv*=mask:0.3,reading=mean_std``."""
     plan: dict[str, Sanitizer] = {}
     names = "|".join(SANITIZERS)
     for text in texts:
         match = re.fullmatch(rf"(?P<pattern>.+)=(?P<sanitizer>(?:{names})(?::[^:]*)?)", text)
-        pattern, sanitizer = (match["pattern"], match["sanitizer"]) if match else ("*", text)
+        pattern, sanitizer = (match["pattern"], match["sanitizer"]) if match else ("*", _without_pattern(text))
         if pattern in plan:
             raise ValueError(f"two sanitizers for the pattern '{pattern}', the second is '{text}'")
         plan[pattern] = parse("sanitizer", SANITIZERS, sanitizer)
     return plan
+
+
+def _without_pattern(text: str) -> str:
+    """What is left of ``PATTERN=NAME:…`` where the name is mistyped, so that the message is about it."""
+    head, colon, rest = text.partition(":")
+    return head.rpartition("=")[2] + colon + rest
 
 
 @dataclass(frozen=True)
@@ -203,11 +291,14 @@ class ListedLayer:
     sanitizer: str
 
 
-def list_layers(model: nn.Module, plan: Sanitizer | Plan | None = None, *, example: Tensor | None = None) -> list[ListedLayer]:
+def list_layers(
+    model: nn.Module, plan: Sanitizer | Plan | str | None = None, *, example: Tensor | None = None
+) -> list[ListedLayer]:
     """The convolution and linear layers of ``model`` in the order of execution, and what ``plan`` attaches to each.
 
     example: an input, (N, C, H, W), to see output shapes with; None takes the shape the model says it was made for.
     """
+    model = unwrapped(model)
     layers = find_layers(trace(model, example))
     patterns = {} if plan is None else as_plan(plan)
     hits = _hits(layers, patterns)

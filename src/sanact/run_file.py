@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from sanact.evaluation.threat import KNOWLEDGE, Effort, Radius
 from sanact.files import replacing
-from sanact.values import BATCH_SIZE, SEED, Maybe, OneOf, Rule, Rules, Whole, meant, refusal, shown
+from sanact.values import BATCH_SIZE, SEED, Maybe, OneOf, Rule, Rules, Whole, image_shape, meant, refusal, shown
 
 
 def text(value: Any, name: str, where: str) -> str:
@@ -91,6 +91,7 @@ class RunFile:
     default.
     Paths are relative to the folder that the command is run in.
     models: names, or tables of name, weights and stand_ins.  defenses: with plans among them.
+    input: (C, H, W), as [3, 224, 224], that images are resized to; None is what the network was made for, or no change.
     attacks: none is FGSM and PGD at the usual budget of the data.  examples: None takes 1000, or all.
     source: None is "none" for the quick effort and for weights of ours, else "fit".
     workers: None is one a core, or one a GPU.
@@ -103,6 +104,7 @@ class RunFile:
     image_column: str | None = None
     label_column: str | None = None
     class_names: tuple[str, ...] = ()
+    input: tuple[int, int, int] | None = None
     classes: tuple[str, ...] = ()
     examples: int | None = None
     defenses: tuple[str, ...] = ()
@@ -124,6 +126,7 @@ class RunFile:
         **dict.fromkeys(("data", "split", "device"), text),
         **dict.fromkeys(("image_column", "label_column", "source", "address"), Maybe(text)),
         **dict.fromkeys(("class_names", "classes", "defenses", "attacks"), Several(text)),
+        "input": Maybe(image_shape),
         "knowledge": Several(OneOf(tuple(KNOWLEDGE))),
         "effort": OneOf(("quick", "standard", "thorough")),
         "engine": OneOf(("local", "ray")),
@@ -171,8 +174,9 @@ class RunFile:
 
     @property
     def found_by(self) -> dict[str, Any]:
-        """What `load_data` is to know of the columns and classes of the data."""
-        return {"image": self.image_column, "label": self.label_column, "classes": self.class_names}
+        """What `load_data` is to know of the columns and classes of the data, and the shape if one is asked for."""
+        shape = {"shape": self.input} if self.input else {}
+        return {"image": self.image_column, "label": self.label_column, "classes": self.class_names, **shape}
 
     @property
     def means(self) -> dict[str, Any]:

@@ -418,6 +418,7 @@ def train_and_save(
     image: str | None = None,
     label: str | None = None,
     names: Sequence[str] = (),
+    shape: tuple[int, int, int] | None = None,
     half: bool = False,
     objective: Objective | None = None,
     defense: Trained | None = None,
@@ -440,6 +441,7 @@ def train_and_save(
     examples: of the training images that are left, so many with the class shares of the whole; None takes all.
     classes: by name, images of these only, in training and test; the network has logits for all.  Nothing takes all.
     image, label, names: the columns, and the classes in the order of the logits; see `load_data`.
+    shape: (C, H, W) that images are resized to; None takes what the network was made for, or leaves them as they are.
     half: save the weights in 16 bits; the accuracies on the card are those of the rounded weights.
     A training that was interrupted goes on from ``<out>.partial``, which is gone when it is done.
     Raises ValueError before any work if ``out`` does not end in ``.safetensors``, by which `load_weights` knows the format.
@@ -459,7 +461,7 @@ def train_and_save(
         model = build_model(name, classes=len(everything.classes))
     if start is not None:
         load_weights(model, start)
-    everything, test = (load_data(data, split, shape=input_shape(model), **columns) for split in ("train", "test"))
+    everything, test = (load_data(data, split, shape=shape or input_shape(model), **columns) for split in ("train", "test"))
     if defense is not None:
         model = defense.architecture(model, next(test.batches(1)).x)
         objective = defense.objective(model)

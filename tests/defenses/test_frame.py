@@ -104,9 +104,9 @@ def test_refuses_two_detectors_of_one_network():
         defend(small(), [one, two], images(1, 200))
 
 
-@pytest.mark.parametrize("given", [3, "mask", []])
+@pytest.mark.parametrize("given", [3, Mask, []])
 def test_refuses_what_is_no_defense(given):
-    with pytest.raises(TypeError, match="a defense must be a Defense, a sanitizer, a plan, a transform, or a list of them"):
+    with pytest.raises(TypeError, match="a defense must be a Defense, a sanitizer, a plan, a transform, a function, the text"):
         as_defense(given)
 
 

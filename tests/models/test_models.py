@@ -378,6 +378,33 @@ def test_a_timm_network_with_weights_from_a_file(tmp_path):
     assert same_weights(loaded, network) and not loaded.training and loaded.network.num_classes == 7
 
 
+def test_a_timm_network_takes_options_of_timms(tmp_path):
+    network = build_model("timm:test_resnet:num_classes=7,in_chans=1").eval()
+    assert network.network.num_classes == 7 and network.input_shape == (1, 160, 160)
+    assert network(torch.rand(1, 1, 160, 160)).shape == (1, 7)
+    torch.testing.assert_close(network.normalize.mean.squeeze(), torch.tensor(sum((0.5, 0.5, 0.5)) / 3))
+    torch.save({"state_dict": {f"module.{name}": w for name, w in network.network.state_dict().items()}}, tmp_path / "w.pt")
+    loaded = load_model("timm:test_resnet:num_classes=7,in_chans=1", weights=tmp_path / "w.pt")
+    assert same_weights(loaded, network)
+    with pytest.raises(ValueError, match="timm cannot make 'test_resnet:classes=7'"):
+        build_model("timm:test_resnet:classes=7")
+
+
+def test_a_last_layer_drawn_at_random_is_not_called_pretrained(monkeypatch):
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **options: create(name, **options))
+    with pytest.raises(ValueError, match=r"timm's weights of 'test_resnet' are of 1000 classes, .* give weights of your own"):
+        load_model("timm:test_resnet:num_classes=7")
+    assert load_model("timm:test_resnet:num_classes=1000").network.num_classes == 1000
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
+def test_torchscript_is_no_state_dict(tmp_path):
+    torch.jit.save(torch.jit.trace(small().eval(), torch.rand(2, 3)), tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=r"w.pt' is TorchScript, not a state dict; save model.state_dict\(\) in its place"):
+        load_weights(small(), tmp_path / "w.pt")
+
+
 def test_an_unknown_timm_network_is_refused():
     with pytest.raises(ValueError, match=r"^timm cannot make 'nothing': Unknown model"):
         build_model("timm:nothing")

@@ -12,8 +12,8 @@ from optuna.trial import FixedTrial
 
 from sanact import SANITIZERS, Mask, MedianFilter
 from sanact.defenses import DEFENSES, FeatureSqueezing, Sanitizing
+from sanact.defenses.candidate import IMAGE, defense_of, from_dict, to_dict, usable
 from sanact.plan import plan_to_dict
-from sanact.search.candidate import IMAGE, defense_of, from_dict, to_dict, usable
 from sanact.search.space import DIALS, Dial, Single, Space, made
 
 EXAMPLE = torch.zeros(1, 1, 8, 8)

@@ -10,6 +10,7 @@ from sanact.attacks.fgsm import FGSM
 from sanact.attacks.gradient import GradientAttack
 from sanact.attacks.ilcm import ILCM
 from sanact.attacks.mim import MIM
+from sanact.attacks.own import as_attack, own_attack
 from sanact.attacks.pgd import PGD
 from sanact.attacks.rays import RayS
 from sanact.attacks.square import Square
@@ -49,4 +50,6 @@ __all__ = [
     "RayS",
     "Square",
     "Suite",
+    "as_attack",
+    "own_attack",
 ]

@@ -128,6 +128,11 @@ class Attack(ABC):
         return next((name for name, kind in ATTACKS.items() if kind is type(self)), type(self).__name__)
 
     @property
+    def code(self) -> str:
+        """A hash of code that its configuration does not name; "" where there is none."""
+        return ""
+
+    @property
     def config(self) -> dict[str, Any]:
         """The arguments that make this attack again, with the name it has in ATTACKS."""
         return {"name": self.name} | asdict(self)
@@ -184,3 +189,8 @@ class BudgetedAttack(Attack):
     @property
     def budget(self) -> tuple[Norm, float | None]:
         return self.norm, self.eps
+
+    @property
+    def scalable(self) -> bool:
+        """Whether it goes as far as another eps lets it."""
+        return True

@@ -27,6 +27,7 @@ from sanact.cli.options import (
     EffortOption,
     EngineOption,
     ImageColumn,
+    InputShape,
     Json,
     KnowledgeOption,
     LabelColumn,
@@ -46,6 +47,7 @@ from sanact.cli.options import (
     path,
     read_class_names,
     read_radius,
+    read_shape,
     show,
     show_outlook,
     write_report,
@@ -102,6 +104,7 @@ def evaluate(
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     class_names: ClassNames = None,
+    shape: InputShape = None,
     plan: Annotated[
         list[str] | None, typer.Option("--plan", "-p", help=PLAN + " Repeat for more rows.", show_default="none")
     ] = None,
@@ -114,7 +117,7 @@ def evaluate(
             "--attack",
             "-a",
             help="NAME[:KEY=VALUE,…], as in 'pgd:eps=8/255,steps=100'; repeat for more. Names: fgsm, bim, ilcm, mim, pgd, cw, "
-            "apgd, square, fab, rays, autoattack.",
+            "apgd, square, fab, rays, autoattack; or path/to/file.py:function:eps=8/255, one of your own.",
             show_default="fgsm and pgd at the data's usual budget",
         ),
     ] = None,
@@ -160,6 +163,7 @@ def evaluate(
         | {
             "models": [Net(model, weights, tuple(stand_ins or ()))],
             "class_names": read_class_names(class_names),
+            "input": read_shape(shape),
             "defenses": [*plans, *(defense or ())],
             "attacks": attack,
             "l2": read_radius(l2),

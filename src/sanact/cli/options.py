@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sanact.cli.telling import STAMPED, tell
-from sanact.values import BATCH_SIZE, SEED, shown
+from sanact.values import BATCH_SIZE, SEED, image_shape, shown
 
 if TYPE_CHECKING:
     from sanact.engine import Outlook
@@ -30,7 +30,7 @@ PLAN = (
 )
 DEFENSE = (
     "NAME[:ARGUMENT,…], as in 'feature-squeezing:bits=1,median=2'; a plan is one, too. 'A | B' chains: images pass A first. "
-    "sanact defenses lists them."
+    "path/to/file.py:function is one of your own. sanact defenses lists them."
 )
 
 
@@ -109,6 +109,10 @@ ClassNames = Annotated[
         show_default="those of the data, over all splits",
     ),
 ]
+InputShape = Annotated[
+    str | None,
+    typer.Option("--input", help="C,H,W: images are resized to it.", show_default="what the model was made for, or no change"),
+]
 Weights = Annotated[
     str | None,
     typer.Option(
@@ -159,9 +163,18 @@ def read_radius(text: str) -> Radius:
     return radius
 
 
-def columns(image: str | None, label: str | None, class_names: str | None) -> dict[str, Any]:
-    """What `load_data` is to know of the columns and classes of the data."""
-    return {"image": image, "label": label, "classes": read_class_names(class_names)}
+def columns(image: str | None, label: str | None, class_names: str | None, shape: str | None) -> dict[str, Any]:
+    """What `load_data` is to know of the columns and classes of the data, and the shape if one is asked for."""
+    found_by = {"image": image, "label": label, "classes": read_class_names(class_names)}
+    return found_by | ({"shape": read_shape(shape)} if shape is not None else {})
+
+
+def read_shape(text: str | None) -> tuple[int, int, int] | None:
+    """C,H,W as three numbers; ValueError for anything else."""
+    try:
+        return image_shape([int(side) for side in text.split(",")], "input", "--input") if text is not None else None
+    except ValueError as error:
+        raise ValueError(f"input must be C,H,W, as in 3,224,224, got '{text}'") from error
 
 
 def read_class_names(text: str | None) -> list[str]:

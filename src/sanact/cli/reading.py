@@ -15,6 +15,7 @@ from sanact.cli.options import (
     PLAN,
     ClassNames,
     ImageColumn,
+    InputShape,
     Json,
     KnowledgeOption,
     LabelColumn,
@@ -24,9 +25,10 @@ from sanact.cli.options import (
     columns,
     console,
     read_radius,
+    read_shape,
     write_report,
 )
-from sanact.values import OneOf, image_shape
+from sanact.values import OneOf
 
 
 def layers(
@@ -51,10 +53,7 @@ def layers(
     from sanact.report.tables import layer_table
 
     network = build_model(model).eval()
-    try:
-        sides = image_shape([int(side) for side in shape.split(",")], "input", "layers") if shape is not None else None
-    except ValueError as error:
-        raise ValueError(f"input must be C,H,W, as in 3,224,224, got '{shape}'") from error
+    sides = read_shape(shape)
     example = torch.zeros(1, *sides) if sides else None
     listed = list_layers(network, read_plan("; ".join(plan)) if plan else None, example=example)
     if as_json:
@@ -71,6 +70,7 @@ def explore(
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     class_names: ClassNames = None,
+    shape: InputShape = None,
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Of this machine.", show_default="the first free one")
     ] = None,
@@ -87,7 +87,7 @@ def explore(
     from sanact.evaluation.threat import usual_eps
     from sanact.naming import read_model
 
-    found_by = columns(image_column, label_column, class_names)
+    found_by = columns(image_column, label_column, class_names, shape)
     page = build(*read_model(model, data, split, weights, found_by=found_by), eps=usual_eps(data) / 2)
     address = launch(page, port=port, browser=browser)
     typer.echo(f"{address} — stop it with Ctrl-C")

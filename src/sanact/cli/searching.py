@@ -14,6 +14,7 @@ from sanact.cli.options import (
     ClassNames,
     Device,
     ImageColumn,
+    InputShape,
     Json,
     LabelColumn,
     Out,
@@ -101,6 +102,7 @@ def search(
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     class_names: ClassNames = None,
+    shape: InputShape = None,
     out: Out = Path("runs/search"),
     seed: Seed = 0,
     device: Device = "auto",
@@ -124,7 +126,7 @@ def search(
     from sanact.search.study import import_optuna
 
     import_optuna()
-    found_by = columns(image_column, label_column, class_names)
+    found_by = columns(image_column, label_column, class_names, shape)
     network, chosen, rest = _images(model, data, weights, split, examples, seed, found_by)
     judged = _unseen(data, unseen, unseen_examples, seed, chosen, rest, found_by)
     found = run(
@@ -168,6 +170,7 @@ def sensitivity(
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     class_names: ClassNames = None,
+    shape: InputShape = None,
     out: Out = Path("runs/sensitivity"),
     seed: Seed = 0,
     device: Device = "auto",
@@ -184,7 +187,7 @@ def sensitivity(
     from sanact.report.search import scan_table
     from sanact.search import sensitivity as run
 
-    found_by = columns(image_column, label_column, class_names)
+    found_by = columns(image_column, label_column, class_names, shape)
     network, chosen, _ = _images(model, data, weights, split, examples, seed, found_by)
     found = run(
         network,
@@ -240,7 +243,7 @@ def _unseen(
         return None
     if split is not None or rest is None:
         channels, height, width = next(chosen[:1].batches(1)).x.shape[1:]
-        rest = replace(load_data(data, split or "test", shape=(channels, height, width), **found_by), note=chosen.note)
+        rest = replace(load_data(data, split or "test", **{**found_by, "shape": (channels, height, width)}), note=chosen.note)
         others = np.flatnonzero(~np.isin(rest.index, chosen.index))
         if rest.split == chosen.split and len(others):
             rest = rest[others]
@@ -262,7 +265,7 @@ def _shared(
     network: nn.Module,
 ) -> dict[str, Any]:
     """What both verbs pass on."""
-    from sanact.attacks import ATTACKS
+    from sanact.attacks import as_attack
     from sanact.data import load_data
     from sanact.graph import input_shape
     from sanact.sanitizers import SANITIZERS
@@ -270,12 +273,12 @@ def _shared(
 
     names = sanitizer or ["mask"]
     needs = any(parse("sanitizer", SANITIZERS, text).needs_data for text in names if text.partition(":")[0] in SANITIZERS)
-    clean = load_data(data, "train", shape=input_shape(network), **found_by) if needs else None
+    clean = load_data(data, "train", **{"shape": input_shape(network), **found_by}) if needs else None
     return {
         "sanitizers": names,
         "layers": layers or ["*"],
         "objective": objective,
-        "attacks": [parse("attack", ATTACKS, text) for text in attack or ()],
+        "attacks": [as_attack(text) for text in attack or ()],
         "effort": effort,
         "calibration": clean and clean.sample(min(1000, len(clean)), seed=seed),
         "model_name": f"{model} ({Path(weights).stem})" if weights else model,

@@ -18,6 +18,7 @@ from sanact.cli.options import (
     ClassNames,
     Device,
     ImageColumn,
+    InputShape,
     Json,
     LabelColumn,
     Quiet,
@@ -26,6 +27,7 @@ from sanact.cli.options import (
     command_line,
     path,
     read_class_names,
+    read_shape,
 )
 
 
@@ -35,6 +37,7 @@ def train(
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     class_names: ClassNames = None,
+    shape: InputShape = None,
     out: Annotated[
         Path, typer.Option(parser=path, metavar="PATH", help="Safetensors file; a card in Markdown is put beside it.")
     ] = Path("weights.safetensors"),
@@ -111,11 +114,10 @@ def train(
     Example: sanact train resnet18:width=24 --data cifar10 --epochs 25 --schedule one-cycle --lr 0.2 --weight-decay 5e-4
     --crop 4 --flip --mixed-precision --channels-last
     """
-    from sanact.attacks import ATTACKS
+    from sanact.attacks import as_attack
     from sanact.defenses import Trained
     from sanact.naming import read_defense, read_plan
     from sanact.objectives import Adversarial
-    from sanact.spec import parse
     from sanact.training import Recipe, train_and_save
 
     if attack and defense:
@@ -147,8 +149,9 @@ def train(
         image=image_column,
         label=label_column,
         names=read_class_names(class_names),
+        shape=read_shape(shape),
         half=half,
-        objective=Adversarial(parse("attack", ATTACKS, attack)) if attack else None,  # type: ignore[arg-type]  # it checks
+        objective=Adversarial(as_attack(attack)) if attack else None,  # type: ignore[arg-type]  # it checks
         defense=wanted,
         device=device,
         command=command_line(),

@@ -102,7 +102,8 @@ __all__ = [
 def defend(model: nn.Module, defense: Any, data: Data | None = None, *, example: Tensor | None = None) -> nn.Module:
     """A defended copy of ``model``, which is left as it was found.
 
-    defense: a `Defense`, a sanitizer, a plan, a transform, or a list of them, in the order in which images pass them.
+    defense: a `Defense`, a sanitizer, a plan, a transform, a function (model) or (model, data) → module, or what the command
+        line takes, ``"feature-squeezing:bits=1"``; or a list of them, in the order in which images pass them.
     data: clean training images, for a defense that learns from some.
     example: an image, (1, C, H, W), for a model whose shape of images cannot be found out.
     Raises TypeError for what is no defense, and ValueError as the defense does.

@@ -17,6 +17,7 @@ from sanact.data import Data
 from sanact.identity import own_code
 from sanact.preserve import copied
 from sanact.values import Rules
+from sanact.wrapping import unwrapped
 
 if TYPE_CHECKING:
     from sanact.defenses.chain import Chain
@@ -64,6 +65,7 @@ class Defense(ABC):
             object.__setattr__(self, name, rule(getattr(self, name), name, str(self)))
 
     def __call__(self, model: nn.Module, data: Data | None = None, *, example: Tensor | None = None) -> nn.Module:
+        model = unwrapped(model)
         if not isinstance(model, nn.Module):
             raise TypeError(f"the model must be an nn.Module, got {type(model).__name__} ({self})")
         if data is not None and not isinstance(data, Data):

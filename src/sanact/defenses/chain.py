@@ -10,11 +10,15 @@ from torch import Tensor, nn
 
 from sanact.data import Data
 from sanact.defenses.base import Card, Defense
+from sanact.defenses.own import own_defense
 from sanact.defenses.sanitizing import Sanitizing
 from sanact.defenses.transforming import Transforming
-from sanact.sanitizers import Sanitizer
-from sanact.transforms import Transform
-from sanact.values import shown
+from sanact.plan import read_plan as read_plan_of
+from sanact.sanitizers import SANITIZERS, Sanitizer
+from sanact.spec import parse
+from sanact.transforms import TRANSFORMS, Transform
+from sanact.userfiles import parse_function
+from sanact.values import meant, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +42,7 @@ class Chain(Defense):
             raise ValueError("of a chain at most one may be a plan; put all sanitizers into it")
 
     def defend(self, model: nn.Module, data: Data | None, example: Tensor | None) -> nn.Module:
-        for part in reversed(self.parts):
+        for part in sorted(reversed(self.parts), key=lambda part: part.kind != "trained"):  # others go into what it trains
             model = part.defend(model, data if part.needs_data else None, example)
         return model
 
@@ -60,9 +64,15 @@ class Chain(Defense):
 
 
 def as_defense(defense: Any) -> Defense:
-    """A defense; a sanitizer, a plan or a transform as one, and several in a list as a chain.  TypeError for anything else."""
+    """A defense; a sanitizer, a plan, a transform, a function or text as one, and several in a list as a chain.
+
+    Text is as the command line has it, ``"feature-squeezing:bits=1 | conv*=mask:0.3"``.  A function is as for `own_defense`.
+    Raises TypeError for anything else, ValueError for a name or an argument that does not exist.
+    """
     if isinstance(defense, Defense):
         return defense
+    if isinstance(defense, str):
+        return read_defense(defense)
     if isinstance(defense, (list, tuple)) and defense:
         parts = tuple(link for part in defense for link in links(part))
         return Chain(parts=parts) if len(parts) > 1 else parts[0]
@@ -70,7 +80,39 @@ def as_defense(defense: Any) -> Defense:
         return Sanitizing(plan=defense)
     if isinstance(defense, Transform):
         return Transforming(transform=defense)
-    raise TypeError(f"a defense must be a Defense, a sanitizer, a plan, a transform, or a list of them, got {shown(defense)}")
+    if callable(defense) and not isinstance(defense, (type, nn.Module)):
+        return own_defense(defense)
+    raise TypeError(
+        "a defense must be a Defense, a sanitizer, a plan, a transform, a function, the text of one, or a list of them, got "
+        f"{shown(defense)}"
+    )
+
+
+def read_defense(text: str) -> Defense:
+    """A defense from text: by name, a plan, or ``path/to/file.py:function``; several with bars between are a chain."""
+    return as_defense([_link(part.strip()) for part in text.split("|")])
+
+
+def _link(text: str) -> Any:
+    from sanact.defenses import DEFENSES
+
+    if own := parse_function("defense", own_defense, text):
+        return own
+    known: dict[str, Any] = TRANSFORMS | DEFENSES
+    name = text.partition(":")[0].strip()
+    if name in known:
+        return parse("defense", known, text)
+    if "=" not in name and not text.endswith(".json") and name not in SANITIZERS:
+        names = [*known, *SANITIZERS]
+        raise ValueError(f"defense must be one of {', '.join(names)}, or a plan, got {shown(name)}{meant(name, names)}")
+    return read_plan(text)
+
+
+def read_plan(text: str) -> Any:
+    """A plan as text, or from a JSON file as `sanact search` writes it, with a defense of the image perhaps."""
+    from sanact.defenses.candidate import from_dict, usable
+
+    return read_plan_of(text, lambda configs: usable(from_dict(configs)))
 
 
 def links(defense: Any) -> tuple[Defense, ...]:

@@ -23,6 +23,7 @@ from sanact.parts import removable
 from sanact.plan import Plan
 from sanact.sanitizers import Sanitizer
 from sanact.values import SEED, OneOf, shown
+from sanact.wrapping import unwrapped
 
 LONGEST = 150  # bytes of a cell's name before its hash: file systems take 255, of which endings need some
 
@@ -31,7 +32,8 @@ LONGEST = 150  # bytes of a cell's name before its hash: file systems take 255, 
 class Cell:
     """One unit of evaluation.
 
-    model: undefended, in evaluation mode; x in [0, 1] → logits.  model_name: for people; weights are told apart by content.
+    model: undefended, in evaluation mode; x in [0, 1] → logits.  `DataParallel` and `torch.compile` are taken off.
+    model_name: for people; weights are told apart by content.
     defense: of the model: a `Defense`, a sanitizer, a plan, a transform, or a list of them; None judges it as it is.
     calibration: clean training data, for a defense that needs some; none of the judged images may be among them.
     attack, knowledge: who attacks.  seed: of the attack's draws, of which each example has its own.
@@ -49,6 +51,8 @@ class Cell:
     source: nn.Module | None = None
 
     def __post_init__(self) -> None:
+        for name in ("model", "source"):
+            object.__setattr__(self, name, unwrapped(getattr(self, name)))
         kinds = {
             "data": Data,
             "model": nn.Module,
@@ -109,7 +113,7 @@ class Cell:
 
     def _crafting(self) -> dict[str, Any]:
         """What examples crafted on the undefended model depend on."""
-        code = own_code(self.attack)
+        code = own_code(self.attack) or self.attack.code
         return {
             "data": {
                 "name": self.data.name,

@@ -87,6 +87,7 @@ def diagnose(
       slowly, and each gradient towards each of the likeliest classes; not for the effort "quick", which claims an upper bound.
     - won by queries: of a suite, what queries alone won.
     - larger budget: accuracy gained at twice the budget.
+      Neither this nor the next of a user's own attack that takes no eps.
     - no bound: accuracy above chance where the budget covers half of the input range, all of it where the model can refuse, and
       of an attack without a budget.
     """
@@ -306,6 +307,8 @@ def _budgets(
 
         return measured
 
+    if isinstance(attack, BudgetedAttack) and not attack.scalable:
+        return
     if isinstance(attack, BudgetedAttack):
         boundless = diameter(x, attack.norm) / (1 if refuses(model) else 2)  # gray is rightly refused
         if 2 * attack.eps <= boundless:

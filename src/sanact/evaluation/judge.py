@@ -337,7 +337,7 @@ def _check_models(cell: Cell, bare: nn.Module, judged: nn.Module, x: Tensor, y: 
     if judged is bare:
         return
     parts = removable(judged)
-    with bypass(parts):
+    with bypass([*parts, *removable(bare)]):
         if parts and (found := difference(bare, judged, x)):
             raise ValueError(f"without its parts the defended model is another than the undefended: {found} ({cell})")
     if idle := [part for part, share in changed(judged, x).items() if share == 0]:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import json
 import os
-import re
-import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
 from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -25,6 +20,7 @@ from torch import Tensor, nn
 from sanact.models.mnist_cnn import CIFARCNN, MNISTCNN
 from sanact.models.resnet import ResNet18, ResNet18For64
 from sanact.spec import parse
+from sanact.userfiles import load_function, run_file
 from sanact.values import CLASSES, meant, shown
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -70,8 +66,9 @@ __all__ = [
 def load_model(name: str, *, weights: Path | str | None = None, classes: int | None = None) -> nn.Module:
     """A network in evaluation mode, with weights.
 
-    name: ours, of `MODELS`, with options as in "resnet18:width=24"; "timm:NAME" with timm's pretrained weights; or
-        "path/to/file.py:factory", a function without required arguments, or a class, that returns an `nn.Module`.
+    name: ours, of `MODELS`, with options as in "resnet18:width=24"; "timm:NAME" with timm's pretrained weights, or with timm's
+        options, as in "timm:resnet18:num_classes=10", and weights of one's own; or "path/to/file.py:factory", a function
+        without required arguments, or a class, that returns an `nn.Module`.
     weights: a safetensors file or a state dict saved by PyTorch; or ours, by the data: "mnist", "cifar10", "tiny-imagenet", and
         "mnist-pgd" and "cifar10-pgd", trained on PGD's examples.  None takes what the model has: ours, timm's, the user's as
         its factory made it.
@@ -120,7 +117,7 @@ def build_model(name: str, *, classes: int | None = None, pretrained: bool = Fal
     if ours in MODELS:
         return parse("model", {ours: partial(MODELS[ours], **number)}, name)
     if name.startswith("timm:"):
-        return _timm(name.removeprefix("timm:"), pretrained, {} if classes is None else {"num_classes": classes})
+        return _timm(name.removeprefix("timm:"), pretrained, classes)
     path, colon, factory = name.rpartition(":")
     if colon and path.endswith(".py"):
         return _from_file(Path(path), factory)
@@ -162,6 +159,10 @@ def _read(path: Path) -> Any:
     try:
         return load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
+        if "TorchScript" in str(error):
+            raise ValueError(
+                f"'{path}' is TorchScript, into which nobody can look; save model.state_dict() in its place"
+            ) from error
         raise ValueError(f"'{path}' holds no weights: {type(error).__name__}: {error}") from error
     except Exception as error:  # UnpicklingError, for anything but tensors
         raise ValueError(f"'{path}' is no state dict of tensors; save model.state_dict(), as safetensors best") from error
@@ -246,61 +247,50 @@ class Normalize(nn.Module):
         return (x - self.mean) / self.std
 
 
-def _timm(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
-    """timm's network behind the normalization it was trained with, so that it takes x in [0, 1]."""
+def _timm(text: str, pretrained: bool, classes: int | None) -> nn.Module:
+    """timm's network behind the normalization it was trained with, so that it takes x in [0, 1].
+
+    text: ``NAME[:KEY=VALUE,…]``, with arguments of timm's; NAME may itself hold colons, as "hf-hub:timm/resnet18.a1_in1k".
+    """
     try:
         import timm
     except ImportError as error:
         raise ValueError("a timm: model needs timm: pip install 'sanact[timm]'") from error
+    name, colon, last = text.rpartition(":")
+    if "=" not in last:
+        name, colon, last = text, "", ""
+    options = {} if classes is None else {"num_classes": classes}
+
+    def create(**more: Any) -> Any:
+        return timm.create_model(name, pretrained=pretrained, **options | more)
+
     try:
-        model: Any = timm.create_model(name, pretrained=pretrained, **options)
+        model: Any = parse("model", {"timm": create}, f"timm{colon}{last}")
     except Exception as error:  # an unknown name, or no network to fetch weights from
-        raise ValueError(f"timm cannot make '{name}'{' with pretrained weights' * pretrained}: {error}") from error
+        raise ValueError(f"timm cannot make '{text}'{' with pretrained weights' * pretrained}: {error}") from error
     made_for = model.pretrained_cfg
-    whole = nn.Sequential(OrderedDict(normalize=Normalize(made_for["mean"], made_for["std"]), network=model))
-    whole.input_shape = made_for["input_size"]
-    return whole
-
-
-def load_function(name: str) -> Callable[..., Any]:
-    """A function, or a class, by "path/to/file.py:function".  ValueError where there is none, or the file fails."""
-    path, colon, function = name.rpartition(":")
-    if not (colon and path.endswith(".py")):
-        raise ValueError(f"a function must be written path/to/file.py:function, got {shown(name)}")
-    found: list[Any] = []
-    _run_file(Path(path), lambda module: found.append(getattr(module, function)), function)
-    if not callable(found[0]):
-        raise ValueError(f"'{function}' in '{path}' must be a function, got {type(found[0]).__name__}")
-    made: Callable[..., Any] = found[0]
+    if pretrained and model.num_classes != made_for.get("num_classes", model.num_classes):
+        raise ValueError(
+            f"timm's weights of '{name}' are of {made_for['num_classes']} classes, and the last layer of '{text}' would be "
+            "random: give weights of your own (--weights FILE)"
+        )
+    channels = next((weight.shape[1] for weight in model.parameters() if weight.ndim == 4), 3)
+    mean, std = (_per_channel(made_for[key], channels) for key in ("mean", "std"))
+    whole: Any = nn.Sequential(OrderedDict(normalize=Normalize(mean, std), network=model))
+    whole.input_shape = (channels, *made_for["input_size"][1:])
+    made: nn.Module = whole
     return made
+
+
+def _per_channel(values: Sequence[float], channels: int) -> Sequence[float]:
+    """Of three channels, or their mean for another number of them, as timm adapts its first layer."""
+    return values if len(values) == channels else [sum(values) / len(values)] * channels
 
 
 def _from_file(path: Path, factory: str) -> nn.Module:
     made: list[Any] = []
-    _run_file(path, lambda module: made.append(getattr(module, factory)()), factory)
+    run_file(path, lambda module: made.append(getattr(module, factory)()), factory)
     if not isinstance(model := made[0], nn.Module):
         what = f"the class {model.__name__}" if inspect.isclass(model) else type(model).__name__
         raise ValueError(f"'{factory}' in '{path}' must return an nn.Module, got {what}")
     return model
-
-
-def _run_file(path: Path, use: Callable[[ModuleType], None], name: str) -> None:
-    """Run a user's file and do something with what it defines; its errors, of any kind, are ValueError."""
-    spec = importlib.util.spec_from_file_location("sanact_user_" + re.sub(r"\W", "_", path.stem), path)
-    if spec is None or spec.loader is None or not os.path.isfile(path):
-        raise ValueError(f"no file '{path}' to take the model '{name}' from")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # so that what it defines can be pickled
-    neighbours = str(path.parent.resolve())
-    sys.path.insert(0, neighbours)  # as Python does for a script
-    try:
-        with redirect_stdout(sys.stderr):  # where the results go, nothing else may be printed
-            spec.loader.exec_module(module)
-            use(module)
-    except AttributeError as error:
-        made = [name for name, value in inspect.getmembers(module, callable) if value.__module__ == module.__name__]
-        raise ValueError(f"'{path}' has no working '{name}': {error}; it defines: {', '.join(made) or 'nothing'}") from error
-    except (Exception, SystemExit) as error:  # the user's code may raise anything, and may want to end the program
-        raise ValueError(f"'{name}' in '{path}' failed with {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(neighbours)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -46,6 +48,7 @@ TITLES = {
     "adaptive": "worst case",
 }
 CLEAN = "clean"
+WIDTH = 100  # characters of a table that is printed from Python
 GAP = 2  # characters between two columns on a terminal
 BELOW = "▼ below the paper's figure"
 BOUND = "upper bound: the effort of the attacker is small, and more of it may leave less"
@@ -221,6 +224,13 @@ class Grid:
     def texts(self, separator: str) -> dict[str, list[str]]:
         """What is written in each row; separator: between the lines of a cell."""
         return {name: [_cell(result, separator) for result in cells] for name, cells in self.rows.items()}
+
+    def __str__(self) -> str:
+        written = io.StringIO()
+        console = Console(file=written, width=WIDTH)
+        console.print(self.title, highlight=False, markup=False)
+        console.print(*rich_tables(self, WIDTH), sep="\n")
+        return written.getvalue()
 
     def _repr_html_(self) -> str:
         return _html(self)

@@ -17,11 +17,11 @@ from typing import Any, Self, cast
 import torch
 from tqdm import tqdm
 
+from sanact.defenses.candidate import Candidate, from_dict, to_dict
 from sanact.device import pick_device
 from sanact.engine.local import THREADS, _end_with
 from sanact.engine.work import pack, unpack
 from sanact.remembering import remembered
-from sanact.search.candidate import Candidate, from_dict, to_dict
 from sanact.search.objective import Objective, Outcome
 from sanact.search.race import Hits
 

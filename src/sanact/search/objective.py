@@ -16,6 +16,7 @@ from torch import nn
 
 from sanact.attacks import Attack
 from sanact.data import Data, Integers
+from sanact.defenses.candidate import Candidate, defense_of
 from sanact.device import one_thread
 from sanact.engine.finished import is_done, tidy
 from sanact.evaluation.cell import Cell, cells
@@ -24,7 +25,6 @@ from sanact.evaluation.rows import hits, read_rows, write_rows
 from sanact.evaluation.threat import Effort, Knowledge, Radius, l2_budget
 from sanact.parts import parts_of
 from sanact.report.tables import attack_title
-from sanact.search.candidate import Candidate, defense_of
 from sanact.search.race import Hits, beaten_by, rungs, too_dear
 
 CLEAN = "clean"

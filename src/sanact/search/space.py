@@ -13,9 +13,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from sanact.defenses import DEFENSES, Defense
+from sanact.defenses.candidate import IMAGE, Candidate
 from sanact.plan import sanitize
 from sanact.sanitizers import SANITIZERS, Mask, Sanitizer
-from sanact.search.candidate import IMAGE, Candidate
 from sanact.spec import make, parse
 from sanact.values import shown
 

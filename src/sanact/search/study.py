@@ -20,6 +20,7 @@ from torch import nn
 from sanact.attacks import PGD, Attack
 from sanact.data import Data
 from sanact.defenses import Defense
+from sanact.defenses.candidate import from_dict, to_dict, usable
 from sanact.device import pick_device
 from sanact.engine import WORKERS, folder
 from sanact.evaluation.threat import KNOWLEDGE, Effort, Knowledge, Radius, usual_eps
@@ -29,7 +30,6 @@ from sanact.progress import progress_bar
 from sanact.remembering import remembered
 from sanact.report.search import JOURNAL, SCAN, STUDY, Search, read_search
 from sanact.report.search import Trial as Tried
-from sanact.search.candidate import from_dict, to_dict, usable
 from sanact.search.desk import Desk
 from sanact.search.objective import CLEAN, Objective, Outcome
 from sanact.search.race import Hits

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from sanact.data import Data
+from sanact.defenses.candidate import from_dict
 from sanact.engine import run
 from sanact.evaluation.cell import Cell
 from sanact.evaluation.rows import header as header_of
@@ -20,7 +21,6 @@ from sanact.evaluation.threat import Effort
 from sanact.files import replacing
 from sanact.report.search import JUDGED, Search, card, read_search
 from sanact.report.tables import attack_title
-from sanact.search.candidate import from_dict
 from sanact.search.objective import CLEAN, Objective
 from sanact.values import shown
 

@@ -1,0 +1,52 @@
+"""Data sets of the Hugging Face Hub, of which those that are not there are told so at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from unittest.mock import patch
+
+if TYPE_CHECKING:
+    import datasets
+
+ANSWER = 5.0  # seconds that the Hub has to say whether it has a data set
+
+
+def from_hub(name: str) -> Mapping[str, datasets.Dataset]:
+    """All splits of a data set on the Hub, or, where the Hub cannot be reached, of what was downloaded before.
+
+    Raises ValueError where the Hub has none of this name, and what `datasets` raises.
+    """
+    import datasets
+
+    if datasets.config.HF_HUB_OFFLINE or _is_there(name):
+        return dict(datasets.load_dataset(name))
+    with _offline():
+        return dict(datasets.load_dataset(name))
+
+
+def _is_there(name: str) -> bool:
+    """Whether the Hub has it; False where nobody answers, which is asked once: `datasets` would ask for half a minute."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+    try:
+        HfApi().dataset_info(name, timeout=ANSWER)
+    except RepositoryNotFoundError as error:
+        raise ValueError(f"the Hub has no data set '{name}', or only a private one (hf auth login)") from error
+    except HfHubHTTPError:
+        return True  # it answers: what is wrong, `datasets` will say
+    except Exception:  # of as many kinds as a network can fail
+        return False
+    return True
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """For the block, nobody asks the Hub."""
+    import datasets
+    import huggingface_hub
+
+    with patch.object(datasets.config, "HF_HUB_OFFLINE", True), patch.object(huggingface_hub.constants, "HF_HUB_OFFLINE", True):
+        yield
