@@ -57,6 +57,17 @@ class Part(nn.Module):
         """Whether its strengths are to be learned, and are still where they began: what it does then was nobody's choice."""
         return False
 
+    @property
+    def monotone(self) -> bool:
+        """Whether no element of its output falls where the input rises: a box then becomes the box between two outputs."""
+        return False
+
+    def bounds(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """A box that holds what any input between low and high becomes; ValueError where none is known."""
+        if self.bypassed or self.monotone:
+            return self(low), self(high)
+        raise ValueError(f"no bounds are known of {self}")
+
     def calibrate(self, clean: Iterable[Tensor]) -> None:
         """Learn from clean data, batches of what `forward` takes; one that needs none does nothing."""
 

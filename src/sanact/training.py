@@ -30,12 +30,11 @@ from sanact.graph import input_shape
 from sanact.identity import fingerprint
 from sanact.models import build_model, load_weights, read_card
 from sanact.models.plain import PlainCNN
-from sanact.objectives import Objective, Step
+from sanact.objectives import Objective, Step, through
 from sanact.plan import Plan, SanitizedModel, calibrate, plan_to_dict, sanitize
 from sanact.preserve import preserved
 from sanact.progress import progress_bar
 from sanact.sanitizers import Sanitizer
-from sanact.through import through
 from sanact.values import BATCH_SIZE, SEED, SHARE, Number, OneOf, Rules, Whole, flag, shown
 
 Schedule = Literal["constant", "cosine", "one-cycle"]

@@ -125,3 +125,15 @@ def ash(values: Map, percentile: float, variant: str) -> Map:
         value = values.flatten()[i]
         out[i] = {"p": value, "b": before / survive, "s": value * np.exp(before / after)}[variant]
     return out.reshape(values.shape)
+
+
+def interval_affine(weight: Map, bias: Map, low: Map, high: Map) -> tuple[Map, Map]:
+    """The least and the most of each row of weight @ a + bias, over all a between low and high, element by element."""
+    ends = []
+    for take_low in (True, False):
+        out = bias.astype(float).copy()
+        for i in range(weight.shape[0]):
+            for j in range(weight.shape[1]):
+                out[i] += weight[i, j] * (low[j] if (weight[i, j] >= 0) == take_low else high[j])
+        ends.append(out)
+    return ends[0], ends[1]

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sanact.cli.certifying import certify
 from sanact.cli.ending import contained, told
 from sanact.cli.judging import demo, evaluate, reproduce, run
 from sanact.cli.listing import attacks, defenses, sanitizers
@@ -48,7 +49,7 @@ def options(
 
 
 VERBS = (
-    *(demo, evaluate, run, search, sensitivity, reproduce, train),
+    *(demo, evaluate, certify, run, search, sensitivity, reproduce, train),
     *(layers, attacks, sanitizers, defenses, compare, report, explore, robustbench),
 )
 for verb in VERBS:

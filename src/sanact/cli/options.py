@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sanact.evaluation.threat import Radius
     from sanact.report.tables import Grid, Listing
 
-MODEL = "mnist-cnn, cifar-cnn, resnet18[:width=24], resnet18-64[:width=32], timm:NAME, or path/to/file.py:factory."
+MODEL = "mnist-cnn, mnist-small, cifar-cnn, resnet18[:width=24], resnet18-64[:width=32], timm:NAME, or path/to/file.py:factory."
 DATA = "digits, mnist, cifar10, tiny-imagenet, a Hub name, or a local folder."
 PLAN = (
     "Sanitizers, [PATTERN=]NAME[:ARGUMENT,…] with semicolons between, as in 'median:3' or 'conv*=mask:0.3; fc7=median:3'; or a "

@@ -19,6 +19,7 @@ from sanact.defenses.feature_squeezing import FeatureSqueezing
 from sanact.defenses.filter_statistics import FilterStatistics
 from sanact.defenses.gradient_regularization import UnifiedGradientRegularization
 from sanact.defenses.input_gradient import InputGradientRegularization
+from sanact.defenses.interval_training import IntervalTraining
 from sanact.defenses.jpeg import JPEGCompression
 from sanact.defenses.kwta_network import KWTANetwork
 from sanact.defenses.lid import LocalIntrinsicDimensionality
@@ -30,6 +31,7 @@ from sanact.defenses.quilting import ImageQuilting
 from sanact.defenses.random_resize_pad import RandomResizingPadding
 from sanact.defenses.region_voting import RegionVoting
 from sanact.defenses.sanitizing import Sanitizing
+from sanact.defenses.smoothing import Smoothing
 from sanact.defenses.sparse_fourier import SparseFourierTransform
 from sanact.defenses.thermometer import Thermometer
 from sanact.defenses.trained import Trained
@@ -60,6 +62,8 @@ DEFENSES: dict[str, type[Defense]] = {
     "crop-rescale": CropEnsemble,
     "sparse-fourier": SparseFourierTransform,
     "thermometer": Thermometer,
+    "ibp": IntervalTraining,
+    "smoothing": Smoothing,
 }
 
 __all__ = [
@@ -82,6 +86,7 @@ __all__ = [
     "MagNet",
     "NaiveAdversarialTraining",
     "OddsAreOdd",
+    "IntervalTraining",
     "PGDAdversarialTraining",
     "PixelDefend",
     "RandomResizingPadding",
@@ -90,6 +95,7 @@ __all__ = [
     "SparseFourierTransform",
     "Thermometer",
     "TotalVariationMinimization",
+    "Smoothing",
     "Trained",
     "Transforming",
     "UnifiedGradientRegularization",

@@ -102,10 +102,14 @@ class Voting(Around, Part):
 
     def _answers(self, x: Tensor, count: int) -> Tensor:
         """The logits of so many points around each image, (N, count, K)."""
-        offsets = self.eps * (2 * torch.rand(len(x), count, *x.shape[1:], generator=self._generator) - 1)
+        offsets = self.offsets(len(x), count, *x.shape[1:], generator=self._generator)
         points = (x[:, None] + offsets.to(x)).flatten(0, 1)  # (N count, C, H, W)
         answers = torch.cat([self.network(some) for some in torch.split(points, AT_ONCE)])
         return answers.reshape(len(x), count, -1)
+
+    def offsets(self, *shape: int, generator: torch.Generator) -> Tensor:
+        """What is added to the image to make points of it."""
+        return self.eps * (2 * torch.rand(shape, generator=generator) - 1)
 
     def extra_repr(self) -> str:
         return f"eps={self.eps}, draws={self.draws}, seed={self.seed}"

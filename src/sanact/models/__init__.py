@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sanact.models.mnist_cnn import CIFARCNN, MNISTCNN
+from sanact.models.mnist_small import MNISTSmall
 from sanact.models.resnet import ResNet18, ResNet18For64
 from sanact.spec import parse
 from sanact.userfiles import load_function, run_file
@@ -25,6 +26,7 @@ from sanact.values import CLASSES, meant, shown
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "mnist-cnn": MNISTCNN,
+    "mnist-small": MNISTSmall,
     "cifar-cnn": CIFARCNN,
     "resnet18": ResNet18,
     "resnet18-64": ResNet18For64,
@@ -51,6 +53,7 @@ __all__ = [
     "DEFENDED",
     "MNISTCNN",
     "MODELS",
+    "MNISTSmall",
     "PRETRAINED",
     "ResNet18",
     "ResNet18For64",

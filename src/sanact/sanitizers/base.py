@@ -53,11 +53,25 @@ class Sanitizer(Part):
             raise ValueError(f"an activation must be (N, C, H, W) or (N, F), got {tuple(a.shape)} ({self})")
         if self.bypassed:
             return a
+        return self._like(a, self.differentiable(self.sanitize, self._maps(a)))
+
+    def bounds(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        if self.bypassed or self.monotone:
+            return self(low), self(high)
+        least, most = self.enclosed(self._maps(low), self._maps(high))
+        return self._like(low, least), self._like(high, most)
+
+    def _maps(self, a: Tensor) -> Tensor:
+        """An activation as (N, C, H, W)."""
         if a.ndim == 2 or a.shape[2:] == (1, 1):
-            return self.differentiable(self.sanitize, a.reshape(a.shape[0], 1, 1, a.shape[1])).reshape(a.shape)
-        if self.channels_last:
-            return self.differentiable(self.sanitize, a.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return self.differentiable(self.sanitize, a)
+            return a.reshape(a.shape[0], 1, 1, a.shape[1])
+        return a.permute(0, 3, 1, 2) if self.channels_last else a
+
+    def _like(self, a: Tensor, maps: Tensor) -> Tensor:
+        """Maps in the shape that the activation came in."""
+        if a.ndim == 2 or a.shape[2:] == (1, 1):
+            return maps.reshape(a.shape)
+        return maps.permute(0, 2, 3, 1) if self.channels_last else maps
 
     def made_for(self, channels: int, like: Tensor) -> None:
         """Prepare for activations of so many channels (units of a vector), on the device and in the dtype of ``like``."""
@@ -65,6 +79,10 @@ class Sanitizer(Part):
     @abstractmethod
     def sanitize(self, maps: Tensor) -> Tensor:
         """maps: (N, C, H, W); a vector comes as one map of height 1, (N, 1, 1, F)."""
+
+    def enclosed(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """As `bounds`, of maps (N, C, H, W), for a sanitizer that is not monotone."""
+        return super().bounds(low, high)
 
     @property
     def name(self) -> str:

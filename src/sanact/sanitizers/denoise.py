@@ -48,6 +48,13 @@ class DenoisingBlock(Learnable):
     def sanitize(self, maps: Tensor) -> Tensor:
         return self._added(self._filter.sanitize, maps)
 
+    def enclosed(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """As if an element and what the filter made of it had nothing to do with each other: sound, and too wide."""
+        least, most = self._filter.enclosed(low, high) if self.variant == "nl-means" else self._filter.bounds(low, high)
+        mixing = self.learned("mixing", low)
+        up, down = mixing.clamp_min(0), mixing.clamp_max(0)
+        return low + _mixed(least, up) + _mixed(most, down), high + _mixed(most, up) + _mixed(least, down)
+
     @property
     def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
         """Those of the filter, in its place."""
@@ -59,7 +66,9 @@ class DenoisingBlock(Learnable):
         return MedianFilter(self.kernel_size) if median else NonLocalMeans(window_size=self.kernel_size)
 
     def _added(self, filtering: Callable[[Tensor], Tensor], maps: Tensor) -> Tensor:
-        filtered, mixing = filtering(maps), self.learned("mixing", maps)
-        if maps.shape[1:3] == (1, 1):
-            return maps + linear(filtered, mixing)
-        return maps + conv2d(filtered, mixing[:, :, None, None])
+        return maps + _mixed(filtering(maps), self.learned("mixing", maps))
+
+
+def _mixed(maps: Tensor, mixing: Tensor) -> Tensor:
+    """W over the channels of each place, over the units of a vector."""
+    return linear(maps, mixing) if maps.shape[1:3] == (1, 1) else conv2d(maps, mixing[:, :, None, None])

@@ -68,6 +68,22 @@ class Mask(Calibrated):
         return kept_from(maps, self.reading, self.strength, self._threshold)
 
     @property
+    def monotone(self) -> bool:
+        return self.reading in ("fixed", "calibrated")
+
+    def enclosed(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """τ rises with the magnitudes, so that theirs bound it; an element that may stay or go becomes anything between."""
+        if self.reading == "mean_std":  # a deviation may fall where the magnitudes rise
+            return super().enclosed(low, high)
+        least, most = torch.maximum(low, -high).clamp_min(0), torch.maximum(high, -low)  # magnitudes
+        goes, stays = most < self._threshold(least), least >= self._threshold(most)
+
+        def of(end: Tensor, cut: Tensor) -> Tensor:
+            return torch.where(stays, end, cut).masked_fill(goes, 0)
+
+        return of(low, low.clamp_max(0)), of(high, high.clamp_min(0))
+
+    @property
     def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
         """A gate that opens gradually, with τ held constant or following the maps, and one that never shuts."""
         return {"sigmoid": self._gate, "moving sigmoid": partial(self._gate, moving=True), "leaky": self._leaky}

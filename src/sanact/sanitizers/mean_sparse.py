@@ -34,6 +34,10 @@ class MeanSparse(Calibrated):
     def needs_data(self) -> bool:
         return True
 
+    @property
+    def monotone(self) -> bool:
+        return True
+
     def sanitize(self, maps: Tensor) -> Tensor:
         mean, std = self.statistics(maps)
         return torch.where((maps - mean).abs() < self.alpha * std, mean, maps)

@@ -36,6 +36,10 @@ class MedianFilter(Sanitizer):
         return median_filter(maps, self.kernel_size)
 
     @property
+    def monotone(self) -> bool:
+        return True
+
+    @property
     def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
         """The mean of the window."""
         return {"mean": lambda maps: local_mean(maps, self.kernel_size)}

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Literal, get_args
 
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from sanact.kernels import nl_means
 from sanact.sanitizers.base import Sanitizer, eager, local_mean
@@ -48,6 +49,14 @@ class NonLocalMeans(Sanitizer):
     @eager  # fusing it takes minutes and runs slower; it stays eager inside a compiled network
     def sanitize(self, maps: Tensor) -> Tensor:
         return self._averages(maps)
+
+    def enclosed(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """An average is between the extremes of its window, whatever the weights."""
+        return -self._highest(-low), self._highest(high)
+
+    def _highest(self, maps: Tensor) -> Tensor:
+        window = [self.window_size if length > 1 else 1 for length in maps.shape[2:]]
+        return max_pool2d(maps, window, stride=1, padding=[size // 2 for size in window])
 
     @property
     def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:

@@ -43,6 +43,10 @@ class SmoothMask(Learnable):
         return maps * torch.sigmoid((maps.abs() - self._threshold(maps)) / temperature)
 
     @property
+    def monotone(self) -> bool:
+        return True
+
+    @property
     def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
         """A gate of another width, which may close as an attack goes on, and one that never shuts."""
         return {

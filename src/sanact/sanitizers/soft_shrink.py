@@ -42,6 +42,10 @@ class SoftShrink(Learnable):
         return (maps - threshold).clamp_min(0) - (-maps - threshold).clamp_min(0)
 
     @property
+    def monotone(self) -> bool:
+        return True
+
+    @property
     def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
         """Shrinkage with rounded corners, which may sharpen as an attack goes on, and one that lets 0.3 of a pass below λ."""
         return {"sigmoid": self._rounded, "leaky": lambda maps: 0.7 * self.sanitize(maps) + 0.3 * maps}

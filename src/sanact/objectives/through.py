@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sanact.gradients import gradient, gradient_choices
-from sanact.objectives import Objective, Step
+from sanact.objectives.base import Objective, Step
 from sanact.parts import parts_of
 from sanact.values import OneOf
 

@@ -13,8 +13,7 @@ from sanact.data import Data
 from sanact.defenses import PGDAdversarialTraining
 from sanact.gradients import gradient_choices
 from sanact.models import MNISTCNN, read_card
-from sanact.objectives import Adversarial, Objective, Step
-from sanact.through import Through, through
+from sanact.objectives import Adversarial, Objective, Step, Through, through
 from sanact.training import Recipe, train, train_and_save
 from tests.test_cli import sanact
 
