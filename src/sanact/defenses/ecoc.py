@@ -113,7 +113,7 @@ class ECOC(Trained):
 
     def architecture(self, network: nn.Module, example: Tensor | None = None) -> nn.Module:
         name = head_of(network, example)
-        codes = codewords(network.get_submodule(name).out_features, self.bits, self.seed)
+        codes = codewords(int(network.get_submodule(name).out_features), self.bits, self.seed)  # type: ignore[arg-type]
         return Coded(with_outputs(network, name, self.bits), codes).train(network.training)
 
     def objective(self, network: nn.Module) -> Objective:
@@ -128,7 +128,8 @@ class CodeHinge(Objective):
 
     def __call__(self, step: Step) -> tuple[Tensor, Tensor]:
         noise = torch.randn(step.x.shape, generator=step.draws).to(step.x)
-        bits, decoder = step.forward(step.x + self.noise * noise), step.model.decoder
+        bits, decoder = step.forward(step.x + self.noise * noise), step.model.get_submodule("decoder")
+        assert isinstance(decoder, Decoder)
         return F.relu(1 - decoder.codes[step.y] * bits).mean(), decoder(bits)
 
     @property

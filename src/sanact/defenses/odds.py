@@ -106,7 +106,8 @@ class OddsDetector(Corrector):
         noisy = x[:, None] + self.noise * torch.stack(noise).to(x)  # (N, draws, C, H, W)
         lead = network(noisy.flatten(0, 1)).reshape(len(x), self.draws, -1)
         y = logits.argmax(1)[:, None]
-        return lead - lead.gather(2, y[:, None].expand(-1, self.draws, 1)) - (logits - logits.gather(1, y))[:, None]
+        moved: Tensor = lead - lead.gather(2, y[:, None].expand(-1, self.draws, 1)) - (logits - logits.gather(1, y))[:, None]
+        return moved
 
     def statistics(self, network: nn.Module, x: Tensor, logits: Tensor) -> Tensor:
         """The standardized statistic of each rival, (N, K), and -inf for the predicted class itself."""
