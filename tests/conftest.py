@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 from torch import Tensor, nn
 
 from sanact.data import Batch, Data, load_data
@@ -68,6 +68,18 @@ class Watched:
         self.page.on("console", lambda message: self.said.append(message.text))
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
         self.page.on("request", lambda request: self.asked.append(request.url))
+
+
+AXE = Path(__file__).parent / "vendor" / "axe.min.js"
+
+
+def accessible(page: Page) -> bool:
+    """Whether axe-core finds nothing in a page: keyboard, contrast, names, structure; AssertionError says what it found."""
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run({resultTypes: ['violations']}).then(results => results.violations)")
+    told = [f"{rule['id']}: {rule['help']}: {rule['nodes'][0]['html'][:200]}" for rule in found]
+    assert not told, "\n".join(told)
+    return True
 
 
 class Linear(nn.Module):

@@ -27,6 +27,7 @@ from sanact.evaluation.threat import KNOWLEDGE, Radius
 from sanact.report.figures import accuracy_by_budget
 from sanact.report.inside import draw
 from sanact.report.tables import (
+    BOUND,
     CLEAN,
     SUSPECT,
     Listing,
@@ -40,6 +41,12 @@ from sanact.report.tables import (
     shares,
 )
 
+VERDICTS = {
+    "reliable": "the attack passed every check, and no other attacker left less",
+    "upper bound": BOUND.partition(": ")[2],
+    "suspect": SUSPECT.partition(": ")[2].partition(". ")[0],
+}
+INTERVAL = {"95 % interval": "of a hundred such intervals, about 95 hold the accuracy on all images that these were drawn from"}
 SHOWN = 6  # examples of a cell
 GALLERY = 2 * 2**20  # bytes of pictures in the whole page
 INK = "#010203"  # what a figure is drawn in where the page's own colour of text is meant
@@ -78,9 +85,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Section:
-    """All that is known of one model on one set of images."""
+    """All that is known of one model on one set of images.  words: what those of its tables mean."""
 
     title: str
+    words: dict[str, str]
     facts: list[Fact]
     warning: str
     balls: list[Ball]
@@ -119,8 +127,6 @@ def write_page(sources: Sequence[Path], *, l2: Radius | None = "usual") -> str:
     return environment.get_template("page.html").render(
         sections=sections,
         figures=figures,
-        knowledge=KNOWLEDGE,
-        suspect=SUSPECT if any(run.verdict.startswith("suspect") for one in sections for run in one.runs) else "",
         left_out=room.refused,
         sources=[str(source) for source in sources],
     )
@@ -163,6 +169,7 @@ def _section(title: str, tables: Mapping[Path, pa.Table], l2: Radius | None, roo
     adaptive = [r for r in found if r.knowledge == "adaptive"]
     return Section(
         title,
+        _words(found),
         _facts(found, {path.name: rows for path, rows in tables.items()}),
         "" if adaptive else "No adaptive attacker was run: nothing here says what is left against one who knows the defense.",
         list(_balls(found)),
@@ -171,6 +178,12 @@ def _section(title: str, tables: Mapping[Path, pa.Table], l2: Radius | None, roo
         [_run(path, rows, room) for path, rows in tables.items()],
         plans,
     )
+
+
+def _words(found: Sequence[Result]) -> dict[str, str]:
+    """What the words of their tables mean, of those that are in them."""
+    known = {str(word): meaning for word, meaning in reversed(KNOWLEDGE.items()) if any(r.knowledge == word for r in found)}
+    return known | {word: meaning for word, meaning in VERDICTS.items() if any(r.word == word for r in found)} | INTERVAL
 
 
 def _facts(found: Sequence[Result], tables: Mapping[str, pa.Table]) -> list[Fact]:
@@ -249,7 +262,7 @@ def _family(result: Result) -> str:
 def _cells_of(row: Iterable[Result | None]) -> list[dict[str, Any]]:
     """What the template writes into each cell of a row."""
     return [
-        {"value": -1.0, "text": "–", "interval": "", "verdict": "", "why": ""}
+        {"value": -1.0, "text": "–", "interval": "", "verdict": "", "why": "", "anchor": ""}
         if r is None
         else {
             "value": r.accuracy.value,
@@ -257,6 +270,7 @@ def _cells_of(row: Iterable[Result | None]) -> list[dict[str, Any]]:
             "interval": f"{r.accuracy.low:.1f}–{r.accuracy.high:.1f}",
             "verdict": r.word,
             "why": r.verdict,
+            "anchor": _anchor(Path(r.rows)),
         }
         for r in row
     ]
@@ -273,12 +287,17 @@ def _run(path: Path, rows: pa.Table, room: Room) -> Run:
     }
     return Run(
         title,
-        re.sub(r"\W+", "-", path.stem),
+        _anchor(path),
         told,
         checks,
         room.take(_pictures(path, rows, facts)),
         json.dumps(parameters, indent=2, ensure_ascii=False),
     )
+
+
+def _anchor(path: Path) -> str:
+    """Where in the page a cell is, of which this is the file of rows."""
+    return re.sub(r"\W+", "-", path.stem)
 
 
 def _pictures(path: Path, rows: pa.Table, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
