@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import http.client
+import os
 import re
 import signal
 import subprocess
 import sys
+from contextlib import closing
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import Watched, load_or_skip
+from tests.conftest import Watched, accessible, load_or_skip
 
 MINUTE = 60_000  # milliseconds
 
 
 @pytest.fixture(scope="module")
-def address():
+def temporary(tmp_path_factory):
+    """Where the server keeps its files."""
+    return tmp_path_factory.mktemp("gradio")
+
+
+@pytest.fixture(scope="module")
+def address(temporary):
     load_or_skip("mnist", "test")
     command = [sys.executable, "-m", "sanact", "explore", "mnist-cnn", "--no-browser"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+    environment = os.environ | {"GRADIO_TEMP_DIR": str(temporary)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
         assert server.stdout is not None
         (said,) = re.findall(r"http://\S+", server.stdout.readline()) or [None]
         yield said
@@ -92,7 +103,7 @@ def test_sliders_and_choices_change_what_is_shown(watched):
 def test_a_plan_can_be_written_and_a_wrong_one_is_refused_with_its_reason(watched):
     page = watched.page
     plan = page.locator("#plan textarea, #plan input")
-    plan.fill("conv1=median:5 fc7=mask:0.2")
+    plan.fill("conv1=median:5; fc7=mask:0.2")
     plan.press("Enter")
     strip = page.locator("#strip button.thumbnail-item")
     for number in [0, 1] * 20:  # until the answer is there
@@ -123,7 +134,93 @@ def test_a_click_on_a_layer_opens_its_maps(watched):
     assert page.locator("#maps .caption-label").all_inner_texts() == [
         f"{what} {stage} sanitizing" for stage in ("before", "after") for what in ("clean", "adversarial", "difference")
     ]
-    assert page.locator("#curve img").first.evaluate("image => image.naturalWidth") > 100
+    assert page.locator("#curve svg").bounding_box()["width"] > 100
+
+
+def write_plan(page, text: str) -> None:
+    plan = page.locator("#plan textarea, #plan input")
+    plan.fill(text)
+    plan.press("Enter")
+
+
+def test_the_chips_of_layers_follow_a_plan_that_was_typed(watched):
+    write_plan(watched.page, "conv1=median:3; fc7=mask:0.2")
+    chips = "() => [...document.querySelectorAll('#layers .token')].map(chip => chip.innerText.trim()).join() === 'conv1,fc7'"
+    watched.page.wait_for_function(chips)
+    assert watched.page.locator("#plan textarea, #plan input").input_value() == "conv1=median:3; fc7=mask:0.2"
+
+
+@pytest.mark.parametrize("defense", ["mask:reading=calibrated,strength=0", "feature-squeezing:bits=1,detect=true"])
+def test_what_learns_from_clean_images_can_be_typed(watched, defense):
+    bars = watched.page.locator("#defended-adversarial").inner_text()
+    write_plan(watched.page, defense)
+    script = "bars => document.querySelector('#defended-adversarial').innerText !== bars"
+    watched.page.wait_for_function(script, arg=bars)
+    assert "Defended: " in watched.page.locator("#told").inner_text()
+
+
+def test_after_the_long_attack_the_switch_says_who_attacked(watched):
+    watched.page.locator("#harder").click()
+    wait_for(watched, "adaptive:", "quick effort")
+    assert watched.page.locator("#knowledge").get_by_label("adaptive").is_checked()
+    watched.page.wait_for_timeout(1000)
+    wait_for(watched, "adaptive:", "quick effort")  # and nothing has taken its place
+
+
+def test_the_plot_has_the_colours_of_the_page(browser, address):
+    watched = Watched(browser, color_scheme="dark")
+    watched.page.set_default_timeout(MINUTE)
+    watched.page.goto(address)
+    wait_for(watched, "oblivious:")
+    script = "names => names.map(name => getComputedStyle(document.querySelector(name)).color)"
+    inks = watched.page.evaluate(script, ["#told h2", "#curve svg"])
+    assert all(sum(map(int, re.findall(r"\d+", ink)[:3])) > 600 for ink in inks), inks
+    watched.page.context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_but_what_is_gradios_own(browser, address, scheme):
+    watched = Watched(browser, color_scheme=scheme)
+    watched.page.set_default_timeout(MINUTE)
+    watched.page.goto(address)
+    wait_for(watched, "oblivious:")
+    assert accessible(watched.page, ignoring=("button-name", "image-redundant-alt", "label-content-name-mismatch"))
+    watched.page.context.close()
+
+
+def asked(address: str, path: str = "/", method: str = "GET", **headers: str) -> tuple[int, dict[str, str]]:
+    with closing(http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)) as connection:
+        connection.request(method, path, headers=headers)
+        with connection.getresponse() as answer:
+            return answer.status, {name.lower(): value for name, value in answer.getheaders()}
+
+
+def test_another_site_is_not_answered(address):
+    here = urlsplit(address).netloc
+    status, headers = asked(address)
+    assert (status, headers["x-frame-options"], headers["content-security-policy"]) == (200, "DENY", "frame-ancestors 'none'")
+    assert asked(address, Host="evil.example")[0] == 403
+    assert asked(address, "/gradio_api/upload", "POST", Host=here, Origin="http://evil.example")[0] == 403
+
+
+def test_an_upload_is_asked_for_its_class_and_its_file_is_deleted(watched, temporary, tmp_path):
+    page, (chosen,) = watched.page, watched.page.locator("input[type=file]").all()
+    Image.fromarray(np.full((40, 40), 77, dtype=np.uint8)).save(tmp_path / "plain.png")
+    chosen.set_input_files(tmp_path / "plain.png")
+    wait_for(watched, "whose class nobody gave")
+    assert not list(temporary.rglob("plain*"))
+    page.locator("#label input").click()
+    page.get_by_role("option", name="7", exact=True).click()
+    wait_for(watched, "on a 7.")
+    page.locator("#images button.thumbnail-item").first.click()
+    page.wait_for_function("!document.querySelector('#label')?.checkVisibility()")
+
+
+def test_a_colour_image_is_refused_by_a_network_of_gray_ones(watched, tmp_path):
+    (chosen,) = watched.page.locator("input[type=file]").all()
+    Image.new("RGB", (28, 28), (255, 0, 0)).save(tmp_path / "red.png")
+    chosen.set_input_files(tmp_path / "red.png")
+    watched.page.get_by_text("it is in colour, and the network takes gray images").wait_for()
 
 
 def test_an_upload_is_shown_and_a_bad_one_is_refused_with_its_reason(watched, tmp_path):

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import colormaps
-from matplotlib.figure import Figure
+from matplotlib import colormaps, rc_context
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
+from starlette.middleware import Middleware
 from torch import Tensor, nn
 
 from sanact.data import Data
 from sanact.evaluation.statistics import Mean
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge
 from sanact.explorer import ATTACKS, STRENGTHS, Explorer, Kind, Network, View, written
-from sanact.plan import parse_plan
+from sanact.guard import Guard
+from sanact.naming import read_defense
+from sanact.report.drawing import THEME, as_svg
 from sanact.report.inside import as_maps, distance_curves
 from sanact.values import OneOf
 
@@ -31,14 +34,22 @@ SHOWN = 24  # images to choose from
 MAPS = 16  # of a layer
 SIDE = 160  # pixels of a picture, at least
 BARS = list(itertools.product(get_args(Network), get_args(Kind)))
+UNKNOWN = "nobody knows"  # the class of an upload
+AGE = 60  # seconds that a file may stay in the temporary folder
 QUIET: dict[str, Any] = {"show_label": False, "allow_preview": False, "buttons": []}
+LEGIBLE = ".min_value, .max_value { color: var(--body-text-color) !important } #told h2 { font-size: var(--text-lg) }"
 FONTS: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # nothing is fetched
 
 
-def build(model: nn.Module, data: Data, *, eps: float) -> gr.Blocks:
-    """The page for a network, undefended and in evaluation mode, and images for it; eps: the budget to begin with."""
-    desk = _Desk(model, data, eps)
-    with gr.Blocks(title="sanact: explore hidden activations", analytics_enabled=False) as page:
+def build(model: nn.Module, data: Data, *, eps: float, training: Callable[[], Data] | None = None) -> gr.Blocks:
+    """The page for a network, undefended and in evaluation mode, and images for it.
+
+    eps: the budget to begin with.
+    training: gives clean training images, for a defense that learns from some.
+    """
+    desk = _Desk(model, data, eps, training)
+    title = "sanact: explore hidden activations"
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(AGE, AGE)) as page:
         names = desk.explorer.layers
         image, view = gr.State(desk.chosen(0)), gr.State(None)
         gr.Markdown("# What an attack does inside the network")
@@ -46,6 +57,9 @@ def build(model: nn.Module, data: Data, *, eps: float) -> gr.Blocks:
             with gr.Column(scale=1, min_width=320):
                 picked = gr.Gallery(desk.gallery, columns=3, height=260, elem_id="images", **QUIET)
                 uploaded = gr.UploadButton("Upload an image", file_types=["image"], type="filepath", elem_id="upload")
+                label = gr.Dropdown(
+                    [UNKNOWN, *desk.classes], value=UNKNOWN, label="the class of the upload", visible=False, elem_id="label"
+                )
                 attack = gr.Dropdown(list(ATTACKS), value="pgd", label="attack", elem_id="attack")
                 norm = gr.Radio(["Linf", "L2"], value="Linf", label="norm", elem_id="norm")
                 size = gr.Slider(**desk.budget("Linf"), label="eps: budget, in input units", elem_id="eps")
@@ -55,7 +69,7 @@ def build(model: nn.Module, data: Data, *, eps: float) -> gr.Blocks:
                 layers = gr.Dropdown(names, value=names, multiselect=True, label="layers", elem_id="layers")
                 plan = gr.Textbox(
                     desk.compose("mask", STRENGTHS["mask"].usual, names),
-                    label="the plan, as for the command line: edit, press Enter",
+                    label="the plan, or any defense, as for the command line: edit, press Enter",
                     buttons=["copy"],
                     elem_id="plan",
                 )
@@ -75,20 +89,21 @@ def build(model: nn.Module, data: Data, *, eps: float) -> gr.Blocks:
                 layer = gr.Markdown(elem_id="layer")
                 maps = gr.Gallery(columns=3, height="auto", elem_id="maps", **QUIET)
                 gr.Markdown("How far the adversarial image is from the clean one, layer by layer:")
-                curve = gr.Plot(show_label=False, elem_id="curve")
+                curve = gr.HTML(elem_id="curve")
         controls = [image, attack, norm, size, plan]
         outputs = [view, told, *shown, *bars, strip, layer, maps, curve]
         live, hard = [*controls, knowledge, gr.State(False)], [*controls, gr.State("adaptive"), gr.State(True)]
         run: dict[str, Any] = {"trigger_mode": "always_last", "show_progress": "minimal"}
         knobs = [sanitizer, strength, layers]
-        picked.select(desk.pick, None, image)
-        uploaded.upload(desk.upload, uploaded, image)
+        picked.select(desk.pick, None, [image, label])
+        uploaded.upload(desk.upload, uploaded, [image, label])
+        label.input(desk.named, [image, label], image)
         norm.change(desk.ball, norm, size)
-        sanitizer.change(desk.turned, sanitizer, strength).then(desk.compose, knobs, plan).then(desk.look, live, outputs, **run)
-        gr.on([strength.change, layers.change], desk.compose, knobs, plan).then(desk.look, live, outputs, **run)
-        changes = [page.load, plan.submit, *(part.change for part in (image, attack, size, knowledge))]
-        gr.on(changes, desk.look, live, outputs, **run)
-        harder.click(desk.look, hard, outputs)
+        sanitizer.input(desk.turned, sanitizer, strength).then(desk.compose, knobs, plan).then(desk.look, live, outputs, **run)
+        gr.on([strength.input, layers.input], desk.compose, knobs, plan).then(desk.look, live, outputs, **run)
+        plan.submit(desk.look, live, outputs, **run).success(desk.followed, view, layers)
+        gr.on([page.load, *(part.change for part in (image, attack, size)), knowledge.input], desk.look, live, outputs, **run)
+        harder.click(lambda: "adaptive", None, knowledge).then(desk.look, hard, outputs)
         strip.select(desk.opened, view, [layer, maps])
     return cast(gr.Blocks, page)
 
@@ -105,7 +120,9 @@ def launch(page: gr.Blocks, *, port: int | None = None, browser: bool = True) ->
         prevent_thread_lock=True,
         theme=gr.themes.Default(**FONTS),
         ssr_mode=False,
+        css=LEGIBLE,
         footer_links=[],
+        app_kwargs={"middleware": [Middleware(Guard)]},
     )
     return str(address)
 
@@ -113,10 +130,10 @@ def launch(page: gr.Blocks, *, port: int | None = None, browser: bool = True) ->
 class _Desk:
     """What the page's controls do: each method takes their values, and returns what is to be shown."""
 
-    def __init__(self, model: nn.Module, data: Data, eps: float) -> None:
+    def __init__(self, model: nn.Module, data: Data, eps: float, training: Callable[[], Data] | None) -> None:
         images = data.sample(min(SHOWN, len(data)))
         self.batch, self.eps = next(images.batches(len(images))), eps
-        self.explorer = Explorer(model, tuple(self.batch.x.shape[1:]))  # type: ignore[arg-type]
+        self.explorer = Explorer(model, tuple(self.batch.x.shape[1:]), training)  # type: ignore[arg-type]
         self.known = len(data.classes) == self.explorer.classes  # or the network was trained on something else
         self.classes = list(data.classes) if self.known else [str(i) for i in range(self.explorer.classes)]
         labels = [data.classes[y] for y in self.batch.y.tolist()]
@@ -125,14 +142,24 @@ class _Desk:
     def chosen(self, number: int) -> tuple[Tensor, int | None]:
         return self.batch.x[number], int(self.batch.y[number]) if self.known else None
 
-    def pick(self, event: gr.SelectData) -> tuple[Tensor, int | None]:
-        return self.chosen(int(event.index))
+    def pick(self, event: gr.SelectData) -> tuple[Any, ...]:
+        return self.chosen(int(event.index)), gr.Dropdown(value=UNKNOWN, visible=False)
 
-    def upload(self, path: str) -> tuple[Tensor, int | None]:
+    def upload(self, path: str) -> tuple[Any, ...]:
+        """The image, and the question of what class it is; its file is deleted."""
         try:
-            return self.explorer.read(path), None
+            return (self.explorer.read(path), None), gr.Dropdown(value=UNKNOWN, visible=True)
         except ValueError as error:
             raise gr.Error(str(error), title="No image", print_exception=False) from error
+        finally:
+            Path(path).unlink(missing_ok=True)
+
+    def named(self, image: tuple[Tensor, int | None], label: str) -> tuple[Tensor, int | None]:
+        return image[0], self.classes.index(label) if label in self.classes else None
+
+    def followed(self, view: View) -> list[str]:
+        """The layers that a plan somebody typed sanitizes."""
+        return [layer for layer in self.explorer.layers if layer in view.inside["defended", "clean"].sanitized]
 
     def strength(self, sanitizer: str) -> dict[str, Any]:
         s = STRENGTHS[sanitizer]
@@ -172,34 +199,47 @@ class _Desk:
             if len(plan) > LONGEST:
                 raise ValueError(f"a plan must have at most {LONGEST:,} characters here, got {len(plan):,}")
             OneOf(tuple(ATTACKS))(attack, "attack", "explorer")
-            parsed = parse_plan(plan.split()) if plan.strip() not in ("", "none") else None
-            view = self.explorer.look(*image, ATTACKS[attack](eps=eps, norm=norm), parsed, knowledge, hard=hard)
+            defense = read_defense(plan) if plan.strip() not in ("", "none") else None
+            view = self.explorer.look(*image, ATTACKS[attack](eps=eps, norm=norm), defense, knowledge, hard=hard)
         except (ValueError, TypeError, RuntimeError) as error:
             raise gr.Error(str(error), title="Not possible", print_exception=False) from error
-        bars = [dict(zip(self.classes, map(float, view.probabilities[key]), strict=True)) for key in BARS]
+        names = [*self.classes, "refused"]
+        bars = [dict(zip(names, map(float, view.probabilities[key]), strict=False)) for key in BARS]
         first = next(iter(view.inside["defended", "clean"].after))
-        told = _told(view, self.classes, f"{norm} ≤ {eps:.3g}")
+        told = _told(view, names, f"{norm} ≤ {eps:.3g}")
         return view, told, *_pictures(view), *bars, _strip(view), *_layer(view, first), _curve(view)
 
     def opened(self, view: View, event: gr.SelectData) -> tuple[Any, ...]:
         return _layer(view, list(view.inside["defended", "clean"].after)[int(event.index)])
 
 
-def _told(view: View, classes: Sequence[str], ball: str) -> str:
-    """What happened, in words; never a success of the defense without what the attacker knew."""
-    names = {key: classes[view.prediction(*key)] for key in BARS}
-    if view.prediction("defended", "adversarial") != view.label:
-        fate = f"The defended network is fooled{f', first by {view.by}' if view.by not in ('', 'clean') else ''}."
-    elif view.knowledge == "adaptive":
-        fate = "These attempts failed on this image, which is no proof that all would: the button below tries more."
-    else:
-        fate = "The defended network withstands; switch to **adaptive** to see whether it does once somebody looks for a way."
+def _told(view: View, names: Sequence[str], ball: str) -> str:
+    """What happened, in words; never a success of the defense without what the attacker knew.  names: of the classes."""
+    said = {key: names[view.prediction(*key)] for key in BARS}
+    shown = f"on a {names[view.label]}"
+    if not view.given:
+        shown = f"on an image whose class nobody gave: what the undefended network says, {names[view.label]}, counts as right"
     return (
-        f"### {view.knowledge}: {KNOWLEDGE[view.knowledge]}\n"
-        f"{view.attack}, {ball}, on a {classes[view.label]}. Undefended: {names['undefended', 'clean']} → "
-        f"{names['undefended', 'adversarial']}. "
-        f"Defended: {names['defended', 'clean']} → {names['defended', 'adversarial']}. {fate}"
+        f"## {view.knowledge}: {KNOWLEDGE[view.knowledge]}\n"
+        f"{view.attack}, {ball}, {shown}. Undefended: {said['undefended', 'clean']} → {said['undefended', 'adversarial']}. "
+        f"Defended: {said['defended', 'clean']} → {said['defended', 'adversarial']}. {_fate(view)}"
     )
+
+
+def _fate(view: View) -> str:
+    """What became of the defended network."""
+    before, after = (view.prediction("defended", kind) for kind in get_args(Kind))
+    refusal = len(view.probabilities["undefended", "clean"])
+    if before != view.label:
+        return "The defended network is wrong without an attack: there was nothing to fool."
+    if after not in (view.label, refusal):
+        return f"The defended network is fooled{f', first by {view.by}' if view.by not in ('', 'clean') else ''}."
+    held = "refuses the example" if after == refusal else "withstands"
+    if view.knowledge == "adaptive":
+        return (
+            f"The defended network {held}. These attempts failed; that is no proof that all would: the button below tries more."
+        )
+    return f"The defended network {held}; switch to **adaptive** to see whether it does once somebody looks for a way."
 
 
 def _pictures(view: View) -> list[npt.NDArray[np.uint8]]:
@@ -237,14 +277,18 @@ def _layer(view: View, layer: str) -> tuple[str, list[tuple[npt.NDArray[np.uint8
     return words + f"the {len(best)} maps that the clean image excites most", maps
 
 
-def _curve(view: View) -> Figure:
-    curves = {}
-    for name, network in zip(("none", "defended"), get_args(Network), strict=True):
-        away = view.distances(network)
-        curves[name, str(view.knowledge)] = {layer: Mean(1, value, value, value) for layer, value in away.items()}
-    figure = distance_curves(curves)
+def _curve(view: View) -> str:
+    """Both networks, as far as they have the same layers, in the colours of the page."""
+    away = {name: view.distances(network) for name, network in zip(("none", "defended"), get_args(Network), strict=True)}
+    curves = {
+        (name, str(view.knowledge)): {layer: Mean(1, value, value, value) for layer, value in own.items()}
+        for name, own in away.items()
+        if own.keys() == away["defended"].keys()
+    }
+    with rc_context(THEME):
+        figure = distance_curves(curves)
     figure.set_size_inches(6, 3)
-    return figure
+    return as_svg(figure, "How far the adversarial image is from the clean one, layer by layer")
 
 
 def _montage(maps: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,14 @@ from sanact.activations import Recording, distances, record
 from sanact.attacks import APGD, BIM, FGSM, MIM, PGD, BudgetedAttack
 from sanact.attacks.suite import Record, Stage
 from sanact.checks import Model
-from sanact.data import pixels
+from sanact.data import Data, pixels
+from sanact.defenses import as_defense
+from sanact.defenses.base import Around
+from sanact.defenses.chain import links
+from sanact.defenses.sanitizing import Sanitizing
 from sanact.evaluation.adaptive import Adaptive, Campaign
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge
-from sanact.plan import Plan, plan_to_dict, sanitize
+from sanact.plan import Plan, as_plan, plan_to_dict
 from sanact.report.tables import plan_text
 from sanact.sanitizers import KWTA, Mask, MedianFilter, NonLocalMeans, Sanitizer, sanitizers_of
 from sanact.values import OneOf, image_shape
@@ -72,6 +76,7 @@ class Glance(Adaptive):
 class View:
     """What is seen of one image, (C, H, W), of class ``label``.
 
+    given: whether somebody said that it is of this class; else the undefended network did.
     by: what won it, if anything did.  probabilities: of each class, by network and image.  inside: activations, likewise.
     attack: who crafted it, and with what knowledge.
     """
@@ -79,6 +84,7 @@ class View:
     clean: npt.NDArray[np.float32]
     adversarial: npt.NDArray[np.float32]
     label: int
+    given: bool
     attack: str
     knowledge: Knowledge
     by: str
@@ -86,6 +92,7 @@ class View:
     inside: dict[tuple[Network, Kind], Recording]
 
     def prediction(self, network: Network, kind: Kind) -> int:
+        """The likeliest class; the number of classes where the image is refused."""
         return int(self.probabilities[network, kind].argmax())
 
     def distances(self, network: Network) -> dict[str, float]:
@@ -95,16 +102,18 @@ class View:
 
 
 class Explorer:
-    """Looks at images through a network and through the same network sanitized.
+    """Looks at images through a network and through the same network defended.
 
     model: undefended, in evaluation mode.  shape: (C, H, W) of its images.
+    training: gives clean training images, for defenses that learn from some; it is called when one does.
     layers: one for each hidden activation.
     """
 
-    def __init__(self, model: nn.Module, shape: tuple[int, int, int]) -> None:
+    def __init__(self, model: nn.Module, shape: tuple[int, int, int], training: Callable[[], Data] | None = None) -> None:
         if sanitized := sanitizers_of(model):
             raise ValueError(f"the explorer takes an undefended model, got one with {sanitized[0]} inside")
-        self.model, self.shape = model, image_shape(shape, "shape", "explorer")
+        self.model, self.shape, self.training = model, image_shape(shape, "shape", "explorer"), training
+        self._made: tuple[str, nn.Module] = ("", model)  # the last defended network, by its identity
         self._one_at_a_time = threading.Lock()  # while torch.fx traces, what other threads call is traced, too
         example = torch.zeros(1, *shape)
         self.layers = list(dict.fromkeys(name.partition(" (")[0] for name in record(model, example).after))
@@ -123,7 +132,7 @@ class Explorer:
         x: Tensor,
         label: int | None,
         attack: BudgetedAttack,
-        plan: Plan | None,
+        defense: Any,
         knowledge: Knowledge,
         *,
         hard: bool = False,
@@ -131,20 +140,30 @@ class Explorer:
         """Attack one image and look inside.
 
         x: (C, H, W) in [0, 1].  label: its class; None takes what the undefended network makes of it.
+        defense: whatever `sanact.defend` takes; None for none.
         attack: of the oblivious and the white-box attacker; the adaptive one takes its norm and eps, and tries more.
         hard: whether the adaptive attacker tries all that a quick effort has, instead of its first attempts.
         Raises ValueError for a plan that costs more than `BOUNDS` allow.
         """
         OneOf(tuple(KNOWLEDGE))(knowledge, "knowledge", "explorer")
-        check_bounds(plan or {})
         with self._one_at_a_time:
-            return self._look(x[None], label, attack, plan, knowledge, hard)
+            return self._look(x[None], label, attack, self._defended(defense), knowledge, hard)
+
+    def _defended(self, defense: Any) -> nn.Module:
+        if not defense:
+            return self.model
+        wanted = as_defense(defense)
+        for link in links(wanted):
+            if isinstance(link, Sanitizing):
+                check_bounds(as_plan(link.plan))
+        if (key := repr(wanted.identity)) != self._made[0]:
+            data = self.training() if wanted.needs_data and self.training else None
+            self._made = key, wanted(self.model, data, example=torch.zeros(1, *self.shape))
+        return self._made[1]
 
     def _look(
-        self, x: Tensor, label: int | None, attack: BudgetedAttack, plan: Plan | None, knowledge: Knowledge, hard: bool
+        self, x: Tensor, label: int | None, attack: BudgetedAttack, defended: nn.Module, knowledge: Knowledge, hard: bool
     ) -> View:
-        example = torch.zeros(1, *self.shape)
-        defended = sanitize(self.model, plan, example=example) if plan else self.model
         with torch.no_grad():
             y = torch.tensor([label]) if label is not None else self.model(x).argmax(1)
         by = ""
@@ -161,24 +180,52 @@ class Explorer:
                 for n, network in networks.items()
                 for k, image in images.items()
             }
-        inside = {(n, k): record(network, image) for n, network in networks.items() for k, image in images.items()}
+        inside = {(n, k): record(*core(network, image)) for n, network in networks.items() for k, image in images.items()}
         name = f"adaptive, {'quick effort' if hard else 'first attempts'}" if knowledge == "adaptive" else attack.name
-        return View(x[0].numpy(), adversarial[0].numpy(), int(y), name, knowledge, by, probabilities, inside)
+        given = label is not None
+        return View(x[0].numpy(), adversarial[0].numpy(), int(y), given, name, knowledge, by, probabilities, inside)
 
     def read(self, path: Path | str) -> Tensor:
-        """An image from a file, in the shape the network takes; ValueError for a file that holds none, or too large a one."""
+        """An image from a file, in the shape the network takes.
+
+        Raises ValueError for a file that holds none, one that is too large, or one in colour for a network that takes gray.
+        """
         try:
             with Image.open(path) as image:
                 if (count := image.width * image.height) > PIXELS:
                     raise ValueError(
                         f"it has {image.width} x {image.height} = {count:,} pixels, at most {PIXELS:,} are allowed"
                     )
+                if self.shape[0] == 1 and colourful(image):
+                    raise ValueError("it is in colour, and the network takes gray images")
                 array = pixels(image, "L" if self.shape[0] == 1 else "RGB", self.shape[1:])
         except UnidentifiedImageError as error:  # whose message names a path of the server
             raise ValueError(f"'{Path(path).name}' is no image that Pillow can read") from error
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"'{Path(path).name}' cannot be shown: {error}") from error
         return torch.from_numpy(array.copy()).permute(2, 0, 1).float().div(255).contiguous()
+
+
+def core(model: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
+    """The network inside all that is around it, and what of an image x, (1, C, H, W), reaches it first."""
+    inner, seen = model, [x]
+    while isinstance(inner, Around):
+        inner = inner.network
+    if inner is model:
+        return model, x
+    hook = inner.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    try:
+        with torch.no_grad():
+            model(x)
+    finally:
+        hook.remove()
+    return inner, seen[:2][-1][:1]
+
+
+def colourful(image: Image.Image) -> bool:
+    """Whether its channels differ."""
+    red, green, blue = (np.asarray(channel) for channel in image.convert("RGB").split())
+    return not (np.array_equal(red, green) and np.array_equal(green, blue))
 
 
 def check_bounds(plan: Plan) -> None:

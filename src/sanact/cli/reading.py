@@ -84,11 +84,19 @@ def explore(
         from sanact.app import build, launch
     except ImportError as error:
         raise ValueError(f"the explorer needs Gradio: pip install 'sanact[app]' ({error})") from error
+    from sanact.data import Data, load_data
     from sanact.evaluation.threat import usual_eps
+    from sanact.graph import input_shape
     from sanact.naming import read_model
 
     found_by = columns(image_column, label_column, class_names, shape)
-    page = build(*read_model(model, data, split, weights, found_by=found_by), eps=usual_eps(data) / 2)
+    network, images = read_model(model, data, split, weights, found_by=found_by)
+
+    def training() -> Data:
+        whole = load_data(data, "train", **{"shape": input_shape(network), **found_by})
+        return whole.sample(min(1000, len(whole)))
+
+    page = build(network, images, eps=usual_eps(data) / 2, training=training)
     address = launch(page, port=port, browser=browser)
     typer.echo(f"{address} — stop it with Ctrl-C")
     page.block_thread()

@@ -18,12 +18,12 @@ import pyarrow as pa
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib import rc_context
-from matplotlib.figure import Figure
 from PIL import Image
 
 from sanact.evaluation.rows import Parts, header, hits, part, read_rows, verdict_of
 from sanact.evaluation.statistics import Paired, paired
 from sanact.evaluation.threat import KNOWLEDGE, Radius
+from sanact.report.drawing import THEME, as_svg
 from sanact.report.figures import accuracy_by_budget
 from sanact.report.inside import draw
 from sanact.report.tables import (
@@ -49,8 +49,6 @@ VERDICTS = {
 INTERVAL = {"95 % interval": "of a hundred such intervals, about 95 hold the accuracy on all images that these were drawn from"}
 SHOWN = 6  # examples of a cell
 GALLERY = 2 * 2**20  # bytes of pictures in the whole page
-INK = "#010203"  # what a figure is drawn in where the page's own colour of text is meant
-THEME: dict[Any, Any] = {key: INK for key in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")}
 
 
 class Fact(NamedTuple):
@@ -118,7 +116,7 @@ def write_page(sources: Sequence[Path], *, l2: Radius | None = "usual") -> str:
     with rc_context(THEME):
         drawings = [(path.stem, draw(path)) for path in arrays]
     figures = [
-        (stem.split("-")[0].replace("fig", "Figure "), _svg(drawing.figure, drawing.caption), drawing.caption)
+        (stem.split("-")[0].replace("fig", "Figure "), as_svg(drawing.figure, drawing.caption), drawing.caption)
         for stem, drawing in drawings
         if drawing.figure
     ]
@@ -173,7 +171,7 @@ def _section(title: str, tables: Mapping[Path, pa.Table], l2: Radius | None, roo
         _facts(found, {path.name: rows for path, rows in tables.items()}),
         "" if adaptive else "No adaptive attacker was run: nothing here says what is left against one who knows the defense.",
         list(_balls(found)),
-        _svg(curve, f"Accuracy over the budget: {title}") if curve else None,
+        as_svg(curve, f"Accuracy over the budget: {title}") if curve else None,
         [*detections(found), *shares(found)],
         [_run(path, rows, room) for path, rows in tables.items()],
         plans,
@@ -338,17 +336,3 @@ def _png(images: Sequence[npt.NDArray[np.float32]]) -> str:
     file = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-def _svg(figure: Figure, description: str) -> Markup:
-    """A figure to be put into the page, its text and lines in the page's own colour, on no ground."""
-    file = io.StringIO()
-    with rc_context({"svg.hashsalt": description}):
-        figure.patch.set_alpha(0)
-        for panel in figure.axes:
-            panel.patch.set_alpha(0)
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    drawn = file.getvalue()
-    drawn = drawn[drawn.index("<svg") :].replace(INK, "currentColor").replace("#000000", "currentColor")
-    label = Markup('<svg role="img" aria-label="{}" ').format(description)
-    return label + Markup(drawn.removeprefix("<svg "))
