@@ -31,7 +31,8 @@ class Card:
 
     paper: who proposed it, with arXiv or DOI.  claim: what they measured.  broken: by whom and how, or that it is not.
     surrogates: what attackers differentiate in its place.  needs: what it must be given.  deviation: how ours differs.
-    claimed: by data set, the accuracy in percent that the claim comes to; none where it gives no such figure.
+    claimed: by data set, the share in percent of adversarial examples that they report withstood, classified right or refused;
+        none where the claim gives no such figure.
     """
 
     paper: str

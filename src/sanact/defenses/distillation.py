@@ -32,6 +32,7 @@ class DefensiveDistillation(Trained):
     card: ClassVar[Card] = Card(
         paper="Papernot, McDaniel, Wu, Jha, Swami 2016, arXiv:1511.04508",
         claim="success of the Jacobian saliency map attack falls from 95.9 to 0.45 % on MNIST, from 87.9 to 5.1 % on CIFAR-10",
+        claimed={"mnist": 99.55, "cifar10": 94.9},
         broken="Carlini, Wagner 2017, arXiv:1608.04644: all images, with a loss of logits, which does not vanish where softmax "
         "saturates",
         needs="weights that were trained with it: ours, or a file; for training, those of a teacher",

@@ -44,6 +44,7 @@ class FeatureSqueezing(Defense):
         paper="Xu, Evans, Qi 2018, arXiv:1704.01155",
         claim="detects, at 5 % false alarms, 98.2 % on MNIST (1 bit, median 2x2) and 84.5 % on CIFAR-10 (5 bits, median 2x2, "
         "non-local means 13-3-2) of the examples of attackers who do not know of it",
+        claimed={"mnist": 98.2, "cifar10": 84.5},
         broken="He et al. 2017, arXiv:1706.04701, with the score in the loss; Athalye et al. 2018, arXiv:1802.00420, with the "
         "identity as gradient",
         surrogates="the identity or soft steps for the bits, the mean for the median, held weights or a mean for non-local "

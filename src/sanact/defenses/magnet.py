@@ -41,6 +41,7 @@ class MagNet(Defense):
     card: ClassVar[Card] = Card(
         paper="Meng and Chen 2017, arXiv:1705.09064",
         claim="above 99 % of the examples of C&W on MNIST are detected or classified correctly; no attacker knows of it",
+        claimed={"mnist": 99.0},
         broken="Carlini and Wagner 2017, arXiv:1711.08478: 99 % of examples transfer from an attacker's own autoencoders",
         needs="autoencoders: ours of MNIST, or some by python -m sanact.autoencoders.train; clean images to set thresholds on",
         deviation="fewer epochs; one threshold that refuses 5 % of clean images, theirs refuse 0.1 % for each detector",
