@@ -22,9 +22,10 @@ from sanact.certificates.smoothing import Cost, by_smoothing, cost
 from sanact.data import Data
 from sanact.defenses import Defense, as_defense
 from sanact.defenses.smoothing import Smoothed
-from sanact.evaluation.adaptive import Adaptive, Effort
+from sanact.evaluation.adaptive import Adaptive
 from sanact.evaluation.cell import Cell
 from sanact.evaluation.rows import hits, write_rows
+from sanact.evaluation.threat import Effort
 
 KEPT = ("data", "model", "defense", "calibration")  # of what a cell's rows depend on
 
