@@ -16,7 +16,7 @@ from tests.conftest import load_or_skip
 def test_every_defense_is_a_row_and_detectors_are_two():
     names = [defense.name for defense in defenses("mnist")]
     assert set(names) == {*PLANS["mnist"], *DEFENSES}
-    assert names.count("feature-squeezing") == 2
+    assert names.count("feature-squeezing") == 2 and names.count("odds") == 2
 
 
 def test_what_cannot_be_made_is_left_out_and_said(tmp_path, monkeypatch):

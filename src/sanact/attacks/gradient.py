@@ -136,10 +136,9 @@ class Search:
         for _ in range(self.attack.draws):
             with torch.set_grad_enabled(slope):
                 point = here.detach().requires_grad_(slope)
-                logits = self.attack.logits(self.model, point, self.y[index], of)
-                value = self.objective(logits, index)
+                value, hit = self.look(point, index)
             loss += value.detach() / self.attack.draws
-            hits += (logits.detach().argmax(1) == self.y[index]) == self.attack.targeted
+            hits += hit
             if slope and not (self.attack.early_stop and self.attack.draws == 1 and bool(hits.all())):
                 gradient += gradient_of(value, point, self.attack, of) / self.attack.draws
         won = 2 * hits > self.attack.draws
@@ -147,6 +146,11 @@ class Search:
         chosen = index[better]
         self.best[chosen], self.loss[chosen], self.won[chosen] = here[better], loss[better], won[better]
         return loss, won, gradient
+
+    def look(self, point: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss at a point, and whether the goal is reached there, both (n,), in one draw."""
+        logits = self.attack.logits(self.model, point, self.y[index], self.places[index])
+        return self.objective(logits, index), (logits.detach().argmax(1) == self.y[index]) == self.attack.targeted
 
     def objective(self, logits: Tensor, index: Tensor) -> Tensor:
         """What is driven up, (n,)."""

@@ -16,7 +16,8 @@ from sanact.attacks.gradient import GradientAttack
 from sanact.attacks.losses import LossName
 from sanact.attacks.projections import l2_norm, per_example
 from sanact.attacks.suite import Record, Stage, Standing
-from sanact.checks import Model
+from sanact.checks import Model, refuses
+from sanact.evaluation.acceptance import Acceptance
 from sanact.evaluation.latent import LatentMatching, has_hidden
 from sanact.evaluation.threat import Effort
 from sanact.gradients import annealed, blocked, gradient, gradient_choices, through
@@ -60,11 +61,12 @@ class Adaptive(Suite):
     guides: images for `LatentMatching`, (M, C, H, W), whatever their classes; None leaves it out.
     source: another network of the same data, whose examples are tried, too; None leaves it out.
     First a few steps from x through each way to differentiate the model (`sanact.gradients`); the one that brought an example
-    furthest serves it from there on.  Then gates that close, and each of the likeliest classes as a target; for those that are
-    near the goal, rounds of small steps from the best point through every way, of many steps from anywhere, targets and other
-    losses; examples of the undefended model, and of the source, replayed; for those that are far, other losses and ways;
-    examples of the model with one part bypassed; latent matching; in L2, Carlini and Wagner's; Square; in Linf, RayS,
-    which sees decisions only.  The last two leave an example that their first queries brought nowhere near the goal.
+    furthest serves it from there on. Then gates that close, each of the likeliest classes as a target, and where the model
+    can refuse, another class and acceptance as two goals; for those that are near the goal, rounds of small steps from the
+    best point through every way, of many steps from anywhere, targets and other losses; examples of the undefended model, and
+    of the source, replayed; for those that are far, other losses and ways; examples of the model with one part bypassed;
+    latent matching; in L2, Carlini and Wagner's; Square; in Linf, RayS, which sees decisions only. The last two leave an
+    example that their first queries brought nowhere near the goal.
     Where a place of the network lets no gradient through although the shape stays the same, one more gradient takes it for the
     identity.
     The undefended model is the defended one with all its parts bypassed; a model that has none is attacked as it is.
@@ -95,6 +97,7 @@ class Adaptive(Suite):
     def stages(self, model: Model, record: Record) -> Iterator[Stage]:
         campaign = Campaign(self, model, record)
         yield from campaign.first_attempts()
+        yield from campaign.acceptance()
         yield from campaign.refinements()
         yield from campaign.replays()
         yield from campaign.whatever_else()
@@ -130,6 +133,13 @@ class Campaign:
         self.order = torch.stack(reached).argsort(dim=0, descending=True, stable=True)
         yield from self.closing(0)
         yield from self.through("apgd targeted-dlr {}", self.targeted)
+
+    def acceptance(self) -> Iterator[Stage]:
+        """Where the model can refuse: another class and acceptance at once."""
+        if refuses(self.model):
+            both = Acceptance(**self.ball, steps=2 * self.work.steps, draws=self.draws)
+            for rank in range(min(BEST, len(self.ways))):
+                yield from self.through("acceptance {}", both, rank=rank, start="x")
 
     def refinements(self) -> Iterator[Stage]:
         """Again and again, of those that are near, ever fewer: from the best point in small steps, and anew in many."""

@@ -48,12 +48,18 @@ GIVEN: dict[str, dict[str, dict[str, Any]]] = {
         **COLOUR,
         "pixel-defend": {"eps": 16 / 255, "density": "cifar10"},
         "feature-squeezing": {"bits": 4},
+        "lid": {"eps": 8 / 255},
+        "filter-statistics": {"eps": 8 / 255},
+        "odds": {"noise": 0.03},
     },
     "tiny-imagenet": {
         "pgd-at": {"eps": 4 / 255},
         **COLOUR,
         "pixel-defend": {"eps": 16 / 255, "density": "cifar10"},
         "feature-squeezing": {"bits": 5},
+        "lid": {"eps": 4 / 255},
+        "filter-statistics": {"eps": 4 / 255},
+        "odds": {"noise": 0.03},
     },
 }
 LEARNT = 1000  # clean images that defenses learn from, however few are judged
@@ -61,14 +67,15 @@ REPEATS, TIMED = 5, 20  # passes of so many images, to time a defense
 
 
 def defenses(data: str) -> Iterator[Defense]:
-    """The sanitizers with the plans of Table 2, then all in DEFENSES; those that can detect instead are there twice."""
+    """The sanitizers with the plans of Table 2, then all in DEFENSES; those that can refuse or answer are there twice."""
     for plan in PLANS[data].values():
         yield Sanitizing(plan=plan_from_dict(plan))
     for name, kind in DEFENSES.items():
         usual = kind(**GIVEN[data].get(name, {}))
         yield usual
-        if usual.config.get("detect") is False:
-            yield replace(usual, detect=True)  # type: ignore[call-arg]  # a field that not all have
+        for other in ("detect", "correct"):
+            if usual.config.get(other) is False:
+                yield replace(usual, **{other: True})
 
 
 def landscape(setting: Setting) -> list[Grid]:
