@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from sanact import PGD
 from sanact.data import Data
 from sanact.defenses import FilterStatistics, defend
-from sanact.defenses.filter_statistics import FilterDetector, Stage, mean_filter
+from sanact.defenses.filter_statistics import FilterDetector, Stage, mean_filter, percentiles, spread_percentiles
+from sanact.gradients import gradient, gradient_choices
 from sanact.parts import bypass, removable
 from tests.conftest import load_or_skip
 
@@ -43,7 +44,7 @@ def test_the_statistics_are_numpys_percentiles_and_scikit_learns_components():
     whitened = PCA(whiten=True).fit(clean.permute(0, 2, 3, 1).reshape(-1, 3).numpy())
     coefficients = [whitened.transform(image.T) for image in places]
     expected.append(np.stack([np.abs(of).mean(0) for of in coefficients]))
-    np.testing.assert_allclose(Stage(clean).statistics(output), np.concatenate(expected, 1), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(Stage(clean).statistics(output, percentiles), np.concatenate(expected, 1), rtol=1e-9, atol=1e-12)
 
 
 def test_a_stage_decides_as_scikit_learns_machine_and_passes_on_99_percent_of_the_adversarial():
@@ -65,7 +66,19 @@ def test_the_mean_filter_is_scipys():
 def test_its_gradient_is_that_of_finite_differences():
     stage = Stage(draw(4, 2, 3, 3))
     stage.fit(draw(20, 12), draw(20, 12, seed=1) + 1)
-    assert torch.autograd.gradcheck(stage, draw(2, 2, 3, 3, seed=2).requires_grad_())
+    output = draw(2, 2, 3, 3, seed=2).requires_grad_()
+    assert torch.autograd.gradcheck(lambda output: stage(output, percentiles), output)
+
+
+def test_attackers_may_spread_percentiles_over_places_that_are_nearly_as_high():
+    flat = torch.full((1, 1, 4, 5), 0.3, dtype=torch.float64)
+    flat[0, 0, 0] = 1.0
+    for function, moved in ((percentiles, 2), (spread_percentiles, 15)):
+        leaf = flat.clone().requires_grad_()
+        found = function(leaf)
+        torch.testing.assert_close(found.detach()[0, :3], torch.full((3,), 0.3, dtype=torch.float64))
+        (slope,) = torch.autograd.grad(found[0, 1], leaf)
+        assert int((slope > 1e-9).sum()) == moved and slope.sum().item() == pytest.approx(1)
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +90,23 @@ def test_an_image_is_suspicious_if_all_stages_find_it_so(detected):
     detector, x = detected.detector, next(images(40, seed=3).batches(40)).x
     outputs = detector.outputs_of(small(), x)
     assert [len(output[0]) for output in outputs] == [3, 4] and len(detector.stages) == 2
-    decisions = torch.stack([stage(output) for stage, output in zip(detector.stages, outputs, strict=True)])
+    decisions = torch.stack([stage(output, percentiles) for stage, output in zip(detector.stages, outputs, strict=True)])
     with torch.no_grad():
         logits = detected(x)
     torch.testing.assert_close(logits[:, 3] - logits[:, :3].amax(1), detector.scale * (decisions.amin(0) - detector.threshold))
     torch.testing.assert_close(logits[:, :3], small()(x).detach())
+
+
+def test_its_answers_are_the_same_through_either_gradient(detected):
+    x, slopes = next(images(5, seed=4).batches(5)).x, []
+    assert gradient_choices(detected) == ["exact", "spread"]
+    for choice in ("exact", "spread"):
+        leaf = x.clone().requires_grad_()
+        with gradient(detected, choice):
+            logits = detected(leaf)
+        torch.testing.assert_close(logits.detach(), detected(x).detach())
+        slopes.append(torch.autograd.grad(logits[:, 3].sum(), leaf)[0])
+    assert not torch.allclose(*slopes)
 
 
 def test_a_stage_that_leaves_no_clean_image_is_the_last():

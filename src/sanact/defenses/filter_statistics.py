@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -19,10 +20,13 @@ from sanact.defenses.layers import BATCH, LayerDetector, check_both, won_by
 from sanact.device import one_thread
 from sanact.values import POSITIVE, Rules, Whole, flag
 
-PERCENTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the places that lie below
+WIDTH = 0.1  # of a channel's standard deviation
 KEPT = 0.99  # of the adversarial images that come to a stage, how many go on to the next
 FEWEST = 10  # clean images that another stage is fitted to
-PIXELS = 100  # images whose outputs the principal components are of
+FIRST = 100  # images whose outputs the principal components are of
+
+Percentiles = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +55,7 @@ class FilterStatistics(Defense):
         claim="ImageNet: above 90 % of the examples of L-BFGS are detected, and many classified correctly after the filter; no "
         "attacker knows of it",
         broken="Carlini and Wagner 2017, arXiv:1705.07263, with detector or filter in the loss",
+        surrogates="percentiles that depend on all places nearly as high",
         needs="clean training images, for examples of PGD and a threshold",
         deviation="examples of PGD, theirs are of L-BFGS and evolution; linear machines; one threshold that refuses 5 % of "
         "clean images",
@@ -81,7 +86,7 @@ class FilterDetector(LayerDetector, Corrector):
     def learn(self, network: nn.Module, clean: Tensor, crafted: Tensor) -> None:
         """Fit stage after stage to clean and adversarial images, until hardly any clean one is left."""
         check_both(clean, crafted, self)
-        for number, output in enumerate(self.outputs_of(network, clean[:PIXELS])):
+        for number, output in enumerate(self.outputs_of(network, clean[:FIRST])):
             stage = Stage(output)
             normal, adversarial = (self._statistics(network, x, number, stage) for x in (clean, crafted))
             stage.fit(normal, adversarial)
@@ -91,11 +96,18 @@ class FilterDetector(LayerDetector, Corrector):
                 return
 
     def _statistics(self, network: nn.Module, x: Tensor, number: int, stage: Stage) -> Tensor:
-        return torch.cat([stage.statistics(self.outputs_of(network, part)[number]) for part in torch.split(x, BATCH)])
+        return torch.cat(
+            [stage.statistics(self.outputs_of(network, part)[number], percentiles) for part in torch.split(x, BATCH)]
+        )
 
     def judge(self, outputs: Sequence[Tensor]) -> Tensor:
-        decisions = [stage(output) for stage, output in zip(self.stages, outputs, strict=False)]
-        return torch.stack(decisions).amin(0)
+        of = partial(self.differentiable, percentiles)
+        return torch.stack([stage(output, of) for stage, output in zip(self.stages, outputs, strict=False)]).amin(0)
+
+    @property
+    def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """Percentiles that depend on all places nearly as high, where the exact ones depend on one."""
+        return {"spread": spread_percentiles}
 
     def correct(self, network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return *self.examine(network, x), network(mean_filter(x))
@@ -125,13 +137,11 @@ class Stage(nn.Module):
         for name, value in {"center": fitted.mean_, "components": fitted.components_, "spread": spread}.items():
             self.register_buffer(name, torch.from_numpy(value).to(output))
 
-    def statistics(self, output: Tensor) -> Tensor:
-        """(N, 6 C): percentiles by channel, and mean magnitudes by principal component."""
-        places = output.flatten(2)  # (N, C, H W)
-        ordered = places.sort(dim=2).values
-        centered = places.transpose(1, 2) - self.center
-        magnitudes = (centered @ self.components.T / self.spread).abs().mean(1)  # (N, C)
-        return torch.cat([*(_percentile(ordered, share) for share in PERCENTILES), magnitudes], dim=1)
+    def statistics(self, output: Tensor, of: Percentiles) -> Tensor:
+        """(N, 6 C): percentiles by channel, as ``of`` has them, and mean magnitudes by principal component."""
+        centered = output.flatten(2).transpose(1, 2) - self.center  # (N, H W, C)
+        magnitudes = (centered @ self.components.T / self.spread).abs().mean(1)
+        return torch.cat([of(output), magnitudes], dim=1)
 
     def fit(self, normal: Tensor, adversarial: Tensor) -> None:
         """A linear machine on statistics, its threshold where it passes on 99 % of the adversarial ones."""
@@ -151,16 +161,31 @@ class Stage(nn.Module):
     def decide(self, statistics: Tensor) -> Tensor:
         return (statistics - self.mean) / self.std @ self.weight + self.bias
 
-    def forward(self, output: Tensor) -> Tensor:
-        return self.decide(self.statistics(output))
+    def forward(self, output: Tensor, of: Percentiles) -> Tensor:
+        return self.decide(self.statistics(output, of))
 
 
-def _percentile(ordered: Tensor, share: float) -> Tensor:
-    """Between the two nearest of the last axis, which rises: (N, C, M) → (N, C)."""
-    place = share * (ordered.shape[2] - 1)
-    below = int(place)
-    above = min(below + 1, ordered.shape[2] - 1)
-    return torch.lerp(ordered[..., below], ordered[..., above], place - below)
+def percentiles(output: Tensor) -> Tensor:
+    """Minimum, quartiles and maximum of each channel, between the two nearest values: (N, C, H, W) → (N, 5 C)."""
+    ordered = output.flatten(2).sort(dim=2).values
+    last = ordered.shape[2] - 1
+    found = []
+    for share in SHARES:
+        below = int(share * last)
+        found.append(torch.lerp(ordered[..., below], ordered[..., min(below + 1, last)], share * last - below))
+    return torch.cat(found, dim=1)
+
+
+def spread_percentiles(output: Tensor) -> Tensor:
+    """The mean of the values near each percentile, by a Gaussian of a tenth of the channel's standard deviation."""
+    values = output.flatten(2)  # (N, C, H W)
+    held = values.detach()
+    width = WIDTH * held.std(dim=2, keepdim=True).clamp_min(1e-6)
+    found = []
+    for percentile in percentiles(output.detach()).chunk(len(SHARES), dim=1):
+        weights = (-((held - percentile[..., None]) / width).square()).exp()
+        found.append((weights * values).sum(2) / weights.sum(2))
+    return torch.cat(found, dim=1)
 
 
 def mean_filter(x: Tensor) -> Tensor:
