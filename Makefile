@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export SANACT_DATA ?= $(abspath ../shared/data)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow check bench docs clean
+.PHONY: help demo test slow check bench docs dist clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -19,7 +19,7 @@ demo: $(VENV)/core ## the point in a minute: three sanitizers under replayed exa
 test: $(VENV)/test ## the test suite, a process a core
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal --durations 40
 
-slow: $(VENV)/test ## the tests that take minutes
+slow: $(VENV)/test $(VENV)/release ## the tests that take minutes
 	$(BIN)/pytest -m slow
 
 check: $(VENV)/test ## ruff, mypy strict, import-linter
@@ -33,6 +33,11 @@ bench: $(VENV)/bench ## time the attacks and sanitizers beside other libraries; 
 
 docs: $(VENV)/docs ## the documentation, in build/docs; a dead link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+dist: $(VENV)/release ## wheel and sdist in dist/, checked by twine
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache src/sanact/kernels/c/kernels.so
@@ -57,4 +62,8 @@ $(VENV)/bench: $(VENV)/test
 
 $(VENV)/docs: $(VENV)/core
 	$(PIP) install --editable '.[app]' --group docs
+	touch $@
+
+$(VENV)/release: $(VENV)/core
+	$(PIP) install --group release
 	touch $@

@@ -8,8 +8,7 @@ import pkgutil
 import re
 import subprocess
 import sys
-import tomllib
-from importlib.metadata import entry_points, version
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -121,12 +120,6 @@ def test_modules_say_what_they_are_for(name):
 def test_one_word_for_one_idea(name):
     kind = (sanact.ATTACKS | sanact.SANITIZERS)[name]
     assert set(inspect.signature(kind).parameters) <= VOCABULARY
-
-
-def test_the_version_is_that_of_the_project_file():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    citation = re.search(r"^version: \"?([\d.]+)", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
-    assert version("sanact") == project["version"] and (citation is None or citation[1] == project["version"])
 
 
 def test_the_command_is_the_command_line():

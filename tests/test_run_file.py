@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from sanact.engine import Engine
+from sanact.evaluation.threat import Effort
 from sanact.run_file import Net, RunFile
 from tests.test_cli import sanact
 
@@ -126,3 +129,8 @@ def test_two_models_have_a_table_each(tmp_path):
     assert [(one["model"], one["attack"]) for one in found] == [
         (model, attack) for model in ("mnist-cnn", "mnist-cnn (mnist-pgd)") for attack in ("clean", "FGSM, Linf 0.1")
     ]
+
+
+def test_the_choices_are_those_that_there_are():
+    for name, choices in (("effort", Effort), ("engine", Engine)):
+        assert RunFile.rules[name].names == get_args(choices)
