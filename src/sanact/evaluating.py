@@ -11,12 +11,13 @@ from torch import nn
 from sanact.attacks import Attack, as_attack
 from sanact.data import load_data
 from sanact.defenses import Defense
+from sanact.defenses.chain import read_defenses
 from sanact.device import pick_device
 from sanact.engine import folder
 from sanact.evaluation.cell import Cell, cells
 from sanact.evaluation.threat import KNOWLEDGE, usual_eps
 from sanact.graph import input_shape
-from sanact.naming import read_defense, read_model, read_source, usual_source, with_stand_ins
+from sanact.naming import read_model, read_source, usual_source, with_stand_ins
 from sanact.parts import removable
 from sanact.preserve import copied
 from sanact.report.tables import Grid, grid, results
@@ -38,7 +39,7 @@ def cells_of(run: RunFile, *, dry_run: bool = False, progress: bool = False) -> 
     attacks = [as_attack(text) for text in run.attacks or (f"fgsm:eps={eps}", f"pgd:eps={eps}")]
     if twice := [one for one in attacks if attacks.count(one) > 1]:
         raise ValueError(f"each attack must be given once, got {twice[0]!r} twice (evaluate)")
-    defenses = [read_defense(text) for text in run.defenses]
+    defenses = [defense for text in run.defenses for defense in read_defenses(text)]
     judged = [cell for net in run.models for cell in _of_net(net, run, attacks, defenses, dry_run, progress)]
     if not judged:
         raise ValueError(f"nothing to judge: no attack has a budget for the {', '.join(run.knowledge)} attacker (evaluate)")

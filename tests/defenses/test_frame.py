@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sanact import PGD, Mask, MedianFilter
 from sanact.data import Data
 from sanact.defenses import DEFENSES, Chain, Defense, FeatureSqueezing, PGDAdversarialTraining, as_defense, defend, split
+from sanact.defenses.chain import read_defenses
 from sanact.evaluation.cell import Cell, cells
 from sanact.evaluation.judge import judge
 from sanact.models import build_model, load_model, load_weights
@@ -221,3 +222,14 @@ def test_weights_of_another_defense_are_refused(tmp_path, net):
 
 def test_chains_are_defenses_too():
     assert isinstance(as_defense(Halved()) | Lifted(), Chain) and isinstance(Halved() | as_defense(Lifted()), Chain)
+
+
+def test_all_attached_is_every_defense_that_anybodys_network_can_have():
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 900, 3)).eval()
+    found = read_defenses("all-attached")
+    named = {defense.name for defense in found}
+    assert {"mask", "median", "nl-means", "feature-squeezing", "jpeg"} <= named and "pixel-defend" not in named
+    for defense in found:
+        assert not defense.needs_data and defense(network)(x).shape == (2, 3)
+    assert [defense.name for defense in read_defenses("jpeg")] == ["jpeg"]

@@ -18,6 +18,7 @@ from sanact.cli.options import (
     Device,
     EffortOption,
     ImageColumn,
+    InputShape,
     Json,
     LabelColumn,
     Out,
@@ -39,6 +40,7 @@ def certify(
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     class_names: ClassNames = None,
+    shape: InputShape = None,
     plan: Annotated[str | None, typer.Option("--plan", "-p", help=PLAN, show_default="none")] = None,
     defense: Annotated[str | None, typer.Option("--defense", help=DEFENSE, show_default="none")] = None,
     eps: Annotated[
@@ -86,13 +88,13 @@ def certify(
     chosen_device = str(pick_device(device))
     folder(out)
     wanted = as_defense(read_plan(plan)) if plan else read_defense(defense) if defense else None
-    found_by = columns(image_column, label_column, class_names)
+    found_by = columns(image_column, label_column, class_names, shape)
     network, whole = read_model(model, data, split, weights, found_by=found_by)
     whole = whole.only(classes) if classes else whole
     chosen = whole.sample(examples or min(1000, len(whole)), seed=seed)
     training = None
     if wanted is not None and wanted.needs_data:
-        everything = load_data(data, "train", shape=input_shape(network), **found_by)
+        everything = load_data(data, "train", **{"shape": input_shape(network), **found_by})
         training = everything.sample(min(1000, len(everything)), seed=seed)
     named: dict[str, Any] = {"model_name": f"{model} ({Path(weights).stem})" if weights else model}
     drawn: dict[str, Any] = {"draws": draws, "alpha": alpha, "seed": seed}

@@ -30,7 +30,8 @@ PLAN = (
 )
 DEFENSE = (
     "NAME[:ARGUMENT,…], as in 'feature-squeezing:bits=1,median=2'; a plan is one, too. 'A | B' chains: images pass A first. "
-    "path/to/file.py:function is one of your own. sanact defenses lists them."
+    "path/to/file.py:function is one of your own. sanact defenses lists them; all-attached is every one that needs neither "
+    "training nor data."
 )
 
 

@@ -20,6 +20,9 @@ from sanact.transforms import TRANSFORMS, Transform
 from sanact.userfiles import parse_function
 from sanact.values import meant, shown
 
+ALL_ATTACHED = "all-attached"
+FOR_PHOTOGRAPHS: dict[str, dict[str, Any]] = {"feature-squeezing": {"bits": 4}, "region-voting": {"eps": 0.02}}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Chain(Defense):
@@ -91,6 +94,21 @@ def as_defense(defense: Any) -> Defense:
 def read_defense(text: str) -> Defense:
     """A defense from text: by name, a plan, or ``path/to/file.py:function``; several with bars between are a chain."""
     return as_defense([_link(part.strip()) for part in text.split("|")])
+
+
+def read_defenses(text: str) -> list[Defense]:
+    """What a text names: one defense, or with "all-attached" every one that needs neither training nor images to learn from.
+
+    These are the three sanitizers of the paper, on all hidden activations, and those in `DEFENSES`, with the arguments in
+    ``FOR_PHOTOGRAPHS`` or the defaults.  PixelDefend is not among them, for its density model is of certain images.
+    """
+    from sanact.defenses import DEFENSES
+
+    if text.strip() != ALL_ATTACHED:
+        return [read_defense(text)]
+    sanitizers: list[Defense] = [Sanitizing(plan=SANITIZERS[name]()) for name in ("mask", "median", "nl-means")]
+    others = (name for name, kind in DEFENSES.items() if name in FOR_PHOTOGRAPHS or kind.kind == "attached")
+    return sanitizers + [DEFENSES[name](**FOR_PHOTOGRAPHS.get(name, {})) for name in others]
 
 
 def _link(text: str) -> Any:
