@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from sanact.defenses import DEFENSES, FeatureSqueezing, PGDAdversarialTraining
-from sanact.experiments import EXPERIMENTS, Setting, facts_path
+from sanact.experiments import EXPERIMENTS, Setting
 from sanact.experiments.landscape import GIVEN, cited, defenses
 from sanact.experiments.table2 import PLANS
+from sanact.report.landscape import FACTS, read_facts
 from tests.conftest import load_or_skip
 
 
@@ -28,7 +27,7 @@ def test_what_cannot_be_made_is_left_out_and_said(tmp_path, monkeypatch):
     setting = Setting(data="mnist", out=tmp_path, examples=4, effort="quick", knowledge=("oblivious",), workers=1)
     (found,) = EXPERIMENTS["landscape"](setting)
     assert list(found.rows) == ["none", "feature-squeezing:bits=1", "feature-squeezing:bits=1,detect=True"]
-    facts = json.loads(facts_path(tmp_path, "mnist").read_text())
+    facts = read_facts(tmp_path / FACTS.format("mnist"))
     ((left_out, why),) = facts["left out"].items()
     assert left_out.startswith("pgd-at:") and "no weights" in why
     assert facts["feature-squeezing:bits=1"]["kind"] == "attached" and facts["feature-squeezing:bits=1"]["overhead"] > 0

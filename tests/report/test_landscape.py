@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from sanact.evaluation.statistics import holm, paired
-from sanact.report.landscape import falling, landscape
+from sanact.report.landscape import FACTS as FILE
+from sanact.report.landscape import falling, landscape, read_facts
+from sanact.report.page import write_page
 from sanact.report.tables import results
 from tests.report.test_compare import N, first, write
 
@@ -62,3 +66,13 @@ def test_each_line_falls_from_the_claim_to_the_largest_budget(found):
     lines = [line.get_ydata().tolist() for line in panel.lines if line.get_linestyle() != "None" and len(line.get_ydata()) > 1]
     assert lines == [[97.5, 50.0, 95.0, 90.0], [97.0, 97.5, 50.0, 30.0, 0.0], [50.0, 25.0, 0.0]]
     assert {text.get_text() for text in panel.texts} == {"pgd-at 90", "feature-squeezing 0", "none 0"}
+
+
+def test_the_page_has_all_defenses_beside_each_other(found, tmp_path):
+    path = tmp_path / FILE.format("mnist")
+    path.write_text(json.dumps(FACTS))
+    page = write_page([tmp_path])
+    assert "Beside other defenses" in page and "Xu 2018" in page and "pgd-at 90" in page
+    path.write_text("[1]")
+    with pytest.raises(ValueError, match="landscape-mnist.json' holds no facts on defenses"):
+        read_facts(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -257,14 +256,14 @@ def reproduce(
     from sanact.device import pick_device
     from sanact.evaluation.threat import KNOWLEDGE
     from sanact.experiments import DATA as OF
-    from sanact.experiments import EXPERIMENTS, FIGURES, NAMES, ON_ITSELF, Setting, facts_path
+    from sanact.experiments import EXPERIMENTS, FIGURES, NAMES, ON_ITSELF, Setting
     from sanact.experiments import DryRun as Looked
     from sanact.files import replacing
     from sanact.report.comparison import comparison
     from sanact.report.figures import accuracy_by_budget, save
     from sanact.report.inside import NAMES as DISTANCES
     from sanact.report.inside import Drawing, draw
-    from sanact.report.landscape import landscape
+    from sanact.report.landscape import FACTS, landscape, read_facts
     from sanact.report.tables import every_result, markdown
 
     OneOf(tuple(DISTANCES))(distance, "distance", "reproduce")
@@ -297,7 +296,7 @@ def reproduce(
     if experiment in FIGURES:
         drawing = draw(stem.with_suffix(".npz"), distance)
     elif experiment == "landscape":
-        drawing = landscape(found, out, json.loads(facts_path(out, data).read_text(encoding="utf-8")))
+        drawing = landscape(found, out, read_facts(out / FACTS.format(data)))
     else:
         accuracies = comparison(found, NAMES, on_itself=ON_ITSELF) if experiment in OF else accuracy_by_budget(found)
         drawing = Drawing(accuracies, "", [])

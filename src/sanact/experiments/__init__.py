@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from sanact.experiments.budgets import budgets
 from sanact.experiments.comparison import DATA, NAMES, ON_ITSELF, comparison
-from sanact.experiments.landscape import facts_path, landscape
+from sanact.experiments.landscape import landscape
 from sanact.experiments.mask_readings import mask_readings
 from sanact.experiments.plans import plans
 from sanact.experiments.propagation import fig1, fig6, fig7
@@ -29,4 +29,4 @@ EXPERIMENTS: dict[str, Callable[[Setting], list[Grid]]] = {
 }
 FIGURES = ("fig1", "fig6", "fig7")  # of arrays; the others draw accuracies
 
-__all__ = ["DATA", "EXPERIMENTS", "FIGURES", "NAMES", "ON_ITSELF", "DryRun", "Setting", "facts_path"]
+__all__ = ["DATA", "EXPERIMENTS", "FIGURES", "NAMES", "ON_ITSELF", "DryRun", "Setting"]

@@ -8,7 +8,6 @@ import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from sanact.experiments.table2 import PLANS
 from sanact.files import replacing
 from sanact.plan import plan_from_dict
 from sanact.preserve import preserved
+from sanact.report.landscape import FACTS, read_facts
 from sanact.report.tables import Grid, grid, plan_text, results
 
 BUDGETS = {"mnist": (0.15, 0.3), "cifar10": (2 / 255, 8 / 255), "tiny-imagenet": (1 / 255, 4 / 255)}  # of the adaptive attacker
@@ -84,9 +84,9 @@ def landscape(setting: Setting) -> list[Grid]:
     What a figure cannot be made from rows alone goes to landscape-DATA.json: paper, claim, kind, overhead, hours of training.
     A defense that cannot be made for this network, without weights for example, is left out, and the same file says why.
     """
-    model, path = setting.model(), facts_path(setting.out, setting.data)
+    model, path = setting.model(), setting.out / FACTS.format(setting.data)
     clean = replace(setting, examples=LEARNT).images("validation")
-    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    facts: dict[str, Any] = read_facts(path) if path.is_file() else {}
     made: list[Defense | None] = [None]
     left_out: dict[str, str] = {}
     for defense in defenses(setting.data):
@@ -104,10 +104,6 @@ def landscape(setting: Setting) -> list[Grid]:
     adaptive: list[Attack] = [*(PGD(eps=eps) for eps in BUDGETS[setting.data]), setting.source.cw]
     found = results(setting.run(faced(setting, made, adaptive, clean)), l2="usual")
     return [grid(found, one) for one in reversed(KNOWLEDGE) if one in setting.knowledge]
-
-
-def facts_path(out: Path, data: str) -> Path:
-    return out / f"landscape-{data}.json"
 
 
 def _facts(defense: Defense, model: nn.Module, clean: Data) -> dict[str, Any]:

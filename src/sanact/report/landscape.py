@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,28 @@ from sanact.report.compare import p_text
 from sanact.report.inside import Drawing
 from sanact.report.tables import CLEAN, Listing, Result, plan_text, row_names
 
+FACTS = "landscape-{}.json"  # by data set; beside the rows
 UNDEFENDED = "none"
 COLOURS = {"attached": "#0072b2", "fitted": "#e69f00", "trained": "#009e73"}  # by kind, of Okabe and Ito's
 GAP = 3.6  # points of accuracy that two names at the right are apart, at least
 
 
+def read_facts(path: Path) -> dict[str, Any]:
+    """What is known of defenses beside their rows; ValueError for a file that holds something else."""
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not all(isinstance(known, dict) for known in facts.values()):
+            raise ValueError("each defense must have a table")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"'{path}' holds no facts on defenses: {error}") from error
+    return facts
+
+
 def landscape(found: Sequence[Result], folder: Path, facts: Mapping[str, Any]) -> Drawing:
     """The picture and the table of all defenses, sorted by what the adaptive attacker leaves.
 
-    found: accuracies of one network, defended and undefended.  folder: of their rows.  facts: by defense as text, as
-    `experiments.landscape` writes them; "left out" has those that could not be judged.
+    found: accuracies of one network, defended and undefended.  folder: of their rows.  facts: by defense as text, see
+    `read_facts`; "left out" has those that could not be judged.
     """
     table = landscape_table(found, folder, facts)
     return Drawing(falling(found, facts), _caption(found), [table])

@@ -25,7 +25,8 @@ from sanact.evaluation.statistics import Paired, paired
 from sanact.evaluation.threat import KNOWLEDGE, Radius
 from sanact.report.drawing import THEME, as_svg
 from sanact.report.figures import accuracy_by_budget
-from sanact.report.inside import draw
+from sanact.report.inside import Drawing, draw
+from sanact.report.landscape import FACTS, landscape, read_facts
 from sanact.report.tables import (
     BOUND,
     CLEAN,
@@ -120,14 +121,23 @@ def write_page(sources: Sequence[Path], *, l2: Radius | None = "usual") -> str:
         for stem, drawing in drawings
         if drawing.figure
     ]
+    with rc_context(THEME):
+        landscapes = [_landscape(path, tables, l2) for source in sources for path in sorted(source.glob(FACTS.format("*")))]
     environment = Environment(loader=PackageLoader("sanact.report"), autoescape=True, undefined=StrictUndefined)
     environment.filters["cells"] = _cells_of
     return environment.get_template("page.html").render(
         sections=sections,
         figures=figures,
+        landscapes=[(as_svg(one.figure, one.caption), one.caption, one.tables) for one in landscapes if one.figure],
         left_out=room.refused,
         sources=[str(source) for source in sources],
     )
+
+
+def _landscape(path: Path, tables: Mapping[Path, pa.Table], l2: Radius | None) -> Drawing:
+    """All defenses of a folder beside each other; path: of what is known of them beside their rows."""
+    own = {rows.name: table for rows, table in tables.items() if rows.parent == path.parent}
+    return landscape(results_of(own, l2=l2), path.parent, read_facts(path))
 
 
 def _setting(cell: Mapping[str, Any]) -> tuple[str, str]:
