@@ -29,8 +29,7 @@ class InputGradientRegularization(Trained):
         claim="on MNIST, notMNIST and SVHN, more robust to FGSM and its iterated form than defensive distillation",
         broken="PGD with more steps and at usual budgets; a small gain stays",
         needs="weights that were trained with it: ours, or a file",
-        deviation="MNIST-CNN and SGD in place of their network and Adam, fine-tuned from undefended weights; the card of the "
-        "weights has the recipe",
+        deviation="MNIST-CNN and SGD in place of their network and Adam; the card of the weights has the recipe",
     )
     rules: ClassVar[Rules] = {"strength": POSITIVE}
 
