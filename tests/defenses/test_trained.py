@@ -22,7 +22,8 @@ from sanact.models import build_model, load_model, read_card
 from sanact.objectives import GradientPenalty, Linearized, Mixed, Narrowing, Tempered
 from sanact.parts import removable
 from sanact.sanitizers import sanitizers_of
-from sanact.training import Recipe, save_trained, train_and_save
+from sanact.training import Recipe, accuracy, save_trained, train_and_save
+from tests.conftest import load_or_skip
 
 ONCE = Recipe(epochs=1, batch_size=50, lr=0.01)
 
@@ -138,3 +139,17 @@ def test_the_command_line_trains_for_a_defense(tmp_path, monkeypatch, user_model
 def test_what_cannot_be_trained_is_refused(kind, given, message):
     with pytest.raises(ValueError, match=message):
         kind(**given)
+
+
+OURS = {  # with the least accuracy on test images, in percent
+    InputGradientRegularization(strength=10): 93,
+}
+
+
+@pytest.mark.parametrize("defense", OURS, ids=lambda one: one.name)
+def test_our_weights_come_with_a_card_that_is_true(defense, net):
+    data = load_or_skip("mnist", "test").sample(500)
+    (path,) = defense._ours()
+    card, right = read_card(path), accuracy(defend(net, defense), data)
+    assert path.stat().st_size < 1e6 and card["command"].startswith("sanact train mnist-cnn --data mnist ")
+    assert right >= OURS[defense] and right == pytest.approx(float(card["test accuracy"].split()[0]), abs=3)

@@ -39,8 +39,9 @@ PRETRAINED: dict[tuple[str, str], str] = {  # (model, name of the weights) → f
     ("resnet18:width=48", "cifar10"): "resnet18_w48_cifar10.safetensors",
     ("resnet18-64:width=32", "tiny-imagenet"): "resnet18_tiny_imagenet.safetensors",
 }
-DEFENDED = (  # files here of networks that a defense made of one of ours, which no plain one takes
+DEFENDED = (  # files here of networks that were trained for a defense, which is how they are asked for
     "mnist_cnn_ecoc.safetensors",
+    "mnist_cnn_input_gradient.safetensors",
     "mnist_cnn_thermometer.safetensors",
     "mnist_cnn_thermometer_ls_pga.safetensors",
 )
