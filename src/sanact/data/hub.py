@@ -16,14 +16,17 @@ ANSWER = 5.0  # seconds that the Hub has to say whether it has a data set
 def from_hub(name: str) -> Mapping[str, datasets.Dataset]:
     """All splits of a data set on the Hub, or, where the Hub cannot be reached, of what was downloaded before.
 
-    Raises ValueError where the Hub has none of this name, and what `datasets` raises.
+    Raises ValueError where the Hub has none of this name or cannot be reached, and what `datasets` raises.
     """
     import datasets
 
     if datasets.config.HF_HUB_OFFLINE or _is_there(name):
         return dict(datasets.load_dataset(name))
     with _offline():
-        return dict(datasets.load_dataset(name))
+        try:
+            return dict(datasets.load_dataset(name))
+        except Exception as error:  # of a dozen kinds
+            raise ValueError(f"the Hub cannot be reached, and no data set '{name}' was downloaded before") from error
 
 
 def _is_there(name: str) -> bool:
