@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sanact import PGD
 from sanact.defenses import ECOC, defend
 from sanact.defenses.ecoc import Coded, CodeHinge, Decoder, codewords
-from sanact.defenses.head import with_outputs
+from sanact.defenses.head import with_head
 from sanact.gradients import gradient, gradient_choices
 from sanact.models import build_model
 from sanact.objectives import Step
@@ -83,7 +83,7 @@ def test_attackers_differentiate_what_is_in_front_of_tanh():
 
 def test_saturated_bits_stop_an_attack_that_does_not_know_of_it():
     """The planted obstacle: bits a million times as large, which change no answer, but every exact gradient."""
-    coded = Coded(with_outputs(small(), "logits", 4), codewords(3, 4, seed=0))
+    coded = Coded(with_head(small(), "logits", 4), codewords(3, 4, seed=0))
     coded.network.logits.weight.data.mul_(1e6)
     coded.eval().requires_grad_(False)
     x = torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -96,7 +96,7 @@ def test_saturated_bits_stop_an_attack_that_does_not_know_of_it():
 
 
 def test_the_hinge_loss_bit_by_bit():
-    coded = Coded(with_outputs(small(), "logits", 4), codewords(3, 4, seed=0))
+    coded = Coded(with_head(small(), "logits", 4), codewords(3, 4, seed=0))
     x = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(1))
     y = torch.tensor([0, 1, 2, 0, 1, 2])
     step = Step(coded.train(), coded, x, y, share=1.0, draws=torch.Generator().manual_seed(3))

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sanact.data import Data
+from sanact.defenses.adp import ADP
 from sanact.defenses.adversarial_training import PGDAdversarialTraining
 from sanact.defenses.base import Card, Defense
 from sanact.defenses.chain import Chain, as_defense, split
@@ -55,6 +56,7 @@ DEFENSES: dict[str, type[Defense]] = {
     "region-voting": RegionVoting,
     "deep-cloak": DeepCloak,
     "ecoc": ECOC,
+    "adp": ADP,
     "random-resize-pad": RandomResizingPadding,
     "jpeg": JPEGCompression,
     "tv-minimization": TotalVariationMinimization,
@@ -67,6 +69,7 @@ DEFENSES: dict[str, type[Defense]] = {
 }
 
 __all__ = [
+    "ADP",
     "DEFENSES",
     "ECOC",
     "Card",

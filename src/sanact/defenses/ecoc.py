@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sanact.defenses.base import Card
-from sanact.defenses.head import head_of, with_outputs
+from sanact.defenses.head import head_of, with_head
 from sanact.defenses.trained import Trained
 from sanact.objectives import Objective, Step
 from sanact.parts import Part
@@ -112,9 +112,9 @@ class ECOC(Trained):
     rules: ClassVar[Rules] = {"bits": Whole(2, MOST), "seed": SEED, "noise": NOT_NEGATIVE}
 
     def architecture(self, network: nn.Module, example: Tensor | None = None) -> nn.Module:
-        name = head_of(network, example)
-        codes = codewords(int(network.get_submodule(name).out_features), self.bits, self.seed)  # type: ignore[arg-type]
-        return Coded(with_outputs(network, name, self.bits), codes).train(network.training)
+        name, head = head_of(network, example)
+        codes = codewords(head.out_features, self.bits, self.seed)
+        return Coded(with_head(network, name, self.bits), codes).train(network.training)
 
     def objective(self, network: nn.Module) -> Objective:
         return CodeHinge(self.noise)
@@ -127,9 +127,9 @@ class CodeHinge(Objective):
     noise: float
 
     def __call__(self, step: Step) -> tuple[Tensor, Tensor]:
+        assert isinstance(step.model, Coded)
         noise = torch.randn(step.x.shape, generator=step.draws).to(step.x)
-        bits, decoder = step.forward(step.x + self.noise * noise), step.model.get_submodule("decoder")
-        assert isinstance(decoder, Decoder)
+        bits, decoder = step.forward(step.x + self.noise * noise), step.model.decoder
         return F.relu(1 - decoder.codes[step.y] * bits).mean(), decoder(bits)
 
     @property

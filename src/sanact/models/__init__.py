@@ -42,6 +42,7 @@ PRETRAINED: dict[tuple[str, str], str] = {  # (model, name of the weights) → f
 DEFENDED = (  # files here of networks that were trained for a defense, which is how they are asked for
     "mnist_cnn_ecoc.safetensors",
     "mnist_cnn_input_gradient.safetensors",
+    "mnist_cnn_adp.safetensors",
     "mnist_cnn_thermometer.safetensors",
     "mnist_cnn_thermometer_ls_pga.safetensors",
 )
