@@ -105,9 +105,9 @@ def refuses(model: object) -> bool:
 
 
 def withstood(logits: Tensor, y: Tensor) -> Tensor:
-    """The logits without that of the refusal, whose value y takes where it is larger: (N, K + 1), y (N,) → (N, K).
+    """The logits without that of the refusal: (N, K + 1), y (N,) → (N, K).  That of y is at least the refusal's.
 
-    Whoever wants y misclassified and accepted wants another than y to be the largest of these.
+    So an example is misclassified and accepted just where another logit than that of y is the largest.
     """
     own = torch.maximum(logits.gather(1, y[:, None]), logits[:, -1:])
     return logits[:, :-1].scatter(1, y[:, None], own)

@@ -35,8 +35,8 @@ def gradient_choices(model: Any) -> list[str]:
 def gradient(model: Any, choice: str) -> Iterator[None]:
     """Differentiate a defended model in one of these ways for a while; its outputs stay what they are.
 
-    choice: of `gradient_choices`, else ValueError.  A part that does not have it takes its first surrogate, and one that has
-    none passes gradients as they are.
+    choice: one of `gradient_choices`, else ValueError.  A part that does not have this choice takes its first surrogate; a part
+        without surrogates takes the identity.
     """
     if choice not in (choices := gradient_choices(model)):
         raise ValueError(f"gradient must be one of {', '.join(choices)}, got {choice!r}")
@@ -52,9 +52,10 @@ def gradient(model: Any, choice: str) -> Iterator[None]:
 
 @contextmanager
 def annealed(model: Any, choice: str, steps: int) -> Iterator[Model]:
-    """The model with the `gradient` of a choice, its gates closing while it is differentiated ``steps`` times, and then again.
+    """The model with the `gradient` of a choice, whose gates close while an attack goes on.
 
-    Their width falls from 0.1 to 0.003 of the largest magnitude: on the way it passes the one that an attack works best with.
+    Over ``steps`` gradients their width falls from 0.1 to 0.003 of the largest magnitude; then it begins again.  On the way it
+    passes the width that this attack works best with, which nobody knows beforehand.
     """
     parts, passes = parts_of(model), itertools.count()
     before = [part.gate_width for part in parts]

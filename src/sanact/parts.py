@@ -16,7 +16,8 @@ class Part(nn.Module):
 
     where: the place in the network, for messages.
     kind: what messages call it.
-    bypassed: return the input; see `bypass`.  removable: whether it can be, and the network without it is one to attack.
+    bypassed: return the input; see `bypass`.
+    removable: whether it can be bypassed; the network without its removable parts is the undefended one.
     randomized: whether it draws random numbers; see `rewind`.  averaged: of how many draws one of its answers is the mean.
     gradient: what is differentiated in its place, one of `choices`; see `sanact.gradients`.
     gate_width: of a surrogate that opens gradually, as a share of the largest magnitude; see `sanact.gradients.annealed`.

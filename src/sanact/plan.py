@@ -38,12 +38,13 @@ Plan = Mapping[str, Sanitizer]
 class SanitizedModel(nn.Module):
     """A network with sanitizers after some of its layers; made by `sanitize`.
 
-    forward: x as the network takes it → its logits.  The network was copied, and lies here as a graph of operations with the
-    sanitizers among them: an ordinary module, which deep-copies, pickles, compiles, and exports.  Where a graph would be
-    another network, it is the model's own copy, and the sanitizers are behind its modules; see `untraced.Untraced`.
+    forward: x as the network takes it → its logits.
+    It is an ordinary module, which deep-copies, pickles, compiles, and exports.  Inside is a copy of the network as a graph of
+    operations, with the sanitizers among them.  Where a graph would compute something else than the network, the copy runs its
+    own code, and the sanitizers are behind its modules; see `untraced.Untraced`.
 
     plan: pattern → configuration of the sanitizer, as JSON would hold it.
-    left_out: layers that "*" did not mean, for no nonlinearity was found between them and the next layer.
+    left_out: layers that "*" left alone, because no nonlinearity was found between them and the next layer.
     """
 
     def __init__(

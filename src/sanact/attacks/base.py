@@ -52,12 +52,13 @@ class Attack(ABC):
 
     Call: model (x → logits), x (N, C, H, W) in [0, 1], y (N,) class indices → the examples, like x, in [0, 1].  x is float32 or
         float64; a model that computes in half precision converts it.
-    generator: source of randomness, on the CPU: one for the batch, or one per example, so that an example's outcome does not
-        depend on its batch; None draws as from seed 0.
+    generator: source of randomness, on the CPU.  One per example makes an example's outcome independent of its batch; one alone
+        serves the whole batch.  None draws as from seed 0.
     targeted: drive the prediction to y instead of away from it.
-    What is returned claims nothing: the judge predicts again.  Raises ValueError or TypeError for a model in training mode, x
-    outside [0, 1] by more than a rounding, which is cut off, x of half precision, labels out of range, outputs that are no
-    logits of two classes or more, NaN logits or gradients; warns of probabilities in place of logits.
+    What is returned claims nothing: the judge predicts again.
+    Raises ValueError or TypeError for a model in training mode, labels out of range, x outside [0, 1] or of half precision,
+    outputs that are no logits of two classes or more, and NaN in logits or gradients.  A rounding beyond [0, 1] is cut off.
+    Probabilities in place of logits are a warning.
     """
 
     targeted: bool = False

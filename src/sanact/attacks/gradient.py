@@ -21,14 +21,14 @@ class GradientAttack(BudgetedAttack):
     """Steps along the gradient of a loss, each projected back into the ball and into [0, 1].
 
     loss: what is driven up, one of ``losses``.
-    early_stop: an example that is won leaves the batch; False goes on to the highest loss, for examples to be replayed
-        elsewhere.
-    draws: of a randomized model, ≥ 1, that loss and gradient are averaged over; an example is won when it is in more than half
-        of them.  Paper: Athalye et al. 2018, arXiv:1802.00420 (expectation over transformation).
-    Call: as `BudgetedAttack`; start=Tensor, like x, gives points to begin at, in place of x or of the first random start; those
-        outside the ball are projected into it.
-    Of all points visited an example keeps the best: adversarial ones first, then the highest loss, then the latest: a loss that
-    rounds to zero is no reason to stay.
+    early_stop: True ends an example as soon as it is adversarial.  False goes on to the highest loss, which makes examples that
+        transfer to other models.
+    draws: how many passes of a randomized model loss and gradient are averaged over, ≥ 1.  An example is adversarial when it is
+        in more than half of them.  Paper: Athalye et al. 2018, arXiv:1802.00420 (expectation over transformation).
+    Call: as `BudgetedAttack`.  start, a tensor like x, replaces x or the first random start; points outside the ball are
+        projected into it.
+    Returns the best point visited.  Adversarial points win over others.  Among equals the higher loss wins, then the
+    later point.
     """
 
     loss: LossName = "ce"

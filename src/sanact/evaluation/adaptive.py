@@ -55,21 +55,28 @@ REACH = 0.2  # of it: what is left where going on from the best point pays
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptive(Suite):
-    """Whatever an attacker who knows the defense would try, what wins most a pass first; each only on what is still standing.
+    """The worst case for each example over everything that an attacker who knows the defense would try.
 
     effort: "quick", "standard" or "thorough"; see `WORK`.
     guides: images for `LatentMatching`, (M, C, H, W), whatever their classes; None leaves it out.
     source: another network of the same data, whose examples are tried, too; None leaves it out.
-    First a few steps from x through each way to differentiate the model (`sanact.gradients`); the one that brought an example
-    furthest serves it from there on. Then gates that close, each of the likeliest classes as a target, and where the model
-    can refuse, another class and acceptance as two goals; for those that are near the goal, rounds of small steps from the
-    best point through every way, of many steps from anywhere, targets and other losses; examples of the undefended model, and
-    of the source, replayed; for those that are far, other losses and ways; examples of the model with one part bypassed;
-    latent matching; in L2, Carlini and Wagner's; Square; in Linf, RayS, which sees decisions only. The last two leave an
-    example that their first queries brought nowhere near the goal.
-    Where a place of the network lets no gradient through although the shape stays the same, one more gradient takes it for the
-    identity.
-    The undefended model is the defended one with all its parts bypassed; a model that has none is attacked as it is.
+    What wins most for its cost comes first.  Each stage attacks only the examples that are still standing:
+
+    - a few steps from x through each way to differentiate the model (`sanact.gradients`); the way that brought an example
+      furthest serves it from there on
+    - gates that close, then each of the likeliest classes as a target, and where the model can refuse, another class and
+      acceptance as two goals
+    - for examples near the goal, rounds: small steps from the best point through every way, many steps from new starts,
+      targets and other losses
+    - examples of the undefended model, and of the source, replayed
+    - for examples far from the goal, other losses and ways
+    - examples of the model with one part bypassed, and latent matching
+    - in L2, Carlini and Wagner's attack
+    - Square, and in Linf RayS, which sees decisions only; both give an example up that their first queries brought nowhere
+
+    A place of the network that lets no gradient through, although its shape stays the same, adds one more way: the identity in
+    its place.
+    The undefended model is the defended one with all its parts bypassed.  A model without parts is attacked as it is.
     Randomized models have losses, gradients and successes averaged over 10 draws, those of their own included; and no attack by
     gradients stops where it first wins, which may be by chance.
     Sources: Tramèr et al. 2020, arXiv:2002.08347; Carlini et al. 2019, arXiv:1902.06705.

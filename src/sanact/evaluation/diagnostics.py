@@ -65,7 +65,7 @@ def verdict(checks: Iterable[Check], *, bound: bool = False) -> str:
 def diagnose(
     attack: Attack, model: nn.Module, x: Tensor, y: Tensor, *, by: Sequence[str] | None = None, once: Once = now
 ) -> Iterator[Check]:
-    """Look at an attack on ``model`` from every side that has exposed one before, on a few examples (N, C, H, W), (N,).
+    """Check an attack on ``model`` in every way that has exposed a failed attack before, on a few examples (N, C, H, W), (N,).
 
     by: what won each example when the attack was run on them, as in `rows.SCHEMA`; None runs it.
     once: called with the name of each check that takes long and what computes its figure; `Journal.once` computes none twice.

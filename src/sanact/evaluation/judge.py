@@ -54,8 +54,8 @@ class Judged(NamedTuple):
 class Bench:
     """A cell made ready on a device: it judges batches, in any order, in this process or another, with the same rows.
 
-    For that nothing may pass from one batch to the next: parts begin their draws again, the global random states are set to
-    what the cell's seed and the batch say, and one thread computes, since sums over several differ in their last bits.
+    Nothing passes from one batch to the next.  Parts begin their draws again.  The global random states are set from the cell's
+    seed and the batch.  One thread computes, since sums over several threads differ in their last bits.
     """
 
     def __init__(self, cell: Cell, device: str | torch.device) -> None:

@@ -31,7 +31,8 @@ def wilson(hits: int, n: int) -> Accuracy:
 def clopper_pearson(hits: int, n: int) -> Accuracy:
     """The share of ``hits`` among ``n`` > 0 trials, with the interval of Clopper and Pearson 1934, doi:10.1093/biomet/26.4.404.
 
-    It holds the true share in at least 95 % of all samples, whatever that share is; Wilson's, which is shorter, on average.
+    In at least 95 % of all samples it contains the true share, whatever that is.  Wilson's interval is shorter, and does so on
+    average only.
     """
     return _share(hits, n, "exact")
 
@@ -86,7 +87,7 @@ def paired(a_hits: ArrayLike, b_hits: ArrayLike, *, comparisons: int = 1) -> Pai
     does not reject; q(Δ) is the likeliest share of examples that only A has, if the difference is Δ.
     comparisons: that are made together, of which this is one.  p is raised to so many times itself, and the interval is made as
         wide as holds with 1 - 5 % / comparisons: so 95 % is the chance that all of them hold.
-    The two are made differently: at the border of significance one can say yes where the other says no.
+    Test and interval are made differently.  At the border of significance they may disagree.
     Raises ValueError for columns that differ in length, are empty, or hold something else than booleans.
     Papers: McNemar 1947, doi:10.1007/BF02295996; Tango 1998, Statistics in Medicine 17, 891-908.
     """

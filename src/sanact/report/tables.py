@@ -307,8 +307,9 @@ def _share(counts: Mapping[str, int], part: str, result: Result) -> str:
 def grid(found: Sequence[Result], knowledge: Knowledge, columns: Sequence[str] = ()) -> Grid:
     """The results of attackers with this knowledge.
 
-    columns: titles, in their order; none is all there are.  On an undefended model there is no defense to be oblivious of: its
-    white-box results stand among the oblivious, too.
+    columns: titles, in their order; none takes all there are.
+    Without a defense, oblivious and white-box are the same attack.  So white-box results of the undefended model stand among
+    the oblivious ones, too.
     """
     undefended = "white-box" if knowledge == "oblivious" else knowledge
     chosen = [r for r in found if r.attack == CLEAN or r.knowledge == (knowledge if r.plan else undefended)]

@@ -19,9 +19,10 @@ R = TypeVar("R")
 
 
 def eager(function: Callable[P, R]) -> Callable[P, R]:
-    """Leave ``function`` as it is inside a compiled network, as `torch.compiler.disable` does.
+    """Leave ``function`` uncompiled inside a compiled network, as `torch.compiler.disable` does.
 
-    That one loads the whole compiler, for which importing torch takes twice as long; here only a network that is compiled does.
+    `torch.compiler.disable` loads the whole compiler at once, which doubles the time to import torch.  This waits until a
+    network is compiled.
     """
 
     @wraps(function)
@@ -35,12 +36,12 @@ def eager(function: Callable[P, R]) -> Callable[P, R]:
 class Sanitizer(Part):
     """An operator on one hidden activation: tensor in, tensor of the same shape and dtype out, never in place.
 
-    forward: a (N, C, H, W), each of the C feature maps on its own, or (N, F), each vector on its own.  An activation
-    (N, C, 1, 1), what global pooling leaves, is a vector too: its maps have no extent.  Any float dtype.
+    forward: feature maps (N, C, H, W), of which each is cleaned on its own, or vectors (N, F), likewise.  An activation
+        (N, C, 1, 1), as global pooling leaves it, counts as a vector.  Any float dtype.
+    where: the layer that the sanitizer is attached to.
+    channels_last: whether maps come as (N, H, W, C), as a linear layer takes them.
+    bypassed: return the input; see `bypass`.
     Raises ValueError for another rank, TypeError for another dtype.
-
-    where: the layer the sanitizer is attached to.  channels_last: take (N, H, W, C) for (N, C, H, W), as a linear layer works
-    on maps.  bypassed: return the input; see `bypass`.
     """
 
     kind = "sanitizer"
