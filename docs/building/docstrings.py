@@ -22,14 +22,15 @@ def markdown(docstring: str) -> str:
                 blocks[-1][1].append("")
             continue
         indented = line.startswith(" ")
-        item = "" if kind in ("text", "item") and not blocks[-1][1][-1].endswith((".", ":", ")")) else _item(text)
+        unfinished = kind in ("text", "item") and not blocks[-1][1][-1].endswith((".", ":", ")"))
+        item = "" if unfinished else _item(text)
         if line.startswith("    ") and kind in ("", "code"):
             new = "code"
         elif (item and not indented) or text.startswith("- "):
             blocks.append(("item", [item or text]))
             kind = "item"
             continue
-        elif kind == "item" and (indented or _is_note(blocks[-1][1][0])):
+        elif kind == "item" and (indented or unfinished or _is_note(blocks[-1][1][0])):
             new = "item"
         else:
             new = "text"

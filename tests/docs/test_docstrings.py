@@ -27,6 +27,9 @@ on: to its end.
 
 eps: how far.  steps: how often, at
     least once.
+restarts: of
+it all.
+What is said next.
 - one
 - two
   and more.
@@ -46,6 +49,10 @@ Weighted by what is nearer in a sentence that goes on: to its end.
 
 - `eps`: how far.
 - `steps`: how often, at least once.
+- `restarts`: of it all.
+
+What is said next.
+
 - one
 - two and more.
 - **Raises** ValueError for nothing.
