@@ -14,7 +14,7 @@ from tests.docs.test_docstrings import building
 @pytest.mark.parametrize("name", DEFENSES)
 def test_a_defense_says_what_it_does_and_has_a_whole_card(name):
     said = inspect.getdoc(DEFENSES[name]) or ""
-    assert said.split("\n\n")[0].endswith(".")
+    assert said.split("\n\n")[0].endswith((".", ":"))
     assert all(text.strip() for text in asdict(DEFENSES[name].card).values() if isinstance(text, str))
 
 
