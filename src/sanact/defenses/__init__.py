@@ -18,6 +18,7 @@ from sanact.defenses.ecoc import ECOC
 from sanact.defenses.ensemble_training import EnsembleAdversarialTraining
 from sanact.defenses.feature_squeezing import FeatureSqueezing
 from sanact.defenses.filter_statistics import FilterStatistics
+from sanact.defenses.gat import GAT
 from sanact.defenses.gradient_regularization import UnifiedGradientRegularization
 from sanact.defenses.input_gradient import InputGradientRegularization
 from sanact.defenses.interval_training import IntervalTraining
@@ -57,6 +58,7 @@ DEFENSES: dict[str, type[Defense]] = {
     "deep-cloak": DeepCloak,
     "ecoc": ECOC,
     "adp": ADP,
+    "gat": GAT,
     "random-resize-pad": RandomResizingPadding,
     "jpeg": JPEGCompression,
     "tv-minimization": TotalVariationMinimization,
@@ -69,6 +71,7 @@ DEFENSES: dict[str, type[Defense]] = {
 }
 
 __all__ = [
+    "GAT",
     "ADP",
     "DEFENSES",
     "ECOC",

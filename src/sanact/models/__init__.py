@@ -43,6 +43,7 @@ DEFENDED = (  # files here of networks that were trained for a defense, which is
     "mnist_cnn_ecoc.safetensors",
     "mnist_cnn_input_gradient.safetensors",
     "mnist_cnn_adp.safetensors",
+    "mnist_cnn_gat.safetensors",
     "mnist_cnn_thermometer.safetensors",
     "mnist_cnn_thermometer_ls_pga.safetensors",
 )
