@@ -248,7 +248,7 @@ def test_plans_as_text_and_as_dict(texts, plan):
     [
         (["mask", "median"], r"two sanitizers for the pattern '\*', the second is 'median'"),
         (["a=mask", "a=mask"], "two sanitizers for the pattern 'a', the second is 'a=mask'"),
-        (["conv1=blur:3"], "sanitizer must be one of mask, median, nl-means, mean-sparse, k-wta, sap, ash, got 'conv1=blur'"),
+        (["conv1=blur:3"], "sanitizer must be one of mask, median, nl-means, mean-sparse, k-wta, sap, ash, got 'blur'"),
         (["conv1=mask:size=3"], "sanitizer 'mask' .*size"),
         (["median:4"], "kernel_size must be an odd whole number ≥ 3, got 4"),
     ],
@@ -262,7 +262,7 @@ def test_a_bad_plan_as_text(texts, message):
     ("plan", "error", "message"),
     [
         ({}, ValueError, "a plan must have at least one pattern, got none"),
-        (3, TypeError, "a plan must be a sanitizer or map patterns to sanitizers, got 3"),
+        (3, TypeError, "a plan must be a sanitizer, its text, or map patterns to sanitizers, got 3"),
         (Mask, TypeError, "map patterns to sanitizers, got <class"),
         ([Mask(0.3)], TypeError, r"map patterns to sanitizers, got \[Mask"),
         ({"conv": "mask"}, TypeError, "map patterns to sanitizers, got {'conv': 'mask'}"),

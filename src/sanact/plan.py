@@ -215,7 +215,7 @@ def as_plan(plan: Sanitizer | Plan | str) -> Plan:
     if not isinstance(patterns, Mapping) or not all(
         isinstance(pattern, str) and isinstance(part, Sanitizer) for pattern, part in patterns.items()
     ):
-        raise TypeError(f"a plan must be a sanitizer, map patterns to sanitizers, or be its text, got {plan!r}")
+        raise TypeError(f"a plan must be a sanitizer, its text, or map patterns to sanitizers, got {plan!r}")
     if not patterns:
         raise ValueError("a plan must have at least one pattern, got none")
     return patterns

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -162,6 +163,8 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
 def _read(path: Path) -> Any:
     if not os.path.isfile(path):
         raise ValueError(f"no weights at {shown(str(path))}")
+    if _is_torchscript(path):
+        raise ValueError(f"'{path}' is TorchScript, not a state dict; save model.state_dict() in its place")
     try:
         return load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
@@ -172,6 +175,13 @@ def _read(path: Path) -> Any:
         raise ValueError(f"'{path}' holds no weights: {type(error).__name__}: {error}") from error
     except Exception as error:  # UnpicklingError, for anything but tensors
         raise ValueError(f"'{path}' is no state dict of tensors; save model.state_dict(), as safetensors best") from error
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(Path(name).name == "constants.pkl" for name in archive.namelist())
 
 
 def _unwrapped(state: Any, model: nn.Module, path: Path) -> Any:
