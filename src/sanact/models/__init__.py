@@ -41,12 +41,17 @@ PRETRAINED: dict[tuple[str, str], str] = {  # (model, name of the weights) → f
     ("resnet18-64:width=32", "tiny-imagenet"): "resnet18_tiny_imagenet.safetensors",
 }
 DEFENDED = (  # files here of networks that were trained for a defense, which is how they are asked for
-    "mnist_cnn_ecoc.safetensors",
-    "mnist_cnn_input_gradient.safetensors",
     "mnist_cnn_adp.safetensors",
+    "mnist_cnn_distillation.safetensors",
+    "mnist_cnn_ecoc.safetensors",
+    "mnist_cnn_ensemble.safetensors",
     "mnist_cnn_gat.safetensors",
+    "mnist_cnn_input_gradient.safetensors",
+    "mnist_cnn_kwta.safetensors",
+    "mnist_cnn_naive.safetensors",
     "mnist_cnn_thermometer.safetensors",
     "mnist_cnn_thermometer_ls_pga.safetensors",
+    "mnist_cnn_unified.safetensors",
 )
 WRAPPED = ("state_dict", "model_state_dict", "model_state", "model", "net", "state_dict_ema", "model_ema")  # in checkpoints
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
