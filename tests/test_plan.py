@@ -248,7 +248,7 @@ def test_plans_as_text_and_as_dict(texts, plan):
     [
         (["mask", "median"], r"two sanitizers for the pattern '\*', the second is 'median'"),
         (["a=mask", "a=mask"], "two sanitizers for the pattern 'a', the second is 'a=mask'"),
-        (["conv1=blur:3"], "sanitizer must be one of mask, median, nl-means, mean-sparse, k-wta, sap, ash, got 'blur'"),
+        (["conv1=blur:3"], "sanitizer must be one of mask, median, .*, got 'blur'"),
         (["conv1=mask:size=3"], "sanitizer 'mask' .*size"),
         (["median:4"], "kernel_size must be an odd whole number ≥ 3, got 4"),
     ],
@@ -520,7 +520,7 @@ FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "nameless sanitizer": (lambda path: save_file({}, path, {"plan": '{"conv1": {"strength": 1}}'}), "name"),
     "unknown sanitizer": (
         lambda path: save_file({}, path, {"plan": '{"conv1": {"name": "blur"}}'}),
-        "sanitizer must be one of mask, median, nl-means, mean-sparse, k-wta, sap, ash, got 'blur'",
+        "sanitizer must be one of mask, median, .*, got 'blur'",
     ),
 }
 
