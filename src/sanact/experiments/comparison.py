@@ -18,7 +18,8 @@ from sanact.report.tables import CLEAN, Grid, Result, attack_title, grid, result
 DATA = {"fig3": "mnist", "fig4": "cifar10", "fig5": "tiny-imagenet"}
 ON_ITSELF = ("none", "pgd-at")  # whose figures the paper took of examples that were crafted on the network itself
 PATIENT = 100  # images for the adaptive attacker, at most
-SLOW, SLOW_MANY, SLOW_FEW = ("pixel-defend",), 200, 20  # where a pass takes long: images to replay, and to attack
+SLOW = ("pixel-defend", "region-voting", "smoothing")  # a pass takes long
+SLOW_MANY, SLOW_FEW = 200, 20  # images of them to replay, and to attack
 NAMES = {
     "none": "none",
     "mask": "mask",
