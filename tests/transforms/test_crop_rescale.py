@@ -8,9 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from sanact.attacks import FGSM
 from sanact.attacks.suite import Record
 from sanact.defenses import CropEnsemble, defend
 from sanact.evaluation.adaptive import Adaptive, Campaign
+from sanact.evaluation.diagnostics import diagnose
 from sanact.parts import bypass, parts_of
 from sanact.transforms import CropRescale
 from tests.defenses.test_frame import X as IMAGES
@@ -62,6 +64,13 @@ def test_attackers_average_over_ten_draws_with_those_of_the_ensemble(crops, draw
     defended = defend(small(), CropEnsemble(draws=crops))
     lead = torch.zeros(len(IMAGES))
     assert Campaign(Adaptive(eps=0.1), defended, Record(IMAGES, lead, lead > 0)).draws == draws
+
+
+def test_the_ensemble_can_be_diagnosed():
+    defended = defend(small(), CropEnsemble(draws=3)).eval()
+    y = small()(IMAGES).argmax(1)
+    checks = [check.name for check in diagnose(FGSM(eps=0.1), defended, IMAGES, y, by=["fgsm"] * len(y))]
+    assert "vanishing gradient at 'the image'" in checks
 
 
 @pytest.mark.parametrize(

@@ -266,10 +266,12 @@ def _vanishing_gradients(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, fl
         for handle in handles:
             handle.remove()
     least = VANISHING * logits.detach().abs().amax(1)
-    return {
-        place: 1.0 if g is None else float((length(g, "Linf") * length(a.detach(), "Linf") <= least).float().mean())
-        for (place, a), g in zip(places.items(), gradients, strict=True)
-    }
+
+    def share(a: Tensor, g: Tensor) -> float:
+        bound = least.repeat_interleave(len(a) // len(least))  # a part may see several variants of each image
+        return float((length(g, "Linf") * length(a.detach(), "Linf") <= bound).float().mean())
+
+    return {place: 1.0 if g is None else share(a, g) for (place, a), g in zip(places.items(), gradients, strict=True)}
 
 
 def _silent(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> float:
