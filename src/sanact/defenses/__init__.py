@@ -19,6 +19,7 @@ from sanact.defenses.ensemble_training import EnsembleAdversarialTraining
 from sanact.defenses.feature_squeezing import FeatureSqueezing
 from sanact.defenses.filter_statistics import FilterStatistics
 from sanact.defenses.gat import GAT
+from sanact.defenses.generative_logits import GenerativeLogits
 from sanact.defenses.gradient_regularization import UnifiedGradientRegularization
 from sanact.defenses.input_gradient import InputGradientRegularization
 from sanact.defenses.interval_training import IntervalTraining
@@ -59,6 +60,7 @@ DEFENSES: dict[str, type[Defense]] = {
     "ecoc": ECOC,
     "adp": ADP,
     "gat": GAT,
+    "generative-logits": GenerativeLogits,
     "random-resize-pad": RandomResizingPadding,
     "jpeg": JPEGCompression,
     "tv-minimization": TotalVariationMinimization,
@@ -71,6 +73,7 @@ DEFENSES: dict[str, type[Defense]] = {
 }
 
 __all__ = [
+    "GenerativeLogits",
     "GAT",
     "ADP",
     "DEFENSES",

@@ -46,6 +46,7 @@ DEFENDED = (  # files here of networks that were trained for a defense, which is
     "mnist_cnn_ecoc.safetensors",
     "mnist_cnn_ensemble.safetensors",
     "mnist_cnn_gat.safetensors",
+    "mnist_cnn_generative.safetensors",
     "mnist_cnn_input_gradient.safetensors",
     "mnist_cnn_kwta.safetensors",
     "mnist_cnn_naive.safetensors",
