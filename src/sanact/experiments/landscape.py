@@ -66,6 +66,9 @@ GIVEN: dict[str, dict[str, dict[str, Any]]] = {
         "odds": {"noise": 0.03},
     },
 }
+MORE: dict[str, dict[str, dict[str, Any]]] = {
+    "mnist": {"thermometer": {"eps": 0.3, "steps": 5}}
+}  # a second row, trained otherwise
 LEARNT = 1000  # clean images that defenses learn from, however few are judged
 REPEATS, TIMED = 5, 20  # passes of so many images, to time a defense
 
@@ -77,6 +80,8 @@ def defenses(data: str) -> Iterator[Defense]:
     for name, kind in DEFENSES.items():
         usual = kind(**GIVEN[data].get(name, {}))
         yield usual
+        if more := MORE.get(data, {}).get(name):
+            yield replace(usual, **more)
         for other in ("detect", "correct"):
             if usual.config.get(other) is False:
                 yield replace(usual, **{other: True})
