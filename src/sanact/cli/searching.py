@@ -39,7 +39,8 @@ SanitizersOption = Annotated[
         "-s",
         help="NAME[:ARGUMENT,…]; repeat for more. What is given stays: 'mask:reading=max' searches its strength alone. "
         "Names: mask, median, nl-means, mean-sparse, k-wta, sap, ash, smooth-mask, soft-shrink, denoise; "
-        "feature-squeezing goes before the network.",
+        "and before the network feature-squeezing, jpeg, tv-minimization, random-resize-pad, crop-rescale, sparse-fourier, "
+        "region-voting, smoothing.",
         show_default="mask",
     ),
 ]

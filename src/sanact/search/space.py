@@ -95,6 +95,13 @@ DIALS: dict[str, list[Dial]] = {
     "soft-shrink": [Dial("strength", 0.02, 1, log=True)],
     "denoise": [Dial("strength", 0.02, 1, log=True)],
     "feature-squeezing": [Dial("bits", 1, 8, step=1)],
+    "jpeg": [Dial("quality", 10, 95, step=5)],
+    "tv-minimization": [Dial("strength", 0.005, 0.3, log=True)],
+    "random-resize-pad": [Dial("share", 0.5, 0.95)],
+    "crop-rescale": [Dial("share", 0.5, 0.95)],
+    "sparse-fourier": [Dial("share", 0.02, 0.5, log=True)],
+    "region-voting": [Dial("eps", 0.01, 0.4, log=True)],
+    "smoothing": [Dial("sigma", 0.05, 1, log=True)],
 }
 KNOWN: dict[str, Any] = {name: kind for name, kind in {**SANITIZERS, **DEFENSES}.items() if name in DIALS}
 
