@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sanact.evaluation.packed import files_of
 from sanact.evaluation.rows import SCHEMA, Parts, accuracy, clean_accuracy, header, is_verified, part, read_rows, write_rows
 
 ROWS = pa.table(
@@ -110,8 +111,9 @@ def test_rows_of_the_first_version_are_read_as_before(tmp_path):
 
 
 def test_the_rows_behind_the_published_tables_are_read():
-    folders = {path.parent: path for path in (Path(__file__).parents[2] / "docs" / "results").rglob("*.parquet")}
-    assert len(folders) > 10 and all(0 <= accuracy(read_rows(path)).value <= 100 for path in folders.values())
+    folders = {path.parent for path in (Path(__file__).parents[2] / "docs" / "results").rglob("*.parquet")}
+    paths = [path for folder in folders for path in files_of(folder)[:2]]
+    assert len(folders) > 10 and all(0 <= accuracy(read_rows(path)).value <= 100 for path in paths)
 
 
 def rewritten(path, table, **facts):

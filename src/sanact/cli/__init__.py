@@ -11,7 +11,7 @@ from sanact.cli.certifying import certify
 from sanact.cli.ending import contained, told
 from sanact.cli.judging import demo, evaluate, reproduce, run
 from sanact.cli.listing import attacks, defenses, sanitizers
-from sanact.cli.reading import compare, explore, layers, report, robustbench
+from sanact.cli.reading import compare, explore, layers, pack, report, robustbench
 from sanact.cli.searching import search, sensitivity
 from sanact.cli.stopping import stoppable
 from sanact.cli.telling import tell
@@ -50,7 +50,7 @@ def options(
 
 VERBS = (
     *(demo, evaluate, certify, run, search, sensitivity, reproduce, train),
-    *(layers, attacks, sanitizers, defenses, compare, report, explore, robustbench),
+    *(layers, attacks, sanitizers, defenses, compare, report, pack, explore, robustbench),
 )
 for verb in VERBS:
     app.command()(stoppable(contained(verb)))

@@ -147,6 +147,19 @@ def compare(
         console().print(comparison.sentence, highlight=False, markup=False, soft_wrap=True)
 
 
+def pack(
+    folder: Annotated[Path, typer.Argument(help="Folder of rows.", show_default=False)],
+) -> None:
+    """Put the rows of all cells in a folder into one file, cells.parquet, which runs and reports read as before.
+
+    Example: sanact pack runs/demo
+    """
+    from sanact.evaluation.packed import PACK
+    from sanact.evaluation.packed import pack as pack_rows
+
+    typer.echo(f"{folder / PACK} holds {pack_rows(folder)} cells")
+
+
 def robustbench(
     rows: Annotated[list[Path], typer.Argument(help="Files of rows: of autoattack, adaptive, or both.", show_default=False)],
     name: Annotated[str, typer.Option(help="Title of the paper, or what the model is called.", show_default=False)],

@@ -10,13 +10,14 @@ import pyarrow as pa
 
 from sanact.evaluation.cell import Cell
 from sanact.evaluation.judge import examples_of
+from sanact.evaluation.packed import is_there
 from sanact.evaluation.rows import SCHEMA, Parts, header, is_verified, read_rows
 from sanact.files import remove_leftovers
 
 
 def is_done(cell: Cell, path: Path, keep: int) -> bool:
     """Whether its rows are there, and its first ``keep`` examples; ValueError for a file of this name that holds other rows."""
-    if not path.exists():
+    if not is_there(path):
         return False
     rows = read_rows(path)
     if found := _misfit(cell, rows):

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from sanact.evaluation.packed import is_there, read_packed
 from sanact.evaluation.statistics import Accuracy, wilson
 from sanact.files import replacing
 
@@ -66,7 +67,10 @@ def write_rows(table: pa.Table, path: Path, header: Mapping[str, Any]) -> None:
 
 
 def read_rows(path: Path) -> pa.Table:
-    """Read the rows of a cell that `write_rows` wrote; ValueError if they are missing, changed, or somebody else's."""
+    """Read the rows of a cell that `write_rows` wrote, packed or not.
+
+    ValueError if they are missing, changed, or somebody else's.
+    """
     table = read_table(path)
     if (facts := header(table)) and "cell" not in facts:
         raise ValueError(f"'{path}' holds no rows of a finished cell: it is a piece of '{facts.get('of', 'another file')}'")
@@ -84,7 +88,10 @@ def read_rows(path: Path) -> pa.Table:
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read what `write_rows` wrote, or only some columns of it; ValueError for a byte that is not as it was written."""
     try:
-        table = pq.read_table(path, columns=columns, partitioning=None, page_checksum_verification=True)
+        if path.exists() or not is_there(path):
+            table = pq.read_table(path, columns=columns, partitioning=None, page_checksum_verification=True)
+        else:
+            table = read_packed(path, columns)
         metadata = table.schema.metadata or {}
         if HEADER in metadata:
             json.loads(metadata[HEADER])

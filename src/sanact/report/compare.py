@@ -13,6 +13,7 @@ import pyarrow as pa
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from sanact.evaluation.packed import files_of
 from sanact.evaluation.rows import accuracy, header, hits, part, read_rows, verdict_of
 from sanact.evaluation.statistics import Accuracy, Paired, paired
 from sanact.evaluation.threat import Radius, l2_budget
@@ -107,7 +108,7 @@ def compare(
 
 def _cells(path: Path) -> dict[Path, dict[str, Any]]:
     """The files of rows at a path with the cells they are of: the undefended first, then by attack and budget."""
-    paths = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    paths = files_of(path) if path.is_dir() else [path]
     cells = {path: header(read_rows(path))["cell"] for path in paths}
 
     def place(item: tuple[Path, Mapping[str, Any]]) -> tuple[bool, str, float]:

@@ -20,6 +20,7 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from PIL import Image
 
+from sanact.evaluation.packed import files_of
 from sanact.evaluation.rows import Parts, header, hits, part, read_rows, verdict_of
 from sanact.evaluation.statistics import Paired, paired
 from sanact.evaluation.threat import KNOWLEDGE, Radius
@@ -103,7 +104,7 @@ def write_page(sources: Sequence[Path], *, l2: Radius | None = "usual") -> str:
     sources: folders of rows, or files of rows.  l2: as in `results`.
     Raises ValueError where there are no rows, or where a file holds something else.
     """
-    paths = [path for source in sources for path in (sorted(source.glob("*.parquet")) if source.is_dir() else [source])]
+    paths = [path for source in sources for path in (files_of(source) if source.is_dir() else [source])]
     if not paths:
         raise ValueError(f"no rows in {', '.join(map(repr, map(str, sources)))}: a run writes one .parquet file per cell")
     tables = {path: read_rows(path) for path in paths}
