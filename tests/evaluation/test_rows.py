@@ -112,7 +112,7 @@ def test_rows_of_the_first_version_are_read_as_before(tmp_path):
 
 def test_the_rows_behind_the_published_tables_are_read():
     folders = {path.parent for path in (Path(__file__).parents[2] / "docs" / "results").rglob("*.parquet")}
-    paths = [path for folder in folders for path in files_of(folder)[:2]]
+    paths = [path for folder in folders if folder.name != "certificates" for path in files_of(folder)[:2]]
     assert len(folders) > 10 and all(0 <= accuracy(read_rows(path)).value <= 100 for path in paths)
 
 
