@@ -11,12 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sanact import KWTA, PGD, Mask, MeanSparse, Sanitizer, calibrate, sanitize
+from sanact import CW, KWTA, PGD, Mask, MeanSparse, Sanitizer, calibrate, sanitize
 from sanact.attacks.gradient import Search
 from sanact.data import Batch
+from sanact.defenses import FeatureSqueezing
 from sanact.evaluation.adaptive import Adaptive
 from sanact.evaluation.diagnostics import _silent, diagnose, verdict
 from sanact.models import load_model
+from sanact.transforms import BitDepth
 from tests.conftest import load_or_skip
 
 EPS = 0.2
@@ -120,3 +122,24 @@ def test_an_honestly_robust_model_is_judged_reliable(few):
     x, y = few
     assert accuracy(robust, ADAPTIVE(robust, x, y), y) >= 80
     assert verdict(list(diagnose(ATTACK, robust, x, y))) == "reliable"
+
+
+def squeezing_falls(net: nn.Module, x: Tensor, y: Tensor) -> None:
+    squeezed, knows = FeatureSqueezing(bits=1)(net), Adaptive(norm="L2", eps=2.5, effort="quick")
+    assert accuracy(squeezed, knows(squeezed, x, y), y) <= accuracy(net, knows(net, x, y), y) + 10
+
+
+def test_squeezing_gains_where_nobody_knows_of_it_and_falls_where_somebody_does(net, few):
+    x, y = few[0][:10], few[1][:10]
+    nearest = CW(search_steps=3, steps=60, step_size=0.1, initial_c=1.0)(net, x, y)
+    assert accuracy(net, nearest, y) == 0 and accuracy(FeatureSqueezing(bits=1)(net), nearest, y) >= 60
+    squeezing_falls(net, x, y)
+
+
+def test_a_detached_surrogate_turns_the_controls_red(net, few, monkeypatch):
+    monkeypatch.setattr(BitDepth, "choices", property(lambda part: ("sigmoid",)))
+    monkeypatch.setattr(
+        BitDepth, "surrogates", property(lambda part: {"sigmoid": lambda x: 0 * x + part.transform(x.detach())})
+    )
+    with pytest.raises(AssertionError):
+        squeezing_falls(net, few[0][:10], few[1][:10])
