@@ -235,3 +235,14 @@ def test_an_upload_is_shown_and_a_bad_one_is_refused_with_its_reason(watched, tm
     (tmp_path / "large.png").write_bytes(bytes(6 * 2**20))
     chosen.set_input_files(tmp_path / "large.png")
     page.get_by_text("exceed the maximum allowed size of 5").wait_for()
+
+
+def test_the_page_begins_with_the_plan_that_was_given():
+    code = (
+        "from sanact.app import build; from sanact.data import load_data; from sanact.models import load_model\n"
+        "page = build(load_model('mnist-cnn'), load_data('mnist')[:2], eps=0.1, plan='conv1=median:kernel_size=3')\n"
+        "print([block.value for block in page.blocks.values() if getattr(block, 'elem_id', None) == 'plan'])"
+    )
+    load_or_skip("mnist", "test")
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "['conv1=median:kernel_size=3']"

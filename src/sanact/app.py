@@ -41,10 +41,12 @@ LEGIBLE = ".min_value, .max_value { color: var(--body-text-color) !important } #
 FONTS: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # nothing is fetched
 
 
-def build(model: nn.Module, data: Data, *, eps: float, training: Callable[[], Data] | None = None) -> gr.Blocks:
+def build(
+    model: nn.Module, data: Data, *, eps: float, plan: str | None = None, training: Callable[[], Data] | None = None
+) -> gr.Blocks:
     """The page for a network, undefended and in evaluation mode, and images for it.
 
-    eps: the budget to begin with.
+    eps: the budget to begin with.  plan: likewise, or any other defense as text; None is the mask on all layers.
     training: gives clean training images, for a defense that learns from some.
     """
     desk = _Desk(model, data, eps, training)
@@ -67,8 +69,8 @@ def build(model: nn.Module, data: Data, *, eps: float, training: Callable[[], Da
                 sanitizer = gr.Dropdown(["none", *STRENGTHS], value="mask", label="sanitizer", elem_id="sanitizer")
                 strength = gr.Slider(**desk.strength("mask"), elem_id="strength")
                 layers = gr.Dropdown(names, value=names, multiselect=True, label="layers", elem_id="layers")
-                plan = gr.Textbox(
-                    desk.compose("mask", STRENGTHS["mask"].usual, names),
+                typed = gr.Textbox(
+                    plan or desk.compose("mask", STRENGTHS["mask"].usual, names),
                     label="the plan, or any defense, as for the command line: edit, press Enter",
                     buttons=["copy"],
                     elem_id="plan",
@@ -90,7 +92,7 @@ def build(model: nn.Module, data: Data, *, eps: float, training: Callable[[], Da
                 maps = gr.Gallery(columns=3, height="auto", elem_id="maps", **QUIET)
                 gr.Markdown("How far the adversarial image is from the clean one, layer by layer:")
                 curve = gr.HTML(elem_id="curve")
-        controls = [image, attack, norm, size, plan]
+        controls = [image, attack, norm, size, typed]
         outputs = [view, told, *shown, *bars, strip, layer, maps, curve]
         live, hard = [*controls, knowledge, gr.State(False)], [*controls, gr.State("adaptive"), gr.State(True)]
         run: dict[str, Any] = {"trigger_mode": "always_last", "show_progress": "minimal"}
@@ -99,10 +101,10 @@ def build(model: nn.Module, data: Data, *, eps: float, training: Callable[[], Da
         uploaded.upload(desk.upload, uploaded, [image, label])
         label.input(desk.named, [image, label], image)
         norm.change(desk.ball, norm, size)
-        sanitizer.input(desk.turned, sanitizer, strength).then(desk.compose, knobs, plan).then(desk.look, live, outputs, **run)
-        gr.on([strength.input, layers.input], desk.compose, knobs, plan).then(desk.look, live, outputs, **run)
-        plan.submit(desk.look, live, outputs, **run).success(desk.followed, view, layers)
-        gr.on([page.load, *(part.change for part in (image, attack, size)), knowledge.input], desk.look, live, outputs, **run)
+        sanitizer.input(desk.turned, sanitizer, strength).then(desk.compose, knobs, typed).then(desk.look, live, outputs, **run)
+        gr.on([strength.input, layers.input], desk.compose, knobs, typed).then(desk.look, live, outputs, **run)
+        gr.on([page.load, typed.submit], desk.look, live, outputs, **run).success(desk.followed, view, layers)
+        gr.on([*(part.change for part in (image, attack, size)), knowledge.input], desk.look, live, outputs, **run)
         harder.click(lambda: "adaptive", None, knowledge).then(desk.look, hard, outputs)
         strip.select(desk.opened, view, [layer, maps])
     return cast(gr.Blocks, page)

@@ -71,6 +71,10 @@ def explore(
     label_column: LabelColumn = None,
     class_names: ClassNames = None,
     shape: InputShape = None,
+    plan: Annotated[
+        str | None,
+        typer.Option("--plan", "-p", help="To begin with: a plan, or any other defense.", show_default="mask on all layers"),
+    ] = None,
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Of this machine.", show_default="the first free one")
     ] = None,
@@ -78,7 +82,9 @@ def explore(
 ) -> None:
     """Open a local page: choose an image, turn the attack and the plan, and watch the hidden activations.
 
-    Nobody but this machine can reach it. It needs the extra app: pip install 'sanact[app]'. Example: sanact explore mnist-cnn
+    Nobody but this machine can reach it. It needs the extra app: pip install 'sanact[app]'.
+
+    Example: sanact explore mnist-cnn --plan runs/search/best.json
     """
     try:
         from sanact.app import build, launch
@@ -87,8 +93,11 @@ def explore(
     from sanact.data import Data, load_data
     from sanact.evaluation.threat import usual_eps
     from sanact.graph import input_shape
-    from sanact.naming import read_model
+    from sanact.naming import read_defense, read_model
+    from sanact.report.tables import plan_text
 
+    if plan is not None:
+        plan = plan_text(read_defense(plan).config)
     found_by = columns(image_column, label_column, class_names, shape)
     network, images = read_model(model, data, split, weights, found_by=found_by)
 
@@ -96,7 +105,7 @@ def explore(
         whole = load_data(data, "train", **{"shape": input_shape(network), **found_by})
         return whole.sample(min(1000, len(whole)))
 
-    page = build(network, images, eps=usual_eps(data) / 2, training=training)
+    page = build(network, images, eps=usual_eps(data) / 2, plan=plan, training=training)
     address = launch(page, port=port, browser=browser)
     typer.echo(f"{address} — stop it with Ctrl-C")
     page.block_thread()
