@@ -404,7 +404,6 @@ Quantized.__module__ = "torch.ao.nn.quantized.modules.conv"
         (lambda net: torch.jit.trace(net, X), "is TorchScript"),
         (lambda net: nn.Sequential(torch.jit.script(net[0]), *net[1:]), "is TorchScript"),
         (lambda net: nn.Sequential(Quantized(), net), "Quantized in Sequential is quantized"),
-        (lambda net: torch.compile(net, backend="eager"), "is compiled by torch.compile"),
     ],
 )
 def test_networks_of_other_layers_are_refused_by_name(make, message):

@@ -181,6 +181,19 @@ def pictures(value: float) -> pa.Table:
     return pa.table({"index": [3, 4], "x": numbers})
 
 
+def test_a_piece_that_another_run_removes_meanwhile_is_not_there(tmp_path, monkeypatch):
+    parts = Parts(tmp_path / "parts")
+    parts.write(pictures(0.25))
+    read = Parts._read
+
+    def too_late(self, path, columns=None):
+        path.unlink()
+        return read(self, path, columns)
+
+    monkeypatch.setattr(Parts, "_read", too_late)
+    assert Parts(parts.folder).missing(np.array([3])).tolist() == [0]
+
+
 def test_pieces_of_another_folder_and_examples_put_in_their_place_are_refused(tmp_path):
     one, other = Parts(tmp_path / "one", strict=True), Parts(tmp_path / "other", strict=True)
     one.write(pictures(0.25))

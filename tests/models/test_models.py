@@ -354,7 +354,7 @@ def test_an_option_that_does_not_fit_is_refused(name, message):
 def test_an_unknown_name_is_refused(name):
     with pytest.raises(
         ValueError,
-        match=rf"model must be one of mnist-cnn, cifar-cnn, resnet18, resnet18-64, timm:NAME, or .*\.py:factory, got '{name}'",
+        match=rf"must be one of mnist-cnn, mnist-small, cifar-cnn, resnet18, resnet18-64, timm:NAME, or .*\.py:factory, got '{name}'",
     ):
         load_model(name)
 
@@ -517,5 +517,5 @@ def test_a_users_file_that_cannot_be_run_is_refused(tmp_path, text, error):
 
 
 def test_a_users_file_that_is_missing_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=f"no file '{tmp_path}/mine.py' to take the model 'make' from"):
+    with pytest.raises(ValueError, match=f"no file '{tmp_path}/mine.py' to take 'make' from"):
         load_model(f"{tmp_path}/mine.py:make")

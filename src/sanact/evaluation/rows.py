@@ -261,8 +261,16 @@ class Parts:
 
     @cached_property
     def _file_of(self) -> dict[int, Path]:
-        paths = sorted(self.folder.glob("*.parquet"))
-        return {index: path for path in paths for index in self._read(path, ["index"])["index"].to_pylist()}
+        found: dict[int, Path] = {}
+        for path in sorted(self.folder.glob("*.parquet")):
+            try:
+                index = self._read(path, ["index"])["index"].to_pylist()
+            except ValueError:
+                if path.exists():
+                    raise
+                continue  # another run has finished the cell meanwhile, and removed the piece
+            found.update(dict.fromkeys(index, path))
+        return found
 
     def missing(self, index: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Positions in ``index`` of the examples that no piece has."""

@@ -24,5 +24,6 @@ class Reformer(Transform):
     def transform(self, x: Tensor) -> Tensor:
         if x.shape[1] != self.model.channels:
             raise ValueError(f"images must have {self.model.channels} channels, got {x.shape[1]} ({self})")
-        reformed: Tensor = self.model.pooled(x)
+        weight = next(self.model.parameters())
+        reformed: Tensor = self.model.pooled(x.to(weight.dtype)).to(x.dtype)
         return reformed
