@@ -486,8 +486,8 @@ def test_bad_input_is_one_line(trained, tmp_path, arguments, message):
     [
         (
             "evaluate resnet50 --data digits",
-            "model must be one of mnist-cnn, cifar-cnn, resnet18, resnet18-64, timm:NAME, or path/to/file.py:factory, got "
-            "'resnet50'",
+            "model must be one of mnist-cnn, mnist-small, cifar-cnn, resnet18, resnet18-64, timm:NAME, or "
+            "path/to/file.py:factory, got 'resnet50'",
         ),
         ("evaluate {file}:Stuck --data digits", "the model must be in evaluation mode"),
         ("evaluate {file}:Nan --data digits", "NaN logits"),
@@ -499,8 +499,8 @@ def test_bad_input_is_one_line(trained, tmp_path, arguments, message):
         ("layers {file}:absent", "has no working 'absent'"),
         (
             "reproduce table9",
-            "experiment must be one of table2, robust, fig1, fig3, fig4, fig5, fig6, fig7, mask-readings, budgets, plans, got "
-            "'table9'",
+            "experiment must be one of table2, robust, landscape, fig1, fig3, fig4, fig5, fig6, fig7, mask-readings, budgets, "
+            "plans, got 'table9'",
         ),
         ("reproduce fig7 --distance far", "distance must be one of relative, rms, direction, got 'far'"),
         (

@@ -18,9 +18,9 @@ from sanact.report.tables import Grid
 EXPERIMENTS: dict[str, Callable[[Setting], list[Grid]]] = {
     "table2": table2,
     "robust": robust,
+    "landscape": landscape,
     "fig1": fig1,
     **dict.fromkeys(DATA, comparison),
-    "landscape": landscape,
     "fig6": fig6,
     "fig7": fig7,
     "mask-readings": mask_readings,
