@@ -164,6 +164,13 @@ def read_radius(text: str) -> Radius:
     return radius
 
 
+def read_model(*given: Any, **named: Any) -> Any:
+    """See `naming.read_model`, which is imported where it is needed: it needs torch."""
+    from sanact.naming import read_model as read
+
+    return read(*given, **named)
+
+
 def columns(image: str | None, label: str | None, class_names: str | None, shape: str | None) -> dict[str, Any]:
     """What `load_data` is to know of the columns and classes of the data, and the shape if one is asked for."""
     found_by = {"image": image, "label": label, "classes": read_class_names(class_names)}

@@ -19,7 +19,8 @@ def choose_columns(rows: datasets.Dataset, name: str, image: str | None, label: 
     """The image and the label column: those that were named, or else found.
 
     The image column is the only one of images.  The label column is the only one of class labels; where there is none, the only
-    one of whole numbers or strings, or of several the one called "label".  Raises ValueError where that decides nothing.
+    one of whole numbers, or of several the one called "label".  Text is taken for classes in memory and in the metadata of a
+    folder of images; elsewhere its column must be named.  Raises ValueError where that decides nothing.
     """
     import datasets
 
@@ -32,7 +33,9 @@ def choose_columns(rows: datasets.Dataset, name: str, image: str | None, label: 
         elif isinstance(feature, datasets.Value) and feature.dtype.startswith(("int", "uint", "string", "large_string")):
             others.append(column)
     there = ", ".join(f"{column} ({_kind(feature)})" for column, feature in rows.features.items())
-    guess = labels or (["label"] if "label" in others else others)
+    words = rows.info.builder_name in (None, "imagefolder")  # None: held in memory
+    read = [one for one in others if words or not _kind(rows.features[one]).endswith("string")]
+    guess = labels or (["label"] if "label" in read else read)
     chosen = []
     for what, holds, named, fit, found in (
         ("image", "images", image, images, images),
@@ -43,8 +46,8 @@ def choose_columns(rows: datasets.Dataset, name: str, image: str | None, label: 
             raise ValueError(f"{what}={shown(named)} is no column of {holds} in data set '{name}'; its columns: {there}{hint}")
         if named is None and len(found) != 1:
             raise ValueError(
-                f"data set '{name}' must have one {what} column, got {found or 'none'}; its columns: {there}"
-                + (f"; choose one with {what}=…, or --{what}-column on the command line" if found else "")
+                f"data set '{name}' must have one {what} column, got {found or fit or 'none'}; its columns: {there}"
+                + (f"; choose one with {what}=…, or --{what}-column on the command line" if found or fit else "")
             )
         chosen.append(found[0] if named is None else named)
     return chosen[0], chosen[1]
