@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 from sanact.values import meant
 
@@ -22,6 +23,11 @@ def pick_device(device: str | torch.device) -> torch.device:
         hint = meant(device, ("auto", "cpu", "cuda"))
         raise ValueError(f"device must be auto, cpu, or one that is there, got '{device}': {why}{hint}") from error
     return chosen
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the weights of a model are; of one that has none, the CPU."""
+    return next((weight.device for weight in model.parameters()), torch.device("cpu"))
 
 
 @contextmanager

@@ -91,7 +91,7 @@ class DiversityPromoting(Objective):
         loss = members * F.cross_entropy(logits.flatten(0, 1), labels, label_smoothing=step.label_smoothing)
         entropy = -(together.exp() * together).sum(1).mean()
         worth = self.alpha * entropy + self.beta * diversity(logits.softmax(2), step.y).mean()
-        return loss - min(1.0, 3 * step.share) * worth, together
+        return loss - step.grown * worth, together
 
     @property
     def identity(self) -> Any:

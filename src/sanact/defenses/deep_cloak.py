@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sanact.attacks import FGSM
 from sanact.data import Data
 from sanact.defenses.base import Card, Defense, Kind, inside
+from sanact.device import device_of
 from sanact.graph import find_layers, trace
 from sanact.parts import bypass
 from sanact.plan import sanitize
@@ -84,7 +85,7 @@ class Cloak(Sanitizer):
 
     def fit(self, network: nn.Module, cloaked: nn.Module, data: Data, attack: FGSM) -> None:
         """Learn which to remove.  network: the undefended one; cloaked: the same with this in it."""
-        changes, device = torch.zeros(()), next((weight.device for weight in network.parameters()), None)
+        changes, device = torch.zeros(()), device_of(network)
         for batch in data.batches(BATCH):
             x, y = batch.x.to(device), batch.y.to(device)
             before, after = (self._seen(cloaked, images) for images in (x, attack(network, x, y)))

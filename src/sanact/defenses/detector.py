@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sanact.data import Data
 from sanact.defenses.base import Around
+from sanact.device import device_of
 from sanact.parts import Part
 
 FALSE_ALARMS = 0.05  # of the clean images that the threshold is set on
@@ -71,7 +72,7 @@ class Detector(Part):
         Raises ValueError where scores are not finite, or hardly vary: the threshold would refuse nothing, or all.
         """
         scores, leads = [], []
-        device = next((weight.device for weight in network.parameters()), torch.device("cpu"))
+        device = device_of(network)
         for batch in data.batches(batch_size):
             x = batch.x.to(device)
             logits, score = self.examine(network, x)

@@ -109,7 +109,7 @@ class OneAgainstTheRest(Objective):
             likely = step.model(x).gather(1, other[:, None])
             return torch.cat([torch.zeros_like(likely), likely], 1)
 
-        eps = torch.full((len(step.x),), min(1.0, 3 * step.share) * self.attack.eps)
+        eps = torch.full((len(step.x),), step.grown * self.attack.eps)
         step.model.eval()
         examples = self.attack(towards, step.x, torch.ones_like(step.y), eps=eps, generator=step.draws)
         step.model.train()

@@ -14,6 +14,7 @@ from sanact.attacks import Attack
 from sanact.checks import fooled
 from sanact.data import Data
 from sanact.defenses.detector import Detector
+from sanact.device import device_of
 
 BATCH = 100
 
@@ -81,7 +82,7 @@ def won_by(network: nn.Module, data: Data, attack: Attack, where: object) -> tup
     The n-th example is of the n-th image.  Raises ValueError where there is none: a detector cannot be fitted on clean, or on
     adversarial, images only.
     """
-    device = next((weight.device for weight in network.parameters()), torch.device("cpu"))
+    device = device_of(network)
     clean, crafted = [], []
     for batch in data.batches(BATCH):
         x, y = batch.x.to(device), batch.y.to(device)

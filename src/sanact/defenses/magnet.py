@@ -14,6 +14,7 @@ from sanact.data import Data
 from sanact.defenses.base import Around, Card, Defense, Kind, hash_of
 from sanact.defenses.detector import FALSE_ALARMS, Detector, Refusing
 from sanact.defenses.transforming import Transformed
+from sanact.device import device_of
 from sanact.transforms import Reformer
 from sanact.values import Rules, flag
 
@@ -49,7 +50,7 @@ class MagNet(Defense):
     rules: ClassVar[Rules] = {"divergence": flag}
 
     def defend(self, model: nn.Module, data: Data | None, example: Tensor | None) -> nn.Module:
-        device = next((weight.device for weight in model.parameters()), None)
+        device = device_of(model)
         reformer = Reformer(self.autoencoders).to(device)
         network, detector = Transformed(reformer, model), MagNetDetector(reformer.model, self.divergence).to(device)
         if data is not None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sanact.data import Data
 from sanact.defenses.base import Card, Defense, Kind
 from sanact.defenses.detector import Correcting, Corrector, Refusing
-from sanact.device import one_thread
+from sanact.device import device_of, one_thread
 from sanact.values import POSITIVE, SEED, Rules, Whole, flag
 
 
@@ -80,7 +80,7 @@ class OddsDetector(Corrector):
     @torch.no_grad()
     def learn(self, network: nn.Module, data: Data, batch_size: int = 100) -> None:
         """Measure μ and σ on clean images."""
-        device = next((weight.device for weight in network.parameters()), torch.device("cpu"))
+        device = device_of(network)
         moved, predicted = [], []
         for batch in data.batches(batch_size):
             x = batch.x.to(device)

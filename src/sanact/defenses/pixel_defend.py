@@ -12,6 +12,7 @@ from sanact.defenses.base import Card, Defense, Kind, hash_of
 from sanact.defenses.detector import Detector, Refusing
 from sanact.defenses.transforming import Transformed
 from sanact.density import WEIGHTS, load_density
+from sanact.device import device_of
 from sanact.transforms import Purification
 from sanact.transforms.pixel_defend import EPS
 from sanact.values import Rules, flag
@@ -48,7 +49,7 @@ class PixelDefend(Defense):
         return "fitted" if self.detect else "attached"
 
     def defend(self, model: nn.Module, data: Data | None, example: Tensor | None) -> nn.Module:
-        device = next((weight.device for weight in model.parameters()), None)
+        device = device_of(model)
         if not self.detect:
             return Transformed(Purification(self.eps, self.density).to(device), model)
         detector = LikelihoodDetector(self.density).to(device)

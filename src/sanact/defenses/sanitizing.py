@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sanact.content import content
 from sanact.data import Data
 from sanact.defenses.base import Card, Defense, inside
+from sanact.device import device_of
 from sanact.plan import Plan, as_plan, calibrate, plan_to_dict, sanitize
 from sanact.sanitizers import Sanitizer
 
@@ -44,8 +45,7 @@ class Sanitizing(Defense):
     def _sanitized(self, network: nn.Module, data: Data | None, example: Tensor | None) -> nn.Module:
         defended = sanitize(network, self.plan, example=example)
         if self.needs_data and data:
-            device = next((value.device for value in network.parameters()), None)
-            calibrate(defended, next(data.batches(len(data))).x.to(device))
+            calibrate(defended, next(data.batches(len(data))).x.to(device_of(network)))
         return defended
 
     @property

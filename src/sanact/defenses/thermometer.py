@@ -90,7 +90,7 @@ class LogitSpace(Objective):
         model = step.model
         if not isinstance(model, Transformed) or not isinstance(model.transform, ThermometerEncoding):
             raise ValueError(f"LS-PGA needs a network behind a thermometer, got {type(model).__name__} (training)")
-        levels, eps = model.transform.levels, min(1.0, 3 * step.share) * self.eps
+        levels, eps = model.transform.levels, step.grown * self.eps
         network = model.network.eval()
         encoded = self._ascend(network, reachable(step.x, eps, levels), step.y, step.draws)
         logits = network.train()(encoded)

@@ -31,7 +31,7 @@ class Adversarial(Objective):
             raise ValueError(f"training needs an attack with a budget, got {self.attack!r}")
 
     def __call__(self, step: Step) -> tuple[Tensor, Tensor]:
-        eps = torch.full((len(step.x),), min(1.0, 3 * step.share) * self.attack.eps)
+        eps = torch.full((len(step.x),), step.grown * self.attack.eps)
         x = self.attack.for_replay()(step.model.eval(), step.x, step.y, eps=eps, generator=step.draws)
         step.model.train()
         return super().__call__(step._replace(x=x))

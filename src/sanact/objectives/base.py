@@ -26,6 +26,11 @@ class Step(NamedTuple):
     draws: torch.Generator
     label_smoothing: float = 0.0
 
+    @property
+    def grown(self) -> float:
+        """How much of its whole size something has that grows from zero over the first third of the training, in (0, 1]."""
+        return min(1.0, 3 * self.share)
+
 
 class Objective:
     """The mean loss of a step, to call backward on, and the logits that are scored; the cross-entropy of the images."""
