@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.resources import as_file, files
 from pathlib import Path
 
 from sanact.density.p_value import p_values
 from sanact.density.pixel_cnn import PixelCNN
 from sanact.density.purification import purify
-from sanact.models import load_weights, read_card
-from sanact.spec import parse
-from sanact.values import meant, shown
+from sanact.models.described import load_described
 
 WEIGHTS = {"mnist": "pixel_cnn_mnist.safetensors", "cifar10": "pixel_cnn_cifar10.safetensors"}
 
@@ -23,19 +20,5 @@ def load_density(name: str | Path) -> PixelCNN:
     name: of the data that ours were trained on, "mnist" or "cifar10", or a file that ``python -m sanact.density.train`` wrote.
     Raises ValueError for another name, and for a file without such a card or with weights that do not fit.
     """
-    if isinstance(name, str) and name in WEIGHTS:
-        with as_file(files("sanact.models") / "weights" / WEIGHTS[name]) as path:
-            return _load(path)
-    if not isinstance(name, (str, Path)) or not Path(name).is_file():
-        known = ", ".join(WEIGHTS)
-        raise ValueError(f"density must be one of {known}, or a file, got {shown(name)}{meant(name, WEIGHTS)} (load_density)")
-    return _load(Path(name))
-
-
-def _load(path: Path) -> PixelCNN:
-    card = read_card(path)
-    if "model" not in card:
-        raise ValueError(f"'{path}' has no card that says how large the density model is; sanact.density.train writes one")
-    model = parse("density model", {"pixel-cnn": PixelCNN}, card["model"])
-    load_weights(model, path)
-    return model.eval()
+    missing = "how large the density model is; sanact.density.train writes one"
+    return load_described(name, WEIGHTS, {"pixel-cnn": PixelCNN}, what="density", missing=missing, where=" (load_density)")
