@@ -6,6 +6,7 @@ import base64
 import json
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,23 @@ CELLS = b"sanact.cells"  # in its metadata: for each group of rows the name of i
 def files_of(folder: Path) -> list[Path]:
     """The files of rows in a folder, packed or not, by name."""
     alone = {path.name for path in folder.glob("*.parquet")} - {PACK}
-    return [folder / name for name in sorted(alone | set(_names(folder)))]
+    return [folder / name for name in sorted(alone | set(_contents(folder)))]
 
 
 def is_there(path: Path) -> bool:
     """Whether there is a file of rows with this path, packed or not."""
-    return path.exists() or path.name in _names(path.parent)
+    return path.exists() or is_packed(path)
+
+
+def is_packed(path: Path) -> bool:
+    """Whether rows with this path are in the pack of its folder, and in no file of their own."""
+    return not path.exists() and path.name in _contents(path.parent)
 
 
 def read_packed(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows that had a file with this path, with its metadata; KeyError where the pack of its folder has none."""
+    group, cell = _contents(path.parent)[path.name]
     with pq.ParquetFile(path.parent / PACK, page_checksum_verification=True) as file:
-        cells = {cell["name"]: (group, cell) for group, cell in enumerate(_cells(file))}
-        group, cell = cells[path.name]
         table = file.read_row_group(group, columns=columns or cell["columns"])
     return table.replace_schema_metadata({key.encode(): value.encode() for key, value in cell["metadata"].items()})
 
@@ -79,21 +84,27 @@ def pack(folder: Path) -> int:
     return len(paths)
 
 
-def _names(folder: Path) -> list[str]:
+Contents = dict[str, tuple[int, dict[str, Any]]]  # by the name of a file, its group of rows and what is known of it
+
+
+def _contents(folder: Path) -> Contents:
+    """Of the pack of a folder; nothing where there is none."""
     path = folder / PACK
     if not path.exists():
-        return []
+        return {}
+    told = path.stat()
+    return _read_contents(path, told.st_mtime_ns, told.st_size)
+
+
+@lru_cache(maxsize=8)
+def _read_contents(path: Path, *version: int) -> Contents:
+    """The same of a pack that is there; version: what changes with the file."""
     try:
         with pq.ParquetFile(path) as file:
-            return [cell["name"] for cell in _cells(file)]
+            text = zlib.decompress(base64.b64decode(file.schema_arrow.metadata[CELLS]))
+        return {cell["name"]: (group, cell) for group, cell in enumerate(json.loads(text))}
     except (pa.ArrowException, OSError, ValueError, KeyError, zlib.error) as error:
         raise ValueError(f"'{path}' is no pack of rows: {' '.join(str(error).split())}") from error
-
-
-def _cells(file: pq.ParquetFile) -> list[dict[str, Any]]:
-    text = zlib.decompress(base64.b64decode(file.schema_arrow.metadata[CELLS]))
-    found: list[dict[str, Any]] = json.loads(text)
-    return found
 
 
 def _squeezed(cells: Sequence[dict[str, Any]]) -> bytes:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sanact.evaluation.packed import is_there, read_packed
+from sanact.evaluation.packed import is_packed, read_packed
 from sanact.evaluation.statistics import Accuracy, wilson
 from sanact.files import replacing
 
@@ -88,10 +88,10 @@ def read_rows(path: Path) -> pa.Table:
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read what `write_rows` wrote, or only some columns of it; ValueError for a byte that is not as it was written."""
     try:
-        if path.exists() or not is_there(path):
-            table = pq.read_table(path, columns=columns, partitioning=None, page_checksum_verification=True)
-        else:
+        if is_packed(path):
             table = read_packed(path, columns)
+        else:
+            table = pq.read_table(path, columns=columns, partitioning=None, page_checksum_verification=True)
         metadata = table.schema.metadata or {}
         if HEADER in metadata:
             json.loads(metadata[HEADER])

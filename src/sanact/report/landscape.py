@@ -47,6 +47,7 @@ def landscape_table(found: Sequence[Result], folder: Path, facts: Mapping[str, A
     """One row a defense: claim, clean, replayed, white-box and adaptive accuracies, and what it has beyond the undefended."""
     plans, names = _sorted(found), row_names(found)
     attacks = list(dict.fromkeys(r.attack for r in found if r.knowledge == "white-box" and ", L2 ≤ " not in r.attack))
+    known_by = attacks if any(r.knowledge == "white-box" and r.plan for r in found) else []  # who knew of a defense
     balls = list(dict.fromkeys(r.attack for r in found if r.knowledge == "adaptive"))
     p = _p_values(found, folder, balls)
     rows = {}
@@ -62,7 +63,7 @@ def landscape_table(found: Sequence[Result], folder: Path, facts: Mapping[str, A
             _claimed(known, clean.data),
             f"{clean.accuracy.value:.1f}{refused}",
             *(_figure(own.get((replayed, attack))) for attack in attacks),
-            *(_figure(own.get(("white-box", attack))) for attack in attacks if _knew(found)),
+            *(_figure(own.get(("white-box", attack))) for attack in known_by),
             *(_figure(own.get(("adaptive", ball))) + _gained(p.get((plan, ball))) for ball in balls),
             f"{min(detected):.2f}" if detected else "",
             f"{known['overhead']:.1f}x" if "overhead" in known else "",
@@ -70,7 +71,7 @@ def landscape_table(found: Sequence[Result], folder: Path, facts: Mapping[str, A
         ]
     first = found[0]
     columns = ["paper", "claim", "clean", *(f"replayed {attack}" for attack in attacks)]
-    columns += [*(f"white-box {attack}" for attack in attacks if _knew(found)), *(f"adaptive {ball}" for ball in balls)]
+    columns += [*(f"white-box {attack}" for attack in known_by), *(f"adaptive {ball}" for ball in balls)]
     return Listing(
         "the landscape: accuracy in %, sorted by what the adaptive attacker leaves\n"
         f"{first.model} on images of {first.data} ({first.split}); their number stands in brackets where it is another",
@@ -148,11 +149,6 @@ def _sorted(found: Sequence[Result]) -> list[str]:
         if r.knowledge == "adaptive":
             left[plan_text(r.plan)].append(r.accuracy.value)
     return sorted(left, key=lambda plan: -sum(left[plan]) / len(left[plan]) if left[plan] else 1.0)
-
-
-def _knew(found: Sequence[Result]) -> bool:
-    """Whether a white-box attacker was run on anything that is defended."""
-    return any(r.knowledge == "white-box" and r.plan for r in found)
 
 
 def _worst(own: Sequence[Result], knowledge: str) -> Result | None:
