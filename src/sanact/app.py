@@ -133,7 +133,7 @@ class _Desk:
     """What the page's controls do: each method takes their values, and returns what is to be shown."""
 
     def __init__(self, model: nn.Module, data: Data, eps: float, training: Callable[[], Data] | None) -> None:
-        images = data.sample(min(SHOWN, len(data)))
+        images = data.at_most(SHOWN)
         self.batch, self.eps = next(images.batches(len(images))), eps
         self.explorer = Explorer(model, tuple(self.batch.x.shape[1:]), training)  # type: ignore[arg-type]
         self.known = len(data.classes) == self.explorer.classes  # or the network was trained on something else

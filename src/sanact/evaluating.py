@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from sanact.attacks import Attack, as_attack
-from sanact.data import load_data
+from sanact.data import Data
 from sanact.defenses import Defense
 from sanact.defenses.chain import read_defenses
 from sanact.device import pick_device
 from sanact.engine import folder
 from sanact.evaluation.cell import Cell, cells
 from sanact.evaluation.threat import KNOWLEDGE, usual_eps
-from sanact.graph import input_shape
-from sanact.naming import read_model, read_source, usual_source, with_stand_ins
+from sanact.naming import clean_images, read_model, read_source, usual_source, with_stand_ins
 from sanact.parts import removable
 from sanact.preserve import copied
 from sanact.report.tables import Grid, grid, results
@@ -35,15 +35,11 @@ def cells_of(run: RunFile, *, dry_run: bool = False, progress: bool = False) -> 
     """
     pick_device(run.device)
     folder(run.out)
-    eps = usual_eps(run.data)
-    attacks = [as_attack(text) for text in run.attacks or (f"fgsm:eps={eps}", f"pgd:eps={eps}")]
+    attacks = [as_attack(text) for text in run.attacks or usual_attacks(run.data)]
     if twice := [one for one in attacks if attacks.count(one) > 1]:
         raise ValueError(f"each attack must be given once, got {twice[0]!r} twice (evaluate)")
     defenses = [defense for text in run.defenses for defense in read_defenses(text)]
-    judged = [cell for net in run.models for cell in _of_net(net, run, attacks, defenses, dry_run, progress)]
-    if not judged:
-        raise ValueError(f"nothing to judge: no attack has a budget for the {', '.join(run.knowledge)} attacker (evaluate)")
-    return judged
+    return [cell for net in run.models for cell in _of_net(net, run, attacks, defenses, dry_run, progress)]
 
 
 def _of_net(
@@ -54,27 +50,38 @@ def _of_net(
     whole = whole.only(run.classes) if run.classes else whole
     chosen = whole.sample(run.examples or min(1000, len(whole)), seed=run.seed)
     learns = any(one.needs_data for one in defenses)
-    clean = load_data(run.data, "train", **{"shape": input_shape(network), **run.found_by}) if learns else None
+    clean = clean_images(run.data, network, seed=run.seed, found_by=run.found_by) if learns else None
     wanted = run.source or usual_source(net.name, net.weights, run.effort) if "adaptive" in run.knowledge else "none"
     judged = undefended_and_defended(network, defenses)
     source = read_source(wanted, chosen, out=run.out, seed=run.seed, dry_run=dry_run, progress=progress, found_by=run.found_by)
-    return [
-        cell
-        for one in judged
-        for cell in cells(
-            chosen,
-            one,
-            net.title,
-            [None, *defenses],
-            attacks,
-            run.knowledge,  # type: ignore[arg-type]  # checked where it came in
-            seed=run.seed,
-            calibration=clean and clean.sample(min(1000, len(clean)), seed=run.seed),
-            effort=run.effort,
-            l2=run.l2,
-            source=source,
-        )
-    ]
+    how: dict[str, Any] = {"seed": run.seed, "calibration": clean, "effort": run.effort, "l2": run.l2, "source": source}
+    return every_cell(judged, net.title, chosen, defenses, attacks, run.knowledge, **how)
+
+
+def every_cell(
+    networks: Sequence[nn.Module],
+    name: str,
+    images: Data,
+    defenses: Sequence[Defense],
+    attacks: Sequence[Attack],
+    knowledge: Sequence[str],
+    **how: Any,
+) -> list[Cell]:
+    """The cells of networks that share a name, each undefended and with each defense; how: as for `evaluation.cell.cells`.
+
+    Raises ValueError where no attack has a budget for the attacker that is asked for.
+    """
+    known: Any = knowledge  # which a cell checks
+    found = [cell for one in networks for cell in cells(images, one, name, [None, *defenses], attacks, known, **how)]
+    if not found:
+        raise ValueError(f"nothing to judge: no attack has a budget for the {', '.join(knowledge)} attacker (evaluate)")
+    return found
+
+
+def usual_attacks(data: str) -> tuple[str, str]:
+    """FGSM and PGD at the budget that is usual for a data set."""
+    eps = usual_eps(data)
+    return f"fgsm:eps={eps}", f"pgd:eps={eps}"
 
 
 def undefended_and_defended(network: nn.Module, defenses: Sequence[Defense]) -> list[nn.Module]:

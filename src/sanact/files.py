@@ -39,6 +39,12 @@ def replacing(path: Path | str) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path | str, text: str) -> None:
+    """Write a file whole or not at all; see `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def remove_leftovers(path: Path) -> None:
     """Remove the temporary files of writers of ``path`` that were killed; nobody may be writing it meanwhile."""
     beginning = _beginning(path)

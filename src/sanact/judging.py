@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -17,13 +17,13 @@ from sanact.attacks.projections import Norm
 from sanact.data import Data, load_data
 from sanact.defenses import Defense, as_defense
 from sanact.engine import run
-from sanact.evaluating import undefended_and_defended
-from sanact.evaluation.cell import cells
+from sanact.evaluating import every_cell, undefended_and_defended, usual_attacks
 from sanact.evaluation.rows import read_rows
-from sanact.evaluation.threat import KNOWLEDGE, Effort, Knowledge, Radius, usual_eps
-from sanact.files import replacing
+from sanact.evaluation.threat import KNOWLEDGE, Effort, Knowledge, Radius
+from sanact.files import write_text
 from sanact.graph import input_shape
 from sanact.models import load_model
+from sanact.naming import LEARNT
 from sanact.report.comparison import comparison
 from sanact.report.figures import accuracy_by_budget
 from sanact.report.page import write_page
@@ -66,9 +66,7 @@ class Evaluation:
 
     def report(self, path: Path | str = "report.html") -> Path:
         """Write one page that needs no network: verdict first, then tables, curves, examples and parameters."""
-        page = write_page(self.paths, l2=self.l2)
-        with replacing(path) as temporary:
-            temporary.write_text(page, encoding="utf-8")
+        write_text(path, write_page(self.paths, l2=self.l2))
         return Path(path)
 
     def to_pandas(self, *, examples: bool = False) -> pandas.DataFrame:
@@ -140,37 +138,19 @@ def evaluate(
     Raises ValueError or TypeError for whatever would make a number mean nothing, before the first attack runs.
     """
     network, name = _network(model, name)
-    images, note = _images(data, network), ""
+    images = _images(data, network)
     network, note = in_float32(network)
-    images = replace(images, note=", ".join(filter(None, (images.note, note))))
+    images = images.noted(note)
     defended = [as_defense(one) for one in _listed(defenses)]
     chosen = images.sample(examples or min(USUAL, len(images)), seed=seed)
     known = [knowledge] if isinstance(knowledge, str) else list(knowledge or KNOWLEDGE)
     for one in known:
         OneOf(tuple(KNOWLEDGE))(one, "knowledge", "evaluate")
     OneOf(get_args(Effort))(effort, "effort", "evaluate")
-    eps = usual_eps(images.name)
-    attackers = [as_attack(one) for one in ([f"fgsm:eps={eps}", f"pgd:eps={eps}"] if attacks is None else _listed(attacks))]
+    attackers = [as_attack(one) for one in (usual_attacks(images.name) if attacks is None else _listed(attacks))]
     clean = _training(training, data, defended, network, seed)
-    judged = [
-        cell
-        for one in undefended_and_defended(network, defended)
-        for cell in cells(
-            chosen,
-            one,
-            name,
-            [None, *defended],
-            attackers,
-            known,
-            seed=seed,
-            calibration=clean,
-            effort=effort,
-            l2=l2,
-            source=source,
-        )
-    ]
-    if not judged:
-        raise ValueError(f"nothing to judge: no attack has a budget for the {', '.join(known)} attacker (evaluate)")
+    how: dict[str, Any] = {"seed": seed, "calibration": clean, "effort": effort, "l2": l2, "source": source}
+    judged = every_cell(undefended_and_defended(network, defended), name, chosen, defended, attackers, known, **how)
     folder = Path(tempfile.mkdtemp(prefix="sanact-") if out is None else out)
     paths = run(judged, out=folder, workers=workers, batch_size=batch_size, device=device, progress=progress)
     found = Evaluation(results(paths, l2=l2), paths, l2)
@@ -231,8 +211,7 @@ def _training(training: Any, data: Any, defenses: Sequence[Defense], network: nn
     if training is None:
         learner = next(one for one in defenses if one.needs_data)
         raise ValueError(f"it learns from clean training images, got none: give training=… ({learner}, evaluate)")
-    clean = Data.of(training)
-    return clean.sample(min(USUAL, len(clean)), seed=seed)
+    return Data.of(training).at_most(LEARNT, seed=seed)
 
 
 def _listed(given: Any) -> list[Any]:

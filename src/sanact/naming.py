@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,8 @@ from sanact.wrapping import in_float32, unwrapped
 
 log = logging.getLogger(__name__)
 
+LEARNT = 1000  # clean images that a defense learns from
+
 
 def read_model(
     model: str, data: str, split: str, weights: str | None, *, found_by: Mapping[str, Any] | None = None
@@ -51,7 +52,7 @@ def read_model(
         network = load_model(model, weights=weights, classes=classes)
         images = load_data(data, split, **{"shape": input_shape(network), **found_by})
     network, note = in_float32(unwrapped(network))
-    images = replace(images, note=", ".join(filter(None, (images.note, note))))
+    images = images.noted(note)
     log.debug("%s, weights: %s; %d images of %s (%s)", model, weights or "its own", len(images), data, split)
     return network, _fitting(network, images)
 
@@ -75,8 +76,12 @@ def _fitting(network: nn.Module, images: Data) -> Data:
             f"'{images.name}' has {count} classes, the model has {outputs} outputs; name the classes of the outputs with "
             "--class-names, or take a model with as many"
         )
-    note = f"{count} classes where the model has {outputs}" if count < outputs else ""
-    return replace(images, note=", ".join(filter(None, (images.note, note))))
+    return images.noted(f"{count} classes where the model has {outputs}" if count < outputs else "")
+
+
+def clean_images(data: str, network: nn.Module, *, seed: int, found_by: Mapping[str, Any]) -> Data:
+    """Training images for defenses that learn from some, `LEARNT` at most, in the shape that the network takes."""
+    return load_data(data, "train", **{"shape": input_shape(network), **found_by}).at_most(LEARNT, seed=seed)
 
 
 def with_stand_ins(network: nn.Module, texts: Sequence[str]) -> nn.Module:

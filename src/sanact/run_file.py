@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from sanact.evaluation.threat import KNOWLEDGE, Effort, Radius
-from sanact.files import replacing
+from sanact.files import write_text
 from sanact.values import BATCH_SIZE, SEED, Maybe, OneOf, Rule, Rules, Whole, image_shape, meant, refusal, shown
 
 
@@ -169,8 +169,7 @@ class RunFile:
         """To a file, every key with its value, but for those that are None."""
         lines = ["# Run again: sanact run FILE"]
         lines += [f"{key} = {_toml(value)}" for key, value in asdict(self).items() if value is not None]
-        with replacing(path) as temporary:
-            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_text(path, "\n".join(lines) + "\n")
 
     @property
     def found_by(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from sanact.data import Data, load_data
 from sanact.defenses import Trained
 from sanact.device import pick_device
 from sanact.evaluation.rows import part
-from sanact.files import replacing
+from sanact.files import replacing, write_text
 from sanact.graph import input_shape
 from sanact.identity import fingerprint
 from sanact.models import build_model, load_weights, read_card
@@ -374,8 +374,7 @@ def save_trained(model: nn.Module, path: Path | str, card: Mapping[str, Any], *,
             state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
         temporary.write_bytes(save(state, header))
     lines = [f"# {path.stem}", "", *(f"- **{key}**: {value}" for key, value in card.items()), ""]
-    with replacing(path.with_suffix(".md")) as temporary:
-        temporary.write_text("\n".join(lines), encoding="utf-8")
+    write_text(path.with_suffix(".md"), "\n".join(lines))
 
 
 class Metrics:
@@ -470,7 +469,7 @@ def train_and_save(
     held_out, rest = everything.split_off(validation or max(len(everything) // 12, 1), seed=recipe.seed)
     rest = rest.sample(examples, seed=recipe.seed) if examples else rest
     if plan is not None:
-        model = _with_parts(model, plan, rest.sample(min(CALIBRATION, len(rest)), seed=recipe.seed))
+        model = _with_parts(model, plan, rest.at_most(CALIBRATION, seed=recipe.seed))
         objective = through(objective or Objective(), model, gradient)
     checkpoint, log = Path(f"{out}.partial"), Metrics(Path(out).with_suffix(".csv"), tensorboard)
     train(

@@ -28,6 +28,7 @@ from sanact.cli.options import (
     Weights,
     Workers,
     columns,
+    read_model,
     show,
 )
 
@@ -74,14 +75,13 @@ def certify(
     Example: sanact certify mnist-cnn --defense smoothing:sigma=0.25 --eps 0.25 --draws 1000 --examples 100
     """
     from sanact.certificates import Job
-    from sanact.data import load_data
     from sanact.defenses import as_defense
     from sanact.device import pick_device
     from sanact.engine import folder, run
     from sanact.evaluation.rows import read_rows
-    from sanact.graph import input_shape
-    from sanact.naming import read_defense, read_model, read_plan
+    from sanact.naming import clean_images, read_defense, read_plan
     from sanact.progress import duration
+    from sanact.run_file import Net
 
     if plan and defense:
         raise ValueError(f"a plan is a defense, give one of them, or both as one chain, got {plan} and {defense} (certify)")
@@ -92,11 +92,9 @@ def certify(
     network, whole = read_model(model, data, split, weights, found_by=found_by)
     whole = whole.only(classes) if classes else whole
     chosen = whole.sample(examples or min(1000, len(whole)), seed=seed)
-    training = None
-    if wanted is not None and wanted.needs_data:
-        everything = load_data(data, "train", **{"shape": input_shape(network), **found_by})
-        training = everything.sample(min(1000, len(everything)), seed=seed)
-    named: dict[str, Any] = {"model_name": f"{model} ({Path(weights).stem})" if weights else model}
+    learns = wanted is not None and wanted.needs_data
+    training = clean_images(data, network, seed=seed, found_by=found_by) if learns else None
+    named: dict[str, Any] = {"model_name": Net(model, weights).title}
     drawn: dict[str, Any] = {"draws": draws, "alpha": alpha, "seed": seed}
     job = Job(data=chosen, model=network, defense=wanted, calibration=training, eps=tuple(eps or ()), **named, **drawn)
     if (cost := job.cost) is not None:

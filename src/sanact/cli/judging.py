@@ -258,7 +258,7 @@ def reproduce(
     from sanact.experiments import DATA as OF
     from sanact.experiments import EXPERIMENTS, FIGURES, NAMES, ON_ITSELF, Setting
     from sanact.experiments import DryRun as Looked
-    from sanact.files import replacing
+    from sanact.files import write_text
     from sanact.report.comparison import comparison
     from sanact.report.figures import accuracy_by_budget, save
     from sanact.report.inside import NAMES as DISTANCES
@@ -304,8 +304,7 @@ def reproduce(
     written = "\n".join(
         [*([caption + "\n"] if caption else []), markdown(*every_table(grids, listings)), f"`{command_line()}`\n"]
     )
-    with replacing(stem.with_suffix(".md")) as temporary:
-        temporary.write_text(written, encoding="utf-8")
+    write_text(stem.with_suffix(".md"), written)
     if figure is not None:
         save(figure, stem)
     show(grids, as_json, listings)

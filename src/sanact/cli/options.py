@@ -228,12 +228,10 @@ def draw(tables: Sequence[Grid | Listing]) -> None:
 
 def write_report(runs: Sequence[Path], out: Path, l2: Radius) -> Path:
     """The page of some runs; its path."""
-    from sanact.files import replacing
+    from sanact.files import write_text
     from sanact.report.page import write_page
 
-    page = write_page(runs, l2=l2)
-    with replacing(out) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(out, write_page(runs, l2=l2))
     return out
 
 

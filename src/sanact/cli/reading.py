@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,7 @@ from sanact.cli.options import (
     Weights,
     columns,
     console,
+    read_model,
     read_radius,
     read_shape,
     write_report,
@@ -90,21 +92,15 @@ def explore(
         from sanact.app import build, launch
     except ImportError as error:
         raise ValueError(f"the explorer needs Gradio: pip install 'sanact[app]' ({error})") from error
-    from sanact.data import Data, load_data
     from sanact.evaluation.threat import usual_eps
-    from sanact.graph import input_shape
-    from sanact.naming import read_defense, read_model
+    from sanact.naming import clean_images, read_defense
     from sanact.report.tables import plan_text
 
     if plan is not None:
         plan = plan_text(read_defense(plan).config)
     found_by = columns(image_column, label_column, class_names, shape)
     network, images = read_model(model, data, split, weights, found_by=found_by)
-
-    def training() -> Data:
-        whole = load_data(data, "train", **{"shape": input_shape(network), **found_by})
-        return whole.sample(min(1000, len(whole)))
-
+    training = partial(clean_images, data, network, seed=0, found_by=found_by)
     page = build(network, images, eps=usual_eps(data) / 2, plan=plan, training=training)
     address = launch(page, port=port, browser=browser)
     typer.echo(f"{address} — stop it with Ctrl-C")

@@ -23,6 +23,7 @@ from sanact.cli.options import (
     Weights,
     columns,
     draw,
+    read_model,
 )
 
 if TYPE_CHECKING:
@@ -211,23 +212,23 @@ def _images(
 ) -> tuple[nn.Module, Data, Data | None]:
     """The network, the images to search on, and, where they are a part of the test images, the others."""
     from sanact.data import load_data
-    from sanact.naming import read_model, usual_source
+    from sanact.naming import usual_source
 
     if split is not None:
         network, whole = read_model(model, data, split, weights, found_by=found_by)
-        return network, whole.sample(min(examples, len(whole)), seed=seed), None
+        return network, whole.at_most(examples, seed=seed), None
     if usual_source(model, weights, "standard") == "none":  # weights of ours: `sanact train` held out a twelfth
         network, whole = read_model(model, data, "train", weights, found_by=found_by)
         held_out = whole.sample(max(len(whole) // 12, 1), seed=0)
-        return network, held_out.sample(min(examples, len(held_out)), seed=seed), None
+        return network, held_out.at_most(examples, seed=seed), None
     try:
         load_data(data, "validation", **found_by)
     except ValueError:  # it has no such split
         network, whole = read_model(model, data, "test", weights, found_by=found_by)
         half, rest = whole.split_off(max(len(whole) // 2, 1), seed=seed)
-        return network, half.sample(min(examples, len(half)), seed=seed), rest
+        return network, half.at_most(examples, seed=seed), rest
     network, whole = read_model(model, data, "validation", weights, found_by=found_by)
-    return network, whole.sample(min(examples, len(whole)), seed=seed), None
+    return network, whole.at_most(examples, seed=seed), None
 
 
 def _unseen(
@@ -248,7 +249,7 @@ def _unseen(
         others = np.flatnonzero(~np.isin(rest.index, chosen.index))
         if rest.split == chosen.split and len(others):
             rest = rest[others]
-    return rest.sample(min(examples, len(rest)), seed=seed)
+    return rest.at_most(examples, seed=seed)
 
 
 def _shared(
@@ -267,22 +268,21 @@ def _shared(
 ) -> dict[str, Any]:
     """What both verbs pass on."""
     from sanact.attacks import as_attack
-    from sanact.data import load_data
-    from sanact.graph import input_shape
+    from sanact.naming import clean_images
+    from sanact.run_file import Net
     from sanact.sanitizers import SANITIZERS
     from sanact.spec import parse
 
     names = sanitizer or ["mask"]
     needs = any(parse("sanitizer", SANITIZERS, text).needs_data for text in names if text.partition(":")[0] in SANITIZERS)
-    clean = load_data(data, "train", **{"shape": input_shape(network), **found_by}) if needs else None
     return {
         "sanitizers": names,
         "layers": layers or ["*"],
         "objective": objective,
         "attacks": [as_attack(text) for text in attack or ()],
         "effort": effort,
-        "calibration": clean and clean.sample(min(1000, len(clean)), seed=seed),
-        "model_name": f"{model} ({Path(weights).stem})" if weights else model,
+        "calibration": clean_images(data, network, seed=seed, found_by=found_by) if needs else None,
+        "model_name": Net(model, weights).title,
         "seed": seed,
     }
 

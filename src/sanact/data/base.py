@@ -125,6 +125,14 @@ class Data:
         """A random part with the class shares of the whole, in the order of the split."""
         return self.split_off(examples, seed=seed)[0]
 
+    def at_most(self, examples: int, *, seed: int = 0) -> Data:
+        """The same, or the whole where there are no more."""
+        return self.sample(min(examples, len(self)), seed=seed)
+
+    def noted(self, note: str) -> Data:
+        """With one more note; "" adds none."""
+        return replace(self, note=", ".join(filter(None, (self.note, note))))
+
     def split_off(self, examples: int, *, seed: int = 0) -> tuple[Data, Data]:
         """Two parts: ``examples`` drawn at random with the class shares of the whole, and the others."""
         SEED(seed, "seed", f"data '{self.name}'")

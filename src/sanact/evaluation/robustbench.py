@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from sanact.evaluation.rows import clean_accuracy, header, hits, part, read_rows, verdict_of
 from sanact.evaluation.statistics import wilson
-from sanact.files import replacing
+from sanact.files import write_text
 from sanact.values import Maybe, Number, shown
 
 STANDARD = {"version": "standard", "steps": 100, "queries": 5000, "targets": 9}  # a smaller AutoAttack is another attack
@@ -129,8 +129,7 @@ def write_record(
         venue=venue,
         footnote=_footnote(tables, kinds, worst),
     )
-    with replacing(out) as temporary:
-        temporary.write_text(json.dumps(_as_json(record), indent=2) + "\n", encoding="utf-8")
+    write_text(out, json.dumps(_as_json(record), indent=2) + "\n")
     return record
 
 

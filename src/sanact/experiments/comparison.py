@@ -92,7 +92,7 @@ def faced(
                 continue  # which is the same
             few = known == "adaptive" or (slow and known == "white-box")
             count = (SLOW_FEW if few else SLOW_MANY) if slow else (PATIENT if few else len(whole))
-            images = whole.sample(min(count, len(whole)), seed=setting.seed)
+            images = whole.at_most(count, seed=setting.seed)
             attacks = {"white-box": [fgsm, pgd], "adaptive": [pgd]}.get(known, [fgsm, cw, pgd]) if slow else [fgsm, cw, pgd]
             if known == "adaptive" and adaptive is not None:
                 attacks = list(adaptive[:1] if slow else adaptive)

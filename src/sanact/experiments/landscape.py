@@ -20,7 +20,7 @@ from sanact.evaluation.threat import KNOWLEDGE
 from sanact.experiments.comparison import faced
 from sanact.experiments.setting import Setting
 from sanact.experiments.table2 import PLANS
-from sanact.files import replacing
+from sanact.files import write_text
 from sanact.plan import plan_from_dict
 from sanact.preserve import preserved
 from sanact.report.landscape import FACTS, read_facts
@@ -108,8 +108,7 @@ def landscape(setting: Setting) -> list[Grid]:
         facts[key] = known
         made.append(defense)
     facts["left out"] = left_out
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(facts, indent=2) + "\n")
     adaptive: list[Attack] = [*(PGD(eps=eps) for eps in BUDGETS[setting.data]), setting.source.cw]
     found = results(setting.run(faced(setting, made, adaptive, clean)), l2="usual")
     return [grid(found, one) for one in reversed(KNOWLEDGE) if one in setting.knowledge]

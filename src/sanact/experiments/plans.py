@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 
 from sanact.experiments.setting import Setting
-from sanact.files import replacing
+from sanact.files import write_text
 from sanact.plan import Plan, plan_from_dict, plan_to_dict
 from sanact.report.tables import Grid, grid, plan_text, results
 from sanact.search.objective import CLEAN
@@ -63,8 +63,7 @@ def plans(setting: Setting) -> list[Grid]:
         if found.winner.plan:
             chosen[name] = plan_from_dict(found.winner.plan)
     paths = setting.run(setting.cells(data, [None, *chosen.values()], attacks))
-    with replacing(setting.out / "plans.txt") as temporary:
-        temporary.write_text("".join(f"{plan_text(plan_to_dict(plan))}\n" for plan in chosen.values()), encoding="utf-8")
+    write_text(setting.out / "plans.txt", "".join(f"{plan_text(plan_to_dict(plan))}\n" for plan in chosen.values()))
     return [grid(results(paths, l2="usual"), "oblivious")]
 
 

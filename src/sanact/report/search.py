@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from sanact.evaluation.statistics import Accuracy, Paired, paired, wilson
-from sanact.files import replacing
+from sanact.files import write_text
 from sanact.report.figures import COLOURS
 from sanact.report.tables import Listing, plan_text
 
@@ -109,8 +109,7 @@ class Search:
             self._write(self.out / "best.json", self.winner)
 
     def _write(self, path: Path, trial: Trial) -> None:
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(trial.plan, indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(trial.plan, indent=1) + "\n")
 
     def figure(self) -> Figure:
         """The front, with 95 % intervals."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sanact.evaluation.statistics import paired
-from sanact.files import replacing
+from sanact.files import write_text
 from sanact.progress import progress_bar
 from sanact.search.desk import Desk
 from sanact.search.objective import CLEAN, Outcome
@@ -41,8 +41,7 @@ def scan(
                 entries[single] = single._asdict() | told(future)
                 advance(1)
     found = [entries[single] for single in singles]
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(found), encoding="utf-8")
+    write_text(path, json.dumps(found))
     return found
 
 

@@ -24,7 +24,7 @@ from sanact.defenses.candidate import from_dict, to_dict, usable
 from sanact.device import pick_device
 from sanact.engine import WORKERS, folder
 from sanact.evaluation.threat import KNOWLEDGE, Effort, Knowledge, Radius, usual_eps
-from sanact.files import alone, replacing
+from sanact.files import alone, write_text
 from sanact.plan import Plan
 from sanact.progress import progress_bar
 from sanact.remembering import remembered
@@ -416,8 +416,7 @@ def _note(out: Path, more: Mapping[str, Any]) -> None:
 
 
 def _write(path: Path, facts: Mapping[str, Any]) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    write_text(path, json.dumps(facts, indent=1))
 
 
 def _undefended(desk: Desk, objective: Objective) -> Hits:

@@ -18,7 +18,7 @@ from sanact.evaluation.rows import header as header_of
 from sanact.evaluation.rows import hits, read_rows, verdict_of
 from sanact.evaluation.statistics import paired
 from sanact.evaluation.threat import Effort
-from sanact.files import replacing
+from sanact.files import write_text
 from sanact.report.search import JUDGED, Search, card, read_search
 from sanact.report.tables import attack_title
 from sanact.search.objective import CLEAN, Objective
@@ -70,10 +70,8 @@ def judge_again(
         "number": found.winner.number,
         "figures": {CLEAN: _clean(next(iter(judged["undefended"].values()))[1], first[1])} | figures,
     }
-    with replacing(out / JUDGED) as temporary:
-        temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    with replacing(out / "best.md") as temporary:
-        temporary.write_text(card(read_search(out)), encoding="utf-8")
+    write_text(out / JUDGED, json.dumps(facts, indent=1))
+    write_text(out / "best.md", card(read_search(out)))
 
 
 def _attacker(objective: Objective, cell: Cell) -> str:
