@@ -1,4 +1,4 @@
-"""Modules that an attacker may differentiate through something else: what sanitizers and transforms are, and a stand-in."""
+"""Modules that an attacker may differentiate through something else: the base of sanitizers and transforms, and a stand-in."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from torch import Tensor, nn
 class Part(nn.Module):
     """A module whose gradient an attacker may choose.
 
-    where: the place in the network, for messages.
+    where: its place in the network, for messages.
     kind: what messages call it.
     bypassed: return the input; see `bypass`.
-    removable: whether it can be bypassed; the network without its removable parts is the undefended one.
-    randomized: whether it draws random numbers; see `rewind`.  averaged: of how many draws one of its answers is the mean.
-    gradient: what is differentiated in its place, one of `choices`; see `sanact.gradients`.
-    gate_width: of a surrogate that opens gradually, as a share of the largest magnitude; see `sanact.gradients.annealed`.
+    removable: whether it can be bypassed.  Without its removable parts, a network is the undefended one.
+    randomized: whether it draws random numbers; see `rewind`.
+    averaged: how many draws one answer is the mean of.
+    gradient: what the backward pass differentiates, one of `choices`; see `sanact.gradients`.
+    gate_width: how gradually a surrogate's gate opens, as a share of the largest magnitude; see `sanact.gradients.annealed`.
     faithful: names of surrogates with the same output as the part itself; only their gradient differs.
-    A gradient that autograd cannot pass is an error in the backward pass, never silently zero.
+    Where autograd cannot differentiate the part, the backward pass raises an error; it never returns a silent zero.
     """
 
     kind: ClassVar[str] = "part"
@@ -55,26 +56,26 @@ class Part(nn.Module):
 
     @property
     def untrained(self) -> bool:
-        """Whether its strengths are to be learned, and are still where they began: what it does then was nobody's choice."""
+        """Whether its strengths should be learned but still have their initial values, which nobody chose."""
         return False
 
     @property
     def monotone(self) -> bool:
-        """Whether no element of its output falls where the input rises: a box then becomes the box between two outputs."""
+        """Whether each output rises (or stays) where the input rises; then a box maps to the box between two outputs."""
         return False
 
     def bounds(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """A box that holds what any input between low and high becomes; ValueError where none is known."""
+        """A box that holds the output for any input between low and high; ValueError where no bounds are known."""
         if self.bypassed or self.monotone:
             return self(low), self(high)
         raise ValueError(f"no bounds are known of {self}")
 
     def calibrate(self, clean: Iterable[Tensor]) -> None:
-        """Learn from clean data, batches of what `forward` takes; one that needs none does nothing."""
+        """Learn from clean data: batches of what `forward` takes.  Does nothing for a part that needs no data."""
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments that make this part again, with the name it has among its kind."""
+        """The arguments that make this part again, and its name."""
         return {"name": self.name} | {name: self._argument(name) for name in _arguments(type(self))}
 
     def _argument(self, name: str) -> Any:
@@ -82,7 +83,7 @@ class Part(nn.Module):
             return getattr(self, name)
         except AttributeError:
             raise TypeError(
-                f"every argument of __init__ must be an attribute of the same name, '{name}' is none ({type(self).__name__})"
+                f"every argument of __init__ must be an attribute of the same name, '{name}' is not ({type(self).__name__})"
             ) from None
 
     @property
@@ -96,7 +97,7 @@ class Part(nn.Module):
         return f"{self.kind} '{self.name}'" + (f" on '{self.where}'" if self.where else "")
 
     def differentiable(self, function: Callable[[Tensor], Tensor], a: Tensor) -> Tensor:
-        """``function`` of a, with the gradient that was chosen."""
+        """``function`` applied to a, with the chosen gradient."""
         if not (torch.is_grad_enabled() and a.requires_grad):
             return function(a)
         if self.gradient == "exact":
@@ -116,7 +117,7 @@ class Part(nn.Module):
 
 
 def _arguments(kind: type[Part]) -> list[str]:
-    """The names of the arguments of ``__init__``; none where it is that of nn.Module."""
+    """The names of the arguments of ``__init__``; none where it is inherited from nn.Module."""
     if kind.__init__ is nn.Module.__init__:
         return []
     parameters = inspect.signature(kind).parameters.values()
@@ -157,14 +158,14 @@ class StandIn(Part):
 
 
 def stand_in(module: nn.Module, surrogate: Callable[[Tensor], Tensor] | Literal["identity"] = "identity") -> StandIn:
-    """Let an attacker differentiate ``module`` through ``surrogate``; what it computes stays the same.
+    """Let an attacker differentiate ``module`` through ``surrogate``.  The module's output stays the same.
 
-    For what has no gradient, or a useless one: rounding, compression, a filter from another library.  Put the result where the
-    module was, and every attack goes through the surrogate: ``model.compress = sanact.stand_in(model.compress)``.
+    For modules without a useful gradient: rounding, compression, a filter from another library.  Put the result where the
+    module was, and every attack uses the surrogate: ``model.compress = sanact.stand_in(model.compress)``.
 
     module: one tensor in, one tensor out.
-    surrogate: a function of the same tensor whose result has the shape of the module's output, an `nn.Module` for example; or
-        "identity", for a module whose output has the shape of its input.
+    surrogate: a function (for example an `nn.Module`) of the same tensor; its result has the shape of the module's output.
+        "identity" suits a module whose output has the shape of its input.
     Raises TypeError for anything else.
     Paper: Athalye et al. 2018, arXiv:1802.00420 (backward pass differentiable approximation).
     """
@@ -176,12 +177,12 @@ def stand_in(module: nn.Module, surrogate: Callable[[Tensor], Tensor] | Literal[
 
 
 def parts_of(model: Any) -> list[Part]:
-    """The parts in a model, in the order of their registration; none of a mere callable."""
+    """The parts of a model, in the order of registration; an empty list for a model that is only a callable."""
     return [part for part in model.modules() if isinstance(part, Part)] if isinstance(model, nn.Module) else []
 
 
 def removable(model: Any) -> list[Part]:
-    """Those of its parts without which the model is the undefended one; none of a mere callable."""
+    """The parts without which the model is undefended; an empty list for a model that is only a callable."""
     return [part for part in parts_of(model) if part.removable]
 
 
@@ -216,7 +217,7 @@ class _StraightThrough(torch.autograd.Function):
 
 
 class _NoGradient(torch.autograd.Function):
-    """A result that autograd cannot trace back to its input: an error for who tries, and not a gradient of zero."""
+    """A result that autograd cannot trace back to its input: differentiating it is an error, not a gradient of zero."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, clean: Tensor, who: str) -> Tensor:

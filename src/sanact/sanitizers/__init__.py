@@ -1,4 +1,4 @@
-"""Operators that clean one hidden activation; they know tensors, never a model."""
+"""Operators that clean one hidden activation.  They know tensors, never a model."""
 
 from sanact.parts import bypass
 from sanact.sanitizers.ash import ASH

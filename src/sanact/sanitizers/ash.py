@@ -1,4 +1,4 @@
-"""ASH, activation shaping: prune the smallest elements of an activation, and make up for them in those that are left."""
+"""ASH, activation shaping: prune the smallest elements of an activation and compensate in those that are left."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ class ASH(Sanitizer):
         b   f(a) = s₁ / k              binarized
         s   f(a) = a · exp(s₁ / s₂)    scaled
 
-    s₁ is the sum of the activation as it came, s₂ that of the survivors.  percentile: p in (0, 100).
-    Published for activations ≥ 0.  Of others the magnitudes count, in τ and in both sums, and signs are kept.
-    Elements equal to τ survive, too, zeros never do; in "b", k counts the survivors.  The gradient is exact, through s₁ and
-    s₂; in "b" it is that of s₁ alone.  Raises ValueError for a percentile outside its range or an unknown variant.
-    Paper: Djurisic et al. 2023, arXiv:2209.09858, to tell unknown classes apart; it claims no robustness.
+    s₁ is the sum of the original activation, s₂ the sum of the survivors.  percentile: p in (0, 100).
+    The paper has activations ≥ 0.  For others, τ and both sums use magnitudes, and signs are kept.
+    Elements equal to τ survive; zeros never do.  In "b", k counts the survivors.
+    The gradient is exact, through s₁ and s₂; in "b" only s₁ has one.
+    Raises ValueError for a percentile outside its range or an unknown variant.
+    Paper: Djurisic et al. 2023, arXiv:2209.09858, to detect unknown classes; it claims no robustness.
     Behind every layer, "s" inflates the logits until their cross-entropy has no gradient: attack it with the margin loss.
-    Deviation: the paper settles ties at τ arbitrarily, so that its "b" may raise zeros.
+    Deviation: the paper breaks ties at τ arbitrarily, so its "b" may raise zeros.
     """
 
     def __init__(self, percentile: float = 65, variant: Variant = "s") -> None:
@@ -49,7 +50,7 @@ class ASH(Sanitizer):
 
     @property
     def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
-        """A gate that opens gradually and one that never shuts, τ and the scale held constant; "b" has that of "p"."""
+        """A gate that opens gradually and one that never shuts; τ and the scale are held constant.  "b" has those of "p"."""
         return {"sigmoid": self._gate, "leaky": self._leaky}
 
     def _gate(self, maps: Tensor) -> Tensor:
@@ -74,5 +75,5 @@ class ASH(Sanitizer):
 
 
 def _total(maps: Tensor) -> Tensor:
-    """The sum of the magnitudes, (N, 1, 1, 1), in no less than single precision."""
+    """The sum of the magnitudes, (N, 1, 1, 1), in single precision or better."""
     return maps.abs().sum(ALL, keepdim=True, dtype=torch.promote_types(maps.dtype, torch.float32))

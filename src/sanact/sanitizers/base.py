@@ -1,4 +1,4 @@
-"""What all sanitizers share: which activations they take."""
+"""What all sanitizers share: the activations they take."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def eager(function: Callable[P, R]) -> Callable[P, R]:
 class Sanitizer(Part):
     """An operator on one hidden activation: tensor in, tensor of the same shape and dtype out, never in place.
 
-    forward: feature maps (N, C, H, W), of which each is cleaned on its own, or vectors (N, F), likewise.  An activation
-        (N, C, 1, 1), as global pooling leaves it, counts as a vector.  Any float dtype.
+    forward: feature maps (N, C, H, W) or vectors (N, F), of any float dtype.  Each map or vector is cleaned on its own.
+        (N, C, 1, 1), the output of global pooling, counts as a vector.
     where: the layer that the sanitizer is attached to.
-    channels_last: whether maps come as (N, H, W, C), as a linear layer takes them.
+    channels_last: whether maps come as (N, H, W, C), the layout that linear layers take.
     bypassed: return the input; see `bypass`.
     Raises ValueError for another rank, TypeError for another dtype.
     """
@@ -69,20 +69,20 @@ class Sanitizer(Part):
         return a.permute(0, 3, 1, 2) if self.channels_last else a
 
     def _like(self, a: Tensor, maps: Tensor) -> Tensor:
-        """Maps in the shape that the activation came in."""
+        """Maps in the original shape of the activation."""
         if a.ndim == 2 or a.shape[2:] == (1, 1):
             return maps.reshape(a.shape)
         return maps.permute(0, 2, 3, 1) if self.channels_last else maps
 
     def made_for(self, channels: int, like: Tensor) -> None:
-        """Prepare for activations of so many channels (units of a vector), on the device and in the dtype of ``like``."""
+        """Prepare for activations of this many channels (units of a vector), on the device and in the dtype of ``like``."""
 
     @abstractmethod
     def sanitize(self, maps: Tensor) -> Tensor:
         """maps: (N, C, H, W); a vector comes as one map of height 1, (N, 1, 1, F)."""
 
     def enclosed(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """As `bounds`, of maps (N, C, H, W), for a sanitizer that is not monotone."""
+        """Like `bounds`, but for maps (N, C, H, W); for sanitizers that are not monotone."""
         return super().bounds(low, high)
 
     @property
@@ -93,25 +93,25 @@ class Sanitizer(Part):
 
 
 def sanitizers_of(model: Any) -> list[Sanitizer]:
-    """The sanitizers in a model, in the order of execution; none of a mere callable."""
+    """The sanitizers of a model, in the order of execution; an empty list for a model that is only a callable."""
     return [part for part in model.modules() if isinstance(part, Sanitizer)] if isinstance(model, nn.Module) else []
 
 
 def local_mean(maps: Tensor, size: int) -> Tensor:
-    """The mean of the size x size elements around each one, of those inside the map; of one row, along it."""
+    """The mean of the size x size window around each element, without what lies outside the map; one row has a 1-D window."""
     window = [size if length > 1 else 1 for length in maps.shape[2:]]
     return avg_pool2d(maps, window, stride=1, padding=[k // 2 for k in window], count_include_pad=False)
 
 
 def deviation(a: Tensor, dims: tuple[int, int]) -> Tensor:
-    """The square root of `variance`; of a constant map it is 0, and so is its gradient."""
+    """The square root of `variance`.  For a constant map it is 0, and so is its gradient."""
     squared = variance(a, dims)
     constant = squared == 0
     return squared.masked_fill(constant, 1).sqrt().masked_fill(constant, 0)
 
 
 def odd(name: str, value: int, sanitizer: str, *, least: int = 3) -> int:
-    """``value`` if it is an odd whole number, large enough to do anything; else ValueError."""
+    """``value`` if it is an odd whole number of at least ``least``; else ValueError."""
     if not isinstance(value, int) or value < least or value % 2 == 0:
         raise ValueError(f"{name} must be an odd whole number ≥ {least}, got {value!r} (sanitizer '{sanitizer}')")
     return value

@@ -1,4 +1,4 @@
-"""What sanitizers share that must see clean data first: the statistics of each channel."""
+"""What sanitizers share that need clean data first: the statistics of each channel."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sanact.sanitizers.base import Sanitizer
 
 
 class Calibrated(Sanitizer):
-    """A sanitizer that knows the mean and the standard deviation of each channel (each unit of a vector) over clean data.
+    """A sanitizer that knows the mean and standard deviation of each channel (each unit of a vector) over clean data.
 
-    mean, std: (C,), or None before calibration; buffers, saved with the weights.
+    mean, std: (C,), or None before calibration.  Both are buffers, saved with the weights.
     """
 
     mean: Tensor | None
@@ -26,7 +26,7 @@ class Calibrated(Sanitizer):
         self.register_buffer("std", None)
 
     def measured(self, a: Tensor) -> Tensor:
-        """Of what the statistics are taken: the activation itself."""
+        """The quantity whose statistics are taken: the activation itself."""
         return a
 
     def statistics(self, maps: Tensor) -> tuple[Tensor, Tensor]:

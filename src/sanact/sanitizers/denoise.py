@@ -1,4 +1,4 @@
-"""The denoising block: a filtered copy of the activation, mixed by a 1x1 convolution, is added to it."""
+"""The denoising block: the activation, plus a filtered copy of it mixed by a 1x1 convolution."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ Variant = Literal["median", "nl-means"]
 
 
 class DenoisingBlock(Learnable):
-    """Add to a hidden activation what a filter leaves of it, mixed across channels by a learned 1x1 convolution.
+    """Add a filtered copy of a hidden activation to it, mixed across channels by a learned 1x1 convolution.
 
         a' = a + W · filter(a)          W: (C, C), begins at strength · I
 
-    A vector of F units is filtered along its length, and W is (F, F).  A block that was never trained is refused by the judge.
-    variant: "median", `MedianFilter` of kernel_size; or "nl-means", `NonLocalMeans` over a window of kernel_size.
-    strength: > 0, where W begins: small, so that a network with trained weights begins near itself.
-    Cost: of the filter, and C multiplications an element.
+    A vector of F units is filtered along its length, and W is (F, F).  The judge refuses a block that was never trained.
+    variant: "median" is `MedianFilter` of kernel_size; "nl-means" is `NonLocalMeans` over a window of kernel_size.
+    strength: > 0, the initial scale of W.  A small one leaves a trained network near its old function.
+    Cost: that of the filter, and C multiplications for each element.
     Raises ValueError for an even size or an unknown variant.
     Paper: Xie et al. 2019, arXiv:1812.03411, who train it inside PGD adversarial training on ImageNet.
-    Broken: not known to be; what it gains is measured over adversarial training alone, and is small beside that.
-    Deviation: no batch norm behind the convolution, W begins at a multiple of the identity, and patches are compared within
+    Broken: no attack is known.  Its gain was measured over adversarial training alone, and is small beside that training's.
+    Deviation: no batch norm behind the convolution; W begins at a multiple of the identity; patches are compared within
     each map, where the paper's non-local means compares all channels of a place.
     """
 
@@ -44,12 +44,12 @@ class DenoisingBlock(Learnable):
     def starts(self, channels: int) -> dict[str, Tensor]:
         return {"mixing": self.strength * torch.eye(channels)}
 
-    @eager  # as its filters are
+    @eager  # like the filters inside it
     def sanitize(self, maps: Tensor) -> Tensor:
         return self._added(self._filter.sanitize, maps)
 
     def enclosed(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """As if an element and what the filter made of it had nothing to do with each other: sound, and too wide."""
+        """Bounds as if an element and its filtered copy were independent: sound, but too wide."""
         least, most = self._filter.enclosed(low, high) if self.variant == "nl-means" else self._filter.bounds(low, high)
         mixing = self.learned("mixing", low)
         up, down = mixing.clamp_min(0), mixing.clamp_max(0)
@@ -57,11 +57,11 @@ class DenoisingBlock(Learnable):
 
     @property
     def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
-        """Those of the filter, in its place."""
+        """The filter's surrogates, each in place of the filter."""
         return {name: partial(self._added, surrogate) for name, surrogate in self._filter.surrogates.items()}
 
     @property
-    def _filter(self) -> Sanitizer:  # made anew, for as a module of this one it would be a part of the network
+    def _filter(self) -> Sanitizer:  # made at each call: as a submodule it would count as a part of the network
         median = self.variant == "median"
         return MedianFilter(self.kernel_size) if median else NonLocalMeans(window_size=self.kernel_size)
 
@@ -70,5 +70,5 @@ class DenoisingBlock(Learnable):
 
 
 def _mixed(maps: Tensor, mixing: Tensor) -> Tensor:
-    """W over the channels of each place, over the units of a vector."""
+    """W applied to the channels of each place, or to the units of a vector."""
     return linear(maps, mixing) if maps.shape[1:3] == (1, 1) else conv2d(maps, mixing[:, :, None, None])

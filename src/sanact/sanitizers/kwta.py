@@ -21,13 +21,15 @@ class KWTA(Sanitizer):
 
         a'(i) = a(i) · 1[ a(i) ≥ τ ]        τ = the k-th largest,  k = max(1, ⌊share · n⌋)
 
-    share: in (0, 1).  over: "volume", the n = C H W elements of the whole activation, or "map", each feature map on its own.
-    Largest counts the sign, not the magnitude.  Elements equal to τ stay, and NaN do: after a ReLU that leaves fewer than k
-    positive elements, τ = 0 and nothing changes.  The gradient passes where the element is kept.
+    share: in (0, 1).
+    over: "volume" compares all n = C H W elements of the activation; "map" compares within each feature map.
+    "Largest" compares signed values, not magnitudes.  Elements equal to τ stay, and so do NaN.  After a ReLU that leaves
+    fewer than k positive elements, τ = 0 and nothing changes.
+    The gradient passes where the element is kept.
     Raises ValueError for a share outside its range or an unknown ``over``.
-    Paper: Xiao et al. 2020, arXiv:1905.10510.  Deviation: there it takes the place of the nonlinearity, and the network is
-    trained with it; a plan puts it behind the nonlinearity of a network that is trained already.
-    Broken: Tramèr et al. 2020, arXiv:2002.08347, whose attack estimates gradients from differences of the logits.
+    Paper: Xiao et al. 2020, arXiv:1905.10510.  Deviation: there it replaces the nonlinearity, and the network is trained
+    with it; a plan puts it behind the nonlinearity of a trained network.
+    Broken: Tramèr et al. 2020, arXiv:2002.08347, with gradients estimated from differences of the logits.
     """
 
     def __init__(self, share: float = 0.2, over: Over = "volume") -> None:
@@ -42,7 +44,7 @@ class KWTA(Sanitizer):
 
     @property
     def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
-        """A gate that opens gradually, with τ held constant or following the maps, and one that never shuts."""
+        """A gate that opens gradually, with τ held constant or following the maps; and a gate that never shuts."""
         return {"sigmoid": self._gate, "moving sigmoid": partial(self._gate, moving=True), "leaky": self._leaky}
 
     def _gate(self, maps: Tensor, moving: bool = False) -> Tensor:

@@ -1,4 +1,4 @@
-"""What sanitizers share whose strengths a training moves."""
+"""What sanitizers with learned strengths share."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from sanact.sanitizers.base import Sanitizer
 class Learnable(Sanitizer):
     """A sanitizer whose strengths are parameters of the network it is attached to, saved with its weights.
 
-    learnable: whether they are; else they stay what the arguments say.  The parameters begin at the arguments, one a channel
-    (a unit of a vector), when `sanact.sanitize` attaches the sanitizer.  Before, there are none: RuntimeError.  Those that are
-    still there, or what 16 bits make of it, were never trained.
+    learnable: whether the strengths are learned; if not, they stay as given.
+    `sanact.sanitize` creates the parameters, one per channel (unit of a vector), with the given values.  Using the sanitizer
+    before that raises RuntimeError.  Parameters that still have these values, up to rounding to 16 bits, count as untrained.
     """
 
     learnable: bool = True
 
     @abstractmethod
     def starts(self, channels: int) -> dict[str, Tensor]:
-        """The parameters before any training, by name."""
+        """The initial parameters, by name."""
 
     def made_for(self, channels: int, like: Tensor) -> None:
         if not self.learnable:
@@ -46,10 +46,10 @@ class Learnable(Sanitizer):
         return max((len(value) for value in self._parameters.values() if value is not None and value.ndim), default=1)
 
     def learned(self, name: str, maps: Tensor) -> Tensor:
-        """A parameter as the maps need it: one a channel is to be broadcast against (N, C, H, W)."""
+        """A parameter as the maps need it; one per channel is shaped to broadcast against (N, C, H, W)."""
         value = self._parameters.get(name)
         if value is None:
-            raise RuntimeError(f"its strengths are learned, one a channel: attach it with sanact.sanitize and train ({self})")
+            raise RuntimeError(f"its strengths are learned, one per channel: attach it with sanact.sanitize and train ({self})")
         if value.ndim != 1:
             return value.to(maps.dtype)
         return value.reshape((1, 1, 1, -1) if maps.shape[1:3] == (1, 1) else (1, -1, 1, 1)).to(maps.dtype)

@@ -29,24 +29,25 @@ STRENGTH = {
 
 
 class Mask(Calibrated):
-    """Keep the elements of a hidden activation whose magnitude reaches a threshold, zero the others.
+    """Keep the elements of a hidden activation whose magnitude reaches a threshold, and zero the others.
 
         a'(i) = a(i) · 1[ |a(i)| ≥ τ ]
 
-    The paper's formula for τ is lost; ``reading`` chooses among what its text admits.  With s = strength, per feature map
-    (or per vector):
+    The paper's formula for τ is lost.  ``reading`` chooses one of the formulas that fit its text.  With s = strength, per
+    feature map (or per vector):
 
-        fixed       τ = s                                     s ≥ 0, in units of the activation; equal to τ goes, too
+        fixed       τ = s                                     s ≥ 0, in units of the activation; elements equal to τ go, too
         max         τ = s · max |a|                           s in [0, 1]
         max_all     τ = s · max |a| over all maps             s in [0, 1]
         quantile    τ = the s-quantile of |a|                 s in [0, 1): at least this share is zeroed, unless tied with τ
         mean_std    τ = mean |a| + s · std |a|                any s
         calibrated  τ = mean + s · std of |a| over clean data, per channel (per unit of a vector); see `sanact.calibrate`
 
-    "fixed" is hard shrinkage, and the default: of all readings it comes closest to the paper with one strength for all layers
-    (docs/results/mnist/mask-readings).  With any other, elements equal to τ stay; NaN always do.  Differentiable almost
-    everywhere: the gradient passes where the element is kept, and τ's dependence on a contributes nothing.  Raises
-    ValueError for an unknown reading or a strength outside its range, RuntimeError for a calibrated mask that has seen no data.
+    "fixed" is hard shrinkage.  It is the default because, with one strength for all layers, it comes closest to the paper's
+    figures (docs/results/mnist/mask-readings).  In the other readings, elements equal to τ stay.  NaN always stays.
+    The gradient passes where the element is kept.  τ is treated as constant, which is exact almost everywhere.
+    Raises ValueError for an unknown reading or a strength outside its range, RuntimeError for a calibrated mask that has seen
+    no data.
     Paper: Mu et al. 2021, doi:10.3233/JIFS-210371; the readings are inferred.
     """
 
@@ -72,8 +73,8 @@ class Mask(Calibrated):
         return self.reading in ("fixed", "calibrated")
 
     def enclosed(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """τ rises with the magnitudes, so that theirs bound it; an element that may stay or go becomes anything between."""
-        if self.reading == "mean_std":  # a deviation may fall where the magnitudes rise
+        """τ rises with the magnitudes, so bounds of these bound τ.  An element that may stay or go may become 0 or itself."""
+        if self.reading == "mean_std":  # the standard deviation may fall where the magnitudes rise
             return super().enclosed(low, high)
         least, most = torch.maximum(low, -high).clamp_min(0), torch.maximum(high, -low)  # magnitudes
         goes, stays = most < self._threshold(least), least >= self._threshold(most)
@@ -85,7 +86,7 @@ class Mask(Calibrated):
 
     @property
     def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
-        """A gate that opens gradually, with τ held constant or following the maps, and one that never shuts."""
+        """A gate that opens gradually, with τ held constant or following the maps; and a gate that never shuts."""
         return {"sigmoid": self._gate, "moving sigmoid": partial(self._gate, moving=True), "leaky": self._leaky}
 
     def _gate(self, maps: Tensor, moving: bool = False) -> Tensor:

@@ -13,17 +13,17 @@ from sanact.values import POSITIVE
 
 
 class MeanSparse(Calibrated):
-    """Block the small variations around the mean that a channel (a unit of a vector) has over clean data.
+    """Replace the elements near the mean of their channel (unit of a vector) over clean data by that mean.
 
         a'(i) = μ  where |a(i) - μ| < α σ,  else a(i)
 
     μ, σ: mean and standard deviation of the channel over training data and positions; see `sanact.calibrate`.
     alpha: α > 0.
-    The gradient passes where the element stays.  A channel that never varies is left alone.  Raises ValueError for α ≤ 0,
-    RuntimeError before calibration.
-    Paper: Amini et al. 2024, arXiv:2406.05927.  Deviation: the paper filters the input of the nonlinearity, of networks
-    trained adversarially; a plan puts its sanitizers behind the nonlinearity.
-    Broken: what it gained under AutoAttack was lost when the gradient was passed as if it were not there ("identity").
+    The gradient passes where the element stays.  A channel that never varies is left alone.
+    Raises ValueError for α ≤ 0, RuntimeError before calibration.
+    Paper: Amini et al. 2024, arXiv:2406.05927.  Deviation: the paper filters the input of the nonlinearity, in adversarially
+    trained networks; a plan puts its sanitizers behind the nonlinearity.
+    Broken: its gain under AutoAttack disappeared when the gradient was passed straight through ("identity").
     """
 
     def __init__(self, alpha: float = 0.2) -> None:

@@ -10,19 +10,19 @@ from sanact.kernels import median_filter
 from sanact.sanitizers.base import Sanitizer, eager, local_mean
 from sanact.values import Whole
 
-KERNEL = Whole(3, 31, odd=True)  # the window's elements are compared one by one: 961 tensors as large as the maps
+KERNEL = Whole(3, 31, odd=True)  # elements of the window are compared one by one: 961 tensors as large as the maps
 
 
 class MedianFilter(Sanitizer):
-    """Median of a k x k window around each element of a feature map, or of k neighbours in a vector.
+    """Replace each element by the median of the k x k window around it, or of its k neighbours in a vector.
 
         a'(i) = median{ a(j) : j in the window of size k around i }
 
-    kernel_size: k, odd.  Borders are mirrored (SciPy's mode="mirror"); on a map too small for that the mirror image bounces
-    between the edges, so a map of one row is filtered along the row, and a single element stays as it is.
-    The gradient goes to the element chosen, in equal parts where several are tied.
-    Cost: 15 minima and maxima an element for k = 3, 63 for k = 5, 470 for k = 7; plain torch takes 20 and 156 for the first two
-    (see `sanact.kernels`).  The windows are never copied side by side.
+    kernel_size: k, odd.  Borders are mirrored (SciPy's mode="mirror").  On a map smaller than the window the mirror image
+        is mirrored again: a map of one row is filtered along the row, and a single element stays as it is.
+    The gradient goes to the chosen element, in equal parts where several are tied.
+    Cost: for each element 15 minima and maxima for k = 3, 63 for k = 5, 470 for k = 7; plain torch takes 20 and 156 for the
+    first two (see `sanact.kernels`).  The windows are never copied side by side.
     Raises ValueError for an even or non-positive kernel_size.
     Paper: Mu et al. 2021, doi:10.3233/JIFS-210371 (the window and the border are inferred).
     """

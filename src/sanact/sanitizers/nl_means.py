@@ -14,28 +14,29 @@ from sanact.sanitizers.base import Sanitizer, eager, local_mean
 from sanact.values import POSITIVE, OneOf, Whole
 
 Unit = Literal["std", "absolute"]
-PATCH = Whole(1, 31, odd=True)  # by which maps are widened
+PATCH = Whole(1, 31, odd=True)  # maps are padded by half of it
 WINDOW = Whole(3, 101, odd=True)  # 5,000 passes over the maps
 
 
 class NonLocalMeans(Sanitizer):
-    """Average of the elements in a search window, weighted by how alike the patches around them are.
+    """Average each element with the elements of a search window, weighted by how similar the patches around them are.
 
         a'(i) = Σ_j w(i,j) a(j) / Σ_j w(i,j)        w(i,j) = exp( -d(i,j) / h² )
 
-    j runs over the window of size S around i, inside the map; d is the mean squared difference of the P x P patches around
-    i and j, borders mirrored as in `MedianFilter`.  A vector is filtered with patches and windows along its length.
+    j runs over the window of size S around i, inside the map.  d is the mean squared difference of the P x P patches around
+    i and j, with borders mirrored as in `MedianFilter`.  A vector is filtered with patches and windows along its length.
 
-    h: how unlike patches may be, > 0; in units of the map's standard deviation, or absolute (``unit``).  Small h leaves the
-        map as it is, large h is a mean over the window.
+    h: how much patches may differ, > 0, in units of the map's standard deviation, or absolute (``unit``).  A small h leaves
+        the map as it is; a large h gives the mean of the window.
     patch_size, window_size: P and S, odd.
     Cost: S²/2 passes over the map, since w(i,j) = w(j,i).  A compiled pass (see `sanact.kernels`) takes 12 + 3 P operations
-    an element; plain torch adds up squared differences by doubling, so that P = 11 costs one addition a dimension more than
-    P = 3 or two.  Memory does not grow with S and P: the backward pass computes the weights again, from the input, the output
-    and Σ w.  The gradient is exact, through the weights and through h.
+    for each element.  Plain torch adds up squared differences by doubling, so P = 11 costs only one or two additions per
+    dimension more than P = 3.
+    Memory does not grow with S and P: the backward pass computes the weights again, from the input, the output and Σ w.
+    The gradient is exact, through the weights and through h.
     Raises ValueError for an even size, h ≤ 0 or an unknown unit.
-    Paper: Buades et al. 2005, doi:10.1109/CVPR.2005.38; after it Mu et al. 2021, doi:10.3233/JIFS-210371.
-    Deviation: all elements of a patch weigh the same, where Buades has a Gaussian; the paper's sizes and h are lost.
+    Paper: Buades et al. 2005, doi:10.1109/CVPR.2005.38; used by Mu et al. 2021, doi:10.3233/JIFS-210371.
+    Deviation: all elements of a patch have the same weight, where Buades has a Gaussian.  Mu et al.'s sizes and h are lost.
     """
 
     faithful = frozenset({"constant weights"})
@@ -51,7 +52,7 @@ class NonLocalMeans(Sanitizer):
         return self._averages(maps)
 
     def enclosed(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """An average is between the extremes of its window, whatever the weights."""
+        """An average lies between the extremes of its window, whatever the weights."""
         return -self._highest(-low), self._highest(high)
 
     def _highest(self, maps: Tensor) -> Tensor:
@@ -67,6 +68,6 @@ class NonLocalMeans(Sanitizer):
         }
 
     def _averages(self, maps: Tensor, constant: bool = False) -> Tensor:
-        """constant: the weights pass no gradient."""
+        """constant: whether the weights pass no gradient."""
         relative = self.unit == "std"
         return nl_means(maps, self.h, self.patch_size, self.window_size, relative=relative, constant=constant)

@@ -1,4 +1,4 @@
-"""Stochastic activation pruning: drop elements at random, small ones more often, and scale up what is left."""
+"""Stochastic activation pruning: drop elements at random, small ones more often, and scale up the others."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ class SAP(Sanitizer):
         p(i) = |a(i)| / Σ_j |a(j)|      q(i) = 1 - (1 - p(i))^r      a'(i) = a(i) / q(i)  with probability q(i),  else 0
 
     The sum runs over the n = C H W elements of an example's activation.
-    draws: r / n > 0; r is rounded to a whole number, at least 1.  seed: of the random numbers, which are the sanitizer's own
-        and differ from layer to layer.  They are drawn on the CPU, example by example: any batch size and any device sees
-        the same, the global random state is left alone, and a copy goes on from where the original is.  See `rewind`.
-    The gradient is 1 / q(i) where the element is kept: q is held constant.  Its average over draws is that of the expected
-    output; through q it would all but vanish for small elements, where a / q depends on a very little.
-    Exported, it draws from the random numbers of whatever runs it.
+    draws: r / n > 0; r is rounded to a whole number, at least 1.
+    seed: seed of the sanitizer's own random numbers, which differ from layer to layer.  They are drawn on the CPU, example by
+        example, so they depend neither on the batch size nor on the device.  The global random state is left alone.  A copy
+        continues where the original is.  See `rewind`.
+    The gradient is 1 / q(i) where the element is kept, with q held constant.  Averaged over draws, it is the gradient of the
+    expected output.  A gradient through q would nearly vanish for small elements, where a / q hardly depends on a.
+    An exported network draws from the random numbers of its runtime.
     Raises ValueError for draws ≤ 0 or a seed that is not a whole number.
-    Paper: Dhillon et al. 2018, arXiv:1803.01442.  Deviation: the paper draws r elements with replacement and keeps those that
-    came up, which for each element has the same probability q; here elements are independent.
+    Paper: Dhillon et al. 2018, arXiv:1803.01442.  Deviation: the paper draws r elements with replacement and keeps those
+    drawn.  Each element has the same probability q here, but elements are independent.
     Broken: Athalye et al. 2018, arXiv:1802.00420, by averaging gradients over draws.
     """
 
@@ -54,7 +55,7 @@ class SAP(Sanitizer):
         return {"expectation": lambda maps: maps}
 
     def _scale(self, maps: Tensor) -> Tensor:
-        """1 / q where the element is kept, else 0; in no less than single precision."""
+        """1 / q where the element is kept, else 0; in single precision or better."""
         magnitude = maps.abs().to(torch.promote_types(maps.dtype, torch.float32))
         total = magnitude.sum(ALL, keepdim=True).clamp_min(torch.finfo(magnitude.dtype).tiny)
         r = max(round(self.draws * maps.shape[1:].numel()), 1)

@@ -18,14 +18,15 @@ class SmoothMask(Learnable):
 
         a'(i) = a(i) · σ( (|a(i)| - τ) / T )
 
-    strength: τ ≥ 0, in units of the activation.  temperature: T > 0; toward 0 it is `Mask` in the reading "fixed".
-    learnable: τ, one a channel (a unit of a vector), and T are parameters that begin at these values and are trained with the
-        network; T as its logarithm, so that it stays positive.
-    The map a → a' rises everywhere, and its gradient is exact.
+    strength: τ ≥ 0, in units of the activation.
+    temperature: T > 0.  As T goes to 0, this becomes `Mask` with the reading "fixed".
+    learnable: train τ, one per channel (unit of a vector), and T with the network, from these initial values.  T is stored as
+        its logarithm, so that it stays positive.
+    a' rises with a everywhere, and the gradient is exact.
     Raises ValueError for a strength or temperature outside its range.
     Paper: the mask of Mu et al. 2021, doi:10.3233/JIFS-210371; smooth activations in adversarial training are from Xie et al.
     2020, arXiv:2006.14536.
-    Broken: put into a trained network, it is a mask; inside adversarial training no claim was published.
+    Broken: in a trained network it acts like a mask; inside adversarial training no claim was published.
     """
 
     def __init__(self, strength: float = 0.4, temperature: float = 0.1, learnable: bool = False) -> None:

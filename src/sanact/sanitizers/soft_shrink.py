@@ -15,18 +15,18 @@ from sanact.values import POSITIVE, flag
 
 
 class SoftShrink(Learnable):
-    """Pull each element of a hidden activation toward zero by a constant; what is smaller becomes zero.
+    """Pull each element of a hidden activation toward zero by a constant; smaller elements become zero.
 
         a'(i) = sign(a(i)) · max( |a(i)| - λ, 0 )
 
-    The map has Lipschitz constant 1 and rises, so that it takes a box to a box; see `sanact.bounds`.  The mask, which jumps,
-    has neither.
+    The map is monotone with Lipschitz constant 1, so it takes a box to a box; see `sanact.bounds`.  The mask jumps and has
+    neither property.
     strength: λ > 0, in units of the activation.
-    learnable: λ, one a channel (a unit of a vector), is a parameter that begins at this value and is trained with the network;
-        as its logarithm, so that it stays positive.
+    learnable: train λ, one per channel (unit of a vector), with the network, from this initial value.  It is stored as its
+        logarithm, so that it stays positive.
     The gradient passes where |a(i)| > λ.  Raises ValueError for a strength ≤ 0.
     Paper: Donoho 1995, doi:10.1109/18.382009 (soft thresholding).
-    Broken: put into a trained network, it is a mask; inside adversarial training no claim was published.
+    Broken: in a trained network it acts like a mask; inside adversarial training no claim was published.
     """
 
     def __init__(self, strength: float = 0.2, learnable: bool = False) -> None:
@@ -47,11 +47,11 @@ class SoftShrink(Learnable):
 
     @property
     def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
-        """Shrinkage with rounded corners, which may sharpen as an attack goes on, and one that lets 0.3 of a pass below λ."""
+        """Shrinkage with rounded corners, which may sharpen as an attack goes on; and one that passes 0.3 a below λ."""
         return {"sigmoid": self._rounded, "leaky": lambda maps: 0.7 * self.sanitize(maps) + 0.3 * maps}
 
     def _rounded(self, maps: Tensor) -> Tensor:
-        """w ( softplus((a - λ) / w) - softplus((-a - λ) / w) ), w a share of the largest magnitude."""
+        """w ( softplus((a - λ) / w) - softplus((-a - λ) / w) ); w is a share of the largest magnitude."""
         width = self.gate_width * maps.detach().abs().amax(SPATIAL, keepdim=True)
         width = width.clamp_min(torch.finfo(maps.dtype).tiny)
         threshold = self._threshold(maps)
