@@ -1,4 +1,4 @@
-"""What all transforms of the image share: which images they take, and what they may return."""
+"""What all transforms of the image share: the images they take, and what they may return."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ ROUNDING = 1e-5
 class Transform(Part):
     """An operator on the image, before the network: (N, C, H, W) in [0, 1] to (N, e C, H, W) in [0, 1], never in place.
 
-    expansion: e, channels that come out for each one that goes in.
-    Raises TypeError for another dtype than float, and ValueError for another rank, and where `transform` returns another shape
-    or leaves [0, 1] on images that were in it.
-    An attacker is not offered the exact gradient of a transform whose derivative is zero wherever it has one.
+    expansion: e, output channels per input channel.
+    Raises TypeError for a dtype other than float, and ValueError for another rank.  Raises ValueError, too, where `transform`
+    returns another shape, or leaves [0, 1] on images inside it.
+    Attackers are not offered the exact gradient of a transform whose derivative is zero wherever it exists.
     """
 
     kind = "transform"
@@ -44,7 +44,7 @@ class Transform(Part):
 
     @abstractmethod
     def transform(self, x: Tensor) -> Tensor:
-        """x: (N, C, H, W) in [0, 1], to (N, e C, H, W) in [0, 1]."""
+        """x: (N, C, H, W) in [0, 1] → (N, e C, H, W) in [0, 1]."""
 
     @property
     def name(self) -> str:

@@ -11,7 +11,7 @@ from sanact.transforms.base import Transform
 from sanact.values import Whole
 
 BITS = Whole(1, 8)
-BROAD = 3.0  # widths of a gate, in which a soft step rises
+BROAD = 3.0  # a soft step rises within this many widths of its gate
 
 
 class BitDepth(Transform):
@@ -20,7 +20,7 @@ class BitDepth(Transform):
         x' = round( x (2^b - 1) ) / (2^b - 1)
 
     bits: b, 1 to 8.
-    Its derivative is zero almost everywhere: attackers take the identity, or steps that are soft.
+    Its derivative is zero almost everywhere, so attackers take the identity or soft steps.
     Raises ValueError for bits out of range.
     Paper: Xu et al. 2018, arXiv:1704.01155.  Broken: Athalye et al. 2018, arXiv:1802.00420, by the identity as gradient.
     """
@@ -40,7 +40,7 @@ class BitDepth(Transform):
 
     @property
     def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
-        """Soft steps: a sigmoid around each threshold, as steep as ``gate_width`` says."""
+        """Soft steps: a sigmoid around each threshold, whose steepness follows ``gate_width``."""
         return {"sigmoid": self._soft}
 
     def _soft(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Cropping and rescaling: a random part of the image, as large as the whole."""
+"""Cropping and rescaling: a random crop of the image, rescaled to full size."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ CROP = Number(0, 1, open_least=True, open_most=True)
 
 
 class CropRescale(Randomized):
-    """A crop of each image from a random place, rescaled to the old size.
+    """Crop each image at a random place and rescale the crop to the old size.
 
-    Of a side of L pixels S = round(share L) are left, at least one, from top on; row i of the result takes row
-    top + (i + 1/2) S / L - 1/2 of the image, between two rows of the crop in proportion (bilinear).  Columns likewise.
+    Of a side of L pixels, S = round(share L) are left, at least one, beginning at pixel top.  Row i of the result is
+    interpolated (bilinear) at row top + (i + 1/2) S / L - 1/2 of the image, between rows of the crop.  Columns likewise.
     share: in (0, 1).  seed: see `Randomized`.
-    The gradient is that of the draw; attackers average over several.
+    The gradient is that of the draw; attackers average over several draws.
     Raises ValueError for a share out of range.
-    Paper: Guo et al. 2018, arXiv:1711.00117, with crops of 90 of 224 pixels, of 30 of which predictions are averaged; see the
+    Paper: Guo et al. 2018, arXiv:1711.00117, with crops of 90 of 224 pixels; predictions on 30 crops are averaged, see the
     defense.
     Broken: Athalye et al. 2018, arXiv:1802.00420, by averaging gradients over draws.
     """
@@ -35,7 +35,7 @@ class CropRescale(Randomized):
         return resampled(x, rows, columns)
 
     def _crop(self, length: int, place: Tensor) -> Tensor:
-        """Which pixels of a side each pixel of the result takes, (N, L, L).  place: uniform numbers, (N,)."""
+        """The weights of the pixels of a side in each pixel of the result, (N, L, L).  place: uniform numbers, (N,)."""
         left = max(round(self.share * length), 1)
         top = (place * (length - left + 1)).floor()[:, None]
         inside = ((torch.arange(length, device=place.device) + 0.5) * left / length - 0.5).clamp(0, left - 1)

@@ -1,4 +1,4 @@
-"""JPEG: the image after lossy compression."""
+"""JPEG: lossy compression of the image."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.0
 
 
 class JPEG(Transform):
-    """Compress each image as JPEG, and read it again: 8 bits a value, gray or in colour, colours at half the resolution.
+    """Compress each image as JPEG and decode it: 8 bits per value, gray or colour, with colours at half the resolution.
 
     quality: libjpeg's, 1 to 100.
-    It has no gradient of its own: attackers take the identity, or JPEG again with a rounding that is soft.
-    Raises ValueError for a quality out of range, and for images of other than one or three channels.
+    It has no gradient of its own, so attackers take the identity, or JPEG with a soft rounding.
+    Raises ValueError for a quality out of range, and for images without one or three channels.
     Paper: Dziugaite et al. 2016, arXiv:1608.00853; Guo et al. 2018, arXiv:1711.00117, with quality 75.
     Broken: Athalye et al. 2018, arXiv:1802.00420, by the identity as gradient.
     """
@@ -45,12 +45,12 @@ class JPEG(Transform):
 
     @property
     def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
-        """The same operations on real numbers; to round, n + (v - n)³ with the nearest whole n (Shin and Song 2017)."""
+        """JPEG on real numbers, where v is rounded softly to n + (v - n)³, with n the nearest integer (Shin and Song 2017)."""
         return {"soft-rounding": lambda x: smooth_jpeg(x, self.quality, soft_round)}
 
 
 def _encoded(image: Tensor, quality: int) -> io.BytesIO:
-    """An image of bytes, (C, H, W), in the format."""
+    """An image of bytes, (C, H, W), as a JPEG file in memory."""
     from PIL import Image
 
     array = image.movedim(0, -1).numpy()
@@ -69,7 +69,7 @@ def _decoded(file: io.BytesIO) -> Tensor:
 
 
 def _tables(quality: int) -> list[Tensor]:
-    """What coefficients are divided by, of brightness and of colour, (8, 8) each: the library's own."""
+    """The library's quantization tables, of brightness and of colour, (8, 8) each."""
     from PIL import Image
 
     with Image.open(_encoded(torch.zeros(3, 8, 8, dtype=torch.uint8), quality)) as image:
@@ -83,7 +83,7 @@ def soft_round(values: Tensor) -> Tensor:
 
 
 def smooth_jpeg(x: Tensor, quality: int, round: Callable[[Tensor], Tensor]) -> Tensor:
-    """What JPEG makes of images, with a rounding of one's own: x (N, 1 or 3, H, W) in [0, 1] → the same."""
+    """JPEG with a given rounding function: x (N, 1 or 3, H, W) in [0, 1] → the same shape and range."""
     height, width = x.shape[2:]
     brightness, colour = _tables(quality)
     if x.shape[1] == 1:
@@ -98,7 +98,7 @@ def smooth_jpeg(x: Tensor, quality: int, round: Callable[[Tensor], Tensor]) -> T
 
 
 def _quantized(planes: Tensor, table: Tensor, round: Callable[[Tensor], Tensor]) -> Tensor:
-    """Planes, (N, C, H, W), after their blocks' cosine coefficients were rounded to multiples of the table."""
+    """Planes (N, C, H, W) whose blocks' cosine coefficients are rounded to multiples of the table."""
     waves, steps = cosines(8, planes), table.to(planes)[:, None]
     n, channels, height, width = planes.shape
     blocks = planes.reshape(n, channels, height // 8, 8, width // 8, 8)
@@ -107,7 +107,7 @@ def _quantized(planes: Tensor, table: Tensor, round: Callable[[Tensor], Tensor])
 
 
 def _to_multiple(x: Tensor, of: int) -> Tensor:
-    """Larger by copies of the last row and column, so that both sides are multiples."""
+    """Pad with copies of the last row and column, so that both sides are multiples of ``of``."""
     height, width = x.shape[2:]
     return F.pad(x, (0, -width % of, 0, -height % of), mode="replicate")
 

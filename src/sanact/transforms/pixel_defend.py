@@ -1,4 +1,4 @@
-"""PixelDefend: each pixel becomes the likeliest value within reach, by a density model of clean images."""
+"""PixelDefend: replace each pixel by the likeliest value nearby, under a density model of clean images."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ OFFSETS = 9  # values within reach that the smooth stand-in weighs
 
 
 class Purification(Transform):
-    """Purify images in raster order, channel by channel, by a density model p of clean images.
+    """Purify images in raster order, channel by channel, with a density model p of clean images.
 
         x'_i = argmax_z p(z | x'_<i)        over the levels z = 0, 1/255, … 1 with |z - x_i| ≤ eps
 
     eps: how far a value may move, in input units, in (0, 1].
-    density: ours, "mnist" or "cifar10", or a file that ``python -m sanact.density.train`` wrote; see `load_density`.
-    A network of 32x32 images purifies larger ones as well, for all it sees is a neighbourhood; that it was trained on others is
-    to be said beside the figures.
-    It has no gradient of its own: attackers take the identity, or the mean of the values within reach, weighted by p.
-    Raises ValueError for images with other channels than the density model's.
+    density: ours, "mnist" or "cifar10", or a file written by ``python -m sanact.density.train``; see `load_density`.
+    A density model sees only a neighbourhood, so one trained on 32x32 images also purifies larger ones.  State this beside
+    the figures.
+    It has no gradient of its own.  Attackers take the identity, or the mean of the values within reach, weighted by p.
+    Raises ValueError if the images and the density model have different numbers of channels.
     Paper: Song et al. 2018, arXiv:1710.10766.  Broken: Athalye et al. 2018, arXiv:1802.00420, by the identity as gradient.
     """
 
@@ -44,7 +44,7 @@ class Purification(Transform):
 
     @property
     def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
-        """The mean of the values within reach, weighted by how likely each is, given the pixels before it as they are."""
+        """The mean of the values within reach, weighted by their likelihood given the unchanged pixels before."""
         return {"expectation": self._expected}
 
     def _expected(self, x: Tensor) -> Tensor:

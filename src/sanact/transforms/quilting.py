@@ -1,4 +1,4 @@
-"""Image quilting: the image put together anew, of patches of clean images."""
+"""Image quilting: the image rebuilt from patches of clean images."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from sanact.values import Whole
 
 PATCH = Whole(2, 63)
 PATCHES = Whole(1, 1_000_000)
-AT_ONCE = 2**20  # distances in memory
-WIDER, SPREAD = 10, 0.1  # of the smooth stand-in: times as many neighbours, and how far off their numbers may be
+AT_ONCE = 2**20  # distances held in memory
+WIDER, SPREAD = 10, 0.1  # the smooth surrogate averages this many times more neighbours, with weights of this width
 
 
 class Quilting(Randomized):
-    """Cover each image with patches of clean images, each of them one of the nearest to what was there.
+    """Cover each image with patches of clean images, each one of the nearest to the pixels it replaces.
 
-    Tiles of p x p pixels overlap by o; where sides do not fit, the last ones overlap by more.  For each, one of the K patches
-    at the least Euclidean distance is drawn.  Row by row each is sewn to those before it along the paths, down through the
-    overlap on the left and across through that above, on which the two differ least in squares: a pixel beyond both is new.
-    patch_size: p.  overlap: o, below p.  neighbours: K.  patches: of the bank, from random places of clean images.  seed: of
-        the places, and as for `Randomized`.
-    bank: (patches, C p p), or None before `calibrate`, without which images raise RuntimeError.
-    It has no gradient of its own: attackers take the identity, or the mean of many near patches, weighted by their
+    Tiles of p x p pixels overlap by o, the last ones by more where the sides do not fit.  Each tile is one of the K patches
+    at the least Euclidean distance, drawn at random.  Tiles are joined row by row.  In the overlaps to the left and above,
+    the seam is the path along which old and new pixels differ least in squares; beyond both seams the pixels are new.
+    patch_size: p.  overlap: o, below p.  neighbours: K.
+    patches: size of the bank, cut from random places of clean images.
+    seed: seed of these places, and as for `Randomized`.
+    bank: (patches, C p p), or None before `calibrate`; without a bank, images raise RuntimeError.
+    It has no gradient of its own.  Attackers take the identity, or the mean of many near patches weighted by their
     distances, and average over draws.
-    Raises ValueError for arguments out of range, images smaller than a patch, and other channels than the bank's.
+    Raises ValueError for arguments out of range, images smaller than a patch, and channels unlike the bank's.
     Paper: Guo et al. 2018, arXiv:1711.00117, with p = 5, o = 2, K = 10 and a million patches; paths: Efros and Freeman 2001.
     Deviation: fewer patches.
     Broken: Athalye et al. 2018, arXiv:1802.00420, by the identity as gradient, averaged over draws.
@@ -75,7 +76,7 @@ class Quilting(Randomized):
 
     @property
     def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
-        """The 10 K nearest patches, averaged with weights exp(-mean (x - patch)² / 0.1²); of overlaps the mean."""
+        """The 10 K nearest patches, averaged with weights exp(-mean (x - patch)² / 0.1²); overlaps are averaged, too."""
         return {"expectation": self._expected}
 
     def _expected(self, x: Tensor) -> Tensor:
@@ -90,13 +91,13 @@ class Quilting(Randomized):
         return (total / places.flatten().bincount(minlength=total.shape[2])).reshape(x.shape)
 
     def _nearest(self, tiles: Tensor, bank: Tensor, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Some tiles after the other, (n, C p p), each with the places of the nearest patches, (n, number)."""
+        """Tiles in groups, (n, C p p), each group with the indices of its nearest patches, (n, number)."""
         norms = bank.square().sum(1)
         for some in torch.split(tiles, max(AT_ONCE // len(bank), 1)):
             yield some, torch.addmm(norms, some.detach(), bank.T, alpha=-2).topk(number, largest=False).indices
 
     def _sewn(self, tiles: Tensor, x: Tensor) -> Tensor:
-        """The image of tiles, (N, T, C, p, p), like x."""
+        """The image made of the tiles, (N, T, C, p, p), like x."""
         image, p, each = torch.zeros_like(x), self.patch_size, iter(tiles.unbind(1))
         rows, columns = self._starts(x)
         for above, top in zip([-p, *rows], rows, strict=False):
@@ -131,9 +132,9 @@ class Quilting(Randomized):
 
 
 def behind_path(differ: Tensor, width: int) -> Tensor:
-    """Which pixels lie on the cheapest path down through the first columns, ``width`` of them, or right of it, (N, L, L).
+    """Which pixels lie on the cheapest path down through the first ``width`` columns, or right of it, (N, L, L).
 
-    A path goes down by a row at each step, and at most a column aside.  A width of 0 leaves out nothing.
+    A path goes down one row at each step, and at most one column aside.  With width 0, every pixel is included.
     """
     columns = torch.arange(differ.shape[2], device=differ.device)
     if not width:

@@ -1,4 +1,4 @@
-"""What random transforms share: draws of their own, an example at a time."""
+"""What random transforms share: random numbers of their own, drawn for each example."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from sanact.values import SEED
 
 
 class Randomized(Transform):
-    """A transform that draws random numbers, its own.
+    """A transform that draws its own random numbers.
 
-    seed: of the numbers.  They are drawn on the CPU, example by example: any batch size and any device sees the same, the
-    global random state is left alone, and a copy goes on from where the original is.  See `rewind`.
+    seed: seed of the numbers.  They are drawn on the CPU, example by example, so they depend neither on the batch size nor on
+        the device.  The global random state is left alone.  A copy continues where the original is.  See `rewind`.
     """
 
     randomized = True
@@ -27,5 +27,5 @@ class Randomized(Transform):
         self._generator = torch.Generator().manual_seed(self.seed)
 
     def uniform(self, x: Tensor, *shape: int) -> Tensor:
-        """Numbers in [0, 1), of this shape for each of the N images: (N, …)."""
+        """Numbers in [0, 1), (N, …): of this shape for each of the N images."""
         return torch.rand(len(x), *shape, generator=self._generator).to(x.device)

@@ -1,4 +1,4 @@
-"""MagNet's reformer: an image becomes what an autoencoder of clean images makes of it."""
+"""MagNet's reformer: replace an image by its reconstruction by an autoencoder of clean images."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from sanact.transforms.base import Transform
 
 
 class Reformer(Transform):
-    """The reconstruction of an image by the autoencoder that pools.
+    """Replace each image by its reconstruction by the autoencoder with pooling.
 
-    autoencoders: ours, "mnist", or a file that ``python -m sanact.autoencoders.train`` wrote.
-    Raises ValueError for images with other channels than they were trained on.
+    autoencoders: ours, "mnist", or a file written by ``python -m sanact.autoencoders.train``.
+    Raises ValueError if the images have other channels than the training images of the autoencoders.
     Paper: Meng and Chen 2017, arXiv:1705.09064.  Broken: Carlini and Wagner 2017, arXiv:1711.08478.
     """
 

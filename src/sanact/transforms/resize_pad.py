@@ -15,14 +15,14 @@ LEAST = Number(0, 1, open_least=True, open_most=True)
 
 
 class RandomResizePad(Randomized):
-    """Shrink each image to a random size, and put it anywhere in a frame of zeros of the old size.
+    """Shrink each image to a random size, and put it at a random place in a frame of zeros of the old size.
 
         S ~ U{ ⌈share L⌉ … L - 1 },     x' = R x Cᵀ,     where row i of R takes row (i - top + 1/2) L / S - 1/2 of x
 
-    between two rows in proportion (bilinear), and C likewise columns; top and left are uniform over where the image fits.
-    share: in (0, 1).  L: a side of the image, at least 2 pixels; the sides of other than square ones shrink alike.  seed: see
-        `Randomized`.
-    The gradient is that of the draw; attackers average over several.
+    Rows are interpolated (bilinear); C does the same for columns.  top and left are uniform over all places that fit.
+    share: in (0, 1).  L: a side of the image, at least 2 pixels.  Both sides of an image shrink by the same factor.
+    seed: see `Randomized`.
+    The gradient is that of the draw; attackers average over several draws.
     Raises ValueError for a share out of range.
     Paper: Xie et al. 2018, arXiv:1711.01991, with L = 331 and S from 299 on, for which share = 0.903.
     Deviation: the paper grows 299 pixels to 331; here the frame stays as it is, for networks that take one size.
@@ -39,7 +39,7 @@ class RandomResizePad(Randomized):
         return resampled(x, rows, columns)
 
     def _frame(self, length: int, size: Tensor, place: Tensor) -> Tensor:
-        """R: which places of the image each place of the frame takes, (N, L, L).  size, place: uniform numbers, (N,)."""
+        """R: the weights of the rows of the image in each row of the frame, (N, L, L).  size, place: uniform numbers, (N,)."""
         least = min(math.ceil(self.share * length), length - 1)
         small = least + (size * (length - least)).floor()  # S
         start = (place * (length - small + 1)).floor()

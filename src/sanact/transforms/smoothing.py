@@ -1,4 +1,4 @@
-"""Spatial smoothing: each pixel after those around it."""
+"""Spatial smoothing: replace each pixel by a median or mean of its neighbourhood."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ ODD = Whole(1, 31, odd=True)
 
 
 class MedianSmoothing(Transform):
-    """The median of the k x k pixels around each one, channel by channel; of an even number, the upper of the middle two.
+    """The median of the k x k pixels around each one, channel by channel; with an even count, the upper of the middle two.
 
-    kernel_size: k.  An even window reaches one pixel further up and left, as SciPy's does.  Borders are mirrored at the edge of
-        the outermost pixel, which is repeated (SciPy's mode="reflect").
+    kernel_size: k.  An even window reaches one pixel further up and left, like SciPy's.  Borders are mirrored with the
+        outermost pixel repeated (SciPy's mode="reflect").
     The gradient goes to the pixel chosen.
     Raises ValueError for a kernel_size below 2.
     Paper: Xu et al. 2018, arXiv:1704.01155.
@@ -36,7 +36,7 @@ class MedianSmoothing(Transform):
         if k % 2:
             around = _repeated(x, k // 2, k // 2)
             return median_filter(around, k)[..., k // 2 : -(k // 2), k // 2 : -(k // 2)]
-        rank = k * k // 2 + 1  # from below, beginning with 1
+        rank = k * k // 2 + 1  # counted from the smallest, which has rank 1
         return self._windows(x).topk(k * k - rank + 1, dim=-1).values[..., -1]
 
     @property
@@ -52,16 +52,16 @@ class MedianSmoothing(Transform):
 
 
 class NLMeansSmoothing(Transform):
-    """Non-local means: each pixel the mean of those in a window around it, weighted by how alike the patches around them are.
+    """Non-local means: each pixel becomes a mean over a window, weighted by how similar the patches around the pixels are.
 
         x'(i) = Σ_j w(i, j) x(j) / Σ_j w(i, j),    w(i, j) = exp( -mean over patch and channels (x(i + p) - x(j + p))² / h² )
 
-    window_size, patch_size: sides in pixels, odd.  h: of 255 levels, > 0.  The channels of a pixel share a weight.  Borders are
-    mirrored.
+    window_size, patch_size: sides in pixels, odd.  h: > 0, in units of 1/255.  The channels of a pixel share a weight.
+    Borders are mirrored.
     The gradient goes through the weights, too.
     Raises ValueError for an even size or an h ≤ 0.
     Paper: Buades et al. 2005; as a squeezer Xu et al. 2018, arXiv:1704.01155, with window 13, patch 3, h 2 or 4.
-    Deviation: their library compares colours in Lab, colour and luminance with strengths of their own; here it is in RGB.
+    Deviation: their library compares colours in Lab, with separate strengths for colour and luminance; here it is in RGB.
     """
 
     faithful = frozenset({"fixed-weights"})
@@ -76,7 +76,7 @@ class NLMeansSmoothing(Transform):
         return self._averaged(x, x)
 
     def _averaged(self, x: Tensor, alike: Tensor) -> Tensor:
-        """The mean over the window of x, with the weights that ``alike`` gives."""
+        """The mean of x over the window, with weights computed from ``alike``."""
         total, weights = torch.zeros_like(x), torch.zeros_like(x[:, :1])
         for shifted, other in zip(self._shifts(x), self._shifts(alike), strict=True):
             weight = self._weight(alike, other)
@@ -84,7 +84,7 @@ class NLMeansSmoothing(Transform):
         return total / weights
 
     def _shifts(self, x: Tensor) -> Iterator[Tensor]:
-        """The image moved to each place of the window."""
+        """The image shifted to each place of the window."""
         side, (height, width) = self.window_size, x.shape[2:]
         around = pad_by_reflection(x, (side // 2, side // 2), (2, 3))
         yield from (around[..., i : i + height, j : j + width] for i in range(side) for j in range(side))
@@ -95,7 +95,7 @@ class NLMeansSmoothing(Transform):
 
     @property
     def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
-        """With the weights held constant; and the mean of a patch."""
+        """The filter with its weights held constant; and the mean of a patch."""
         return {"fixed-weights": lambda x: self._averaged(x, x.detach()), "mean": self._over_patch}
 
     def _over_patch(self, x: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class NLMeansSmoothing(Transform):
 
 
 def _repeated(x: Tensor, before: int, behind: int) -> Tensor:
-    """Wider by so many pixels on each side, mirrored at its edges, at which the outermost pixel is repeated."""
+    """Pad by this many pixels on each side, mirrored with the outermost pixel repeated."""
     for dim in (2, 3):
         size = x.shape[dim]
         places = torch.arange(-before, size + behind, device=x.device).remainder(2 * size)

@@ -1,4 +1,4 @@
-"""Sparse Fourier: the few cosine waves that an image is made of, whatever was done to a few of its pixels."""
+"""Sparse Fourier: keep the few cosine waves that an image is made of, and drop changes of a few pixels."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ SHARE = Number(0, 1, open_least=True, open_most=True)
 
 
 class SparseFourier(Transform):
-    """Split each image into a few waves and a few corrupted pixels, by iterative hard thresholding; keep the waves.
+    """Split each image into a few waves and a few corrupted pixels, by iterative hard thresholding, and keep the waves.
 
         w ← top_k( DCT(x - e) ),      e ← top_t( x - DCT⁻¹(w) ),      x' = DCT⁻¹(w)
 
-    top_k keeps the k numbers of the largest magnitude; e begins as 0.  Channels are split on their own; x' is cut to [0, 1].
-    share: k / d of the d waves; corrupted: t / d of the d pixels; both in (0, 1), k and t at least 1.  steps: of both, ≥ 1.
-    The gradient is that of what was kept.
+    top_k keeps the k numbers of the largest magnitude; e begins as 0.  Channels are split separately.  x' is clipped to [0, 1].
+    share: k / d, of the d waves.  corrupted: t / d, of the d pixels.  Both are in (0, 1), with k and t at least 1.
+    steps: number of iterations, ≥ 1.
+    The gradient is that of the kept numbers.
     Raises ValueError for arguments out of range.
     Paper: Bafna, Murtagh, Vyas 2018, arXiv:1812.05013.
-    Broken: no defense against Linf or L2 to begin with; Tramèr et al. 2020, arXiv:2002.08347, in L0.
+    Broken: Tramèr et al. 2020, arXiv:2002.08347, in L0.  It is no defense against Linf or L2.
     """
 
     def __init__(self, share: float = 0.1, corrupted: float = 0.04, steps: int = 10) -> None:
@@ -42,7 +43,7 @@ class SparseFourier(Transform):
 
 
 def largest(maps: Tensor, share: float) -> Tensor:
-    """Maps (N, C, H, W) with all but this share of the numbers of each, those of the largest magnitude, set to 0."""
+    """Maps (N, C, H, W) that keep this share of each map's numbers, those of the largest magnitude; the others are 0."""
     flat = maps.flatten(2)
     kept = flat.abs().topk(max(round(share * flat.shape[2]), 1), dim=2).indices
     return torch.zeros_like(flat).scatter(2, kept, flat.gather(2, kept)).reshape(maps.shape)

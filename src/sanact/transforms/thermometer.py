@@ -1,4 +1,4 @@
-"""Thermometer encoding: each value becomes a column of steps, of which those it reaches are on."""
+"""Thermometer encoding: write each value as a column of bits, where the bits up to the value are on."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ LEVELS = Whole(2, 256)
 
 
 class ThermometerEncoding(Transform):
-    """Write each value in l channels, of which the more are on, the higher it is.
+    """Write each value in l channels: the higher the value, the more of them are on.
 
         τ(x)_j = 1  if x ≥ j / l,  else 0,        j = 1 … l
 
-    levels: l, 2 to 256.  Channel c of the image becomes channels c l … c l + l - 1, for a network that was made for so many.
-    Its derivative is zero almost everywhere: attackers take soft steps, or ramps between two steps, which see no other.
+    levels: l, 2 to 256.  Channel c of the image becomes channels c l … c l + l - 1.  The network must take that many.
+    Its derivative is zero almost everywhere, so attackers take soft steps, or ramps as wide as one step.
     Raises ValueError for levels out of range.
     Paper: Buckman et al. 2018, OpenReview S18Su--CW.  Broken: Athalye et al. 2018, arXiv:1802.00420, by ramps as gradient.
     """
@@ -40,7 +40,7 @@ class ThermometerEncoding(Transform):
 
     @property
     def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
-        """min(max(l x - j + 1, 0), 1); and a sigmoid around each step, as steep as ``gate_width`` says."""
+        """min(max(l x - j + 1, 0), 1); and a sigmoid around each step, whose steepness follows ``gate_width``."""
         return {"ramp": self._ramp, "sigmoid": self._sigmoid}
 
     def _ramp(self, x: Tensor) -> Tensor:

@@ -12,21 +12,22 @@ from sanact.values import POSITIVE, Number, Whole
 
 KEPT = Number(0, 1, open_least=True)
 STEPS = Whole(1, 10_000)
-BALANCE = 3.0  # of the step sizes of the solver, times the strength: about the size of its dual variables
+BALANCE = 3.0  # ratio of the solver's step sizes, times the strength: about the size of its dual variables
 
 
 class TVMinimization(Randomized):
-    """Drop pixels at random, and put in their place, and a little in that of the others, what varies least.
+    """Drop pixels at random, then find the image of least total variation that is close to the pixels kept.
 
         x' = argmin_u  Σ_i m_i (u_i - x_i)² + λ Σ_i ‖(∇u)_i‖₂,      m_i = 1 with probability q, else 0
 
-    ∇u: differences to the pixels below and to the right, of each channel on its own.  Pixels are dropped in all channels.
-    strength: λ > 0.  share: q, in (0, 1], of the pixels that count.  steps: of the solver, primal-dual hybrid
-        gradient; after 50 the sum is within about 1 % of its minimum for digits.  seed: see `Randomized`.
-    The gradient goes through all steps of the solver; attackers take the identity, too, and average over draws.
+    ∇u: differences to the pixels below and to the right, separately for each channel.  A pixel is dropped in all channels.
+    strength: λ > 0.  share: q, in (0, 1], the share of pixels kept.
+    steps: of the solver, primal-dual hybrid gradient.  After 50 the sum is within about 1 % of its minimum for digits.
+    seed: see `Randomized`.
+    The gradient goes through all steps of the solver.  Attackers also take the identity, and average over draws.
     Raises ValueError for arguments out of range.
     Paper: Guo et al. 2018, arXiv:1711.00117, with λ = 0.03 and q = 0.5.  Solver: Chambolle and Pock 2011.
-    Deviation: their solver, split Bregman, stops early, and adds up the differences in both directions without a root.
+    Deviation: their solver, split Bregman, stops early, and sums the differences in both directions without the square root.
     Broken: Athalye et al. 2018, arXiv:1802.00420, by the identity as gradient, averaged over draws.
     """
 
@@ -42,9 +43,9 @@ class TVMinimization(Randomized):
 
 
 def smoothest(x: Tensor, kept: Tensor, strength: float, steps: int) -> Tensor:
-    """u of the formula, near enough, like x (N, C, H, W).  kept: m, (N, 1, H, W)."""
+    """An approximate solution u of the formula, like x (N, C, H, W).  kept: m, (N, 1, H, W)."""
     balance = BALANCE * strength
-    ahead, back = balance / math.sqrt(8), 1 / (balance * math.sqrt(8))  # steps of dual and primal; 8 bounds ‖∇‖²
+    ahead, back = balance / math.sqrt(8), 1 / (balance * math.sqrt(8))  # dual and primal step sizes; ‖∇‖² ≤ 8
     u = beyond = x * kept
     below, right = torch.zeros_like(x), torch.zeros_like(x)
     for _ in range(steps):
@@ -60,5 +61,5 @@ def smoothest(x: Tensor, kept: Tensor, strength: float, steps: int) -> Tensor:
 
 
 def _pad(a: Tensor, dim: int, before: int, behind: int) -> Tensor:
-    """With so many zeros more along a dimension."""
+    """Add this many zeros along a dimension."""
     return torch.nn.functional.pad(a, (0, 0, before, behind) if dim == 2 else (before, behind))
