@@ -136,7 +136,7 @@ def test_fools_as_many_as_that_of_torchattacks(net: nn.Module, images: Batch):
         ({"queries": 1.5}, r"queries must be a whole number ≥ 1, got 1\.5"),
         ({"targets": 0}, "targets must be a whole number ≥ 1, got 0"),
         ({"norm": "L1"}, "norm must be one of Linf, L2, got 'L1'"),
-        ({"targeted": True}, "targeted must be False, for its stages choose the targets themselves, got True"),
+        ({"targeted": True}, "targeted must be False, because its stages choose the targets themselves, got True"),
         ({"eps": math.nan}, "eps must be a positive number, got nan"),
     ],
     ids=str,

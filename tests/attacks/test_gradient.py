@@ -317,7 +317,7 @@ def test_bad_settings_of_all(kind, field, value, allowed):
         (MIM, {"decay": math.inf}, "decay must be a number ≥ 0, got inf"),
         (PGD, {"restarts": 0}, "restarts must be a whole number ≥ 1, got 0"),
         (PGD, {"restarts": 2, "random_start": False}, "restarts must be 1 without random_start.*, got 2"),
-        (ILCM, {"targeted": True}, "targeted must be False, for it chooses the target itself, got True"),
+        (ILCM, {"targeted": True}, "targeted must be False, because it chooses the target itself, got True"),
     ],
     ids=str,
 )

@@ -1,4 +1,4 @@
-"""Attacks: frozen dataclasses that, called with a model, images and labels, return adversarial examples."""
+"""Attacks: frozen dataclasses.  Called with a model, images and labels, they return adversarial examples."""
 
 from sanact.attacks.apgd import APGD
 from sanact.attacks.autoattack import AutoAttack
@@ -16,7 +16,7 @@ from sanact.attacks.rays import RayS
 from sanact.attacks.square import Square
 from sanact.attacks.suite import Suite
 
-REVISION = 2  # part of every result's key: it rises when an attack finds other examples than before
+REVISION = 2  # part of every result's key; raised when an attack finds other examples than before
 
 ATTACKS: dict[str, type[Attack]] = {
     "fgsm": FGSM,

@@ -1,6 +1,6 @@
 """Attacks of other libraries as functions (model, x, y) → examples, for `sanact.judge_attack` and wherever an attack is taken.
 
-The libraries are imported when an attack runs.  Models take x in [0, 1]: normalization is a layer of theirs.
+The libraries are imported when an attack runs.  Models take x in [0, 1]; normalization is one of their layers.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from sanact.attacks.own import Function, name_of, parameters_of
 
 
 def from_torchattacks(make: Callable[..., Any], **arguments: Any) -> Function:
-    """An attack of torchattacks.  make: its class, torchattacks.PGD, or a function of a model that returns one.
+    """An attack of torchattacks.
 
-    arguments: of the class.  Example: ``from_torchattacks(torchattacks.PGD, steps=20)``, judged with eps=8/255.
+    make: its class, as torchattacks.PGD, or a function that takes a model and returns an attack.
+    arguments: for the class.  Example: ``from_torchattacks(torchattacks.PGD, steps=20)``, judged with eps=8/255.
     """
 
     def attack(model: nn.Module, x: Tensor, y: Tensor, **budget: Any) -> Tensor:
@@ -29,9 +30,9 @@ def from_torchattacks(make: Callable[..., Any], **arguments: Any) -> Function:
 
 
 def from_foolbox(attack: Any) -> Function:
-    """An attack of foolbox, an instance: ``from_foolbox(foolbox.attacks.LinfPGD(steps=20))``, judged with eps=8/255.
+    """An attack of foolbox, given as an instance: ``from_foolbox(foolbox.attacks.LinfPGD(steps=20))``, judged with eps=8/255.
 
-    Without an eps it goes as far as it wants, as foolbox's minimization attacks do.
+    Without an eps the distance is not bounded, as in foolbox's minimization attacks.
     """
 
     def run(model: nn.Module, x: Tensor, y: Tensor, eps: float | None = None) -> Tensor:
@@ -45,9 +46,10 @@ def from_foolbox(attack: Any) -> Function:
 
 
 def from_art(make: Callable[..., Any], **arguments: Any) -> Function:
-    """An evasion attack of ART.  make: its class, art.attacks.evasion.ProjectedGradientDescent, or a function of an estimator.
+    """An evasion attack of ART.
 
-    arguments: of the class, as ``norm="inf"``.  The estimator is a PyTorchClassifier around the model, with cross-entropy.
+    make: its class, as art.attacks.evasion.ProjectedGradientDescent, or a function that takes an estimator.
+    arguments: for the class, as ``norm="inf"``.  The estimator is a PyTorchClassifier around the model, with cross-entropy.
     """
 
     def attack(model: nn.Module, x: Tensor, y: Tensor, **budget: Any) -> Any:
@@ -69,7 +71,7 @@ def from_art(make: Callable[..., Any], **arguments: Any) -> Function:
 
 
 def _like(attack: Any, make: Callable[..., Any]) -> Function:
-    """The function, named as what makes the attack, with a parameter eps if that has one."""
+    """The function, named like ``make``, with a parameter eps if ``make`` has one."""
     own = inspect.signature(attack).parameters
     kept = [own[name].replace(annotation=inspect.Parameter.empty) for name in ("model", "x", "y")]
     if "eps" in parameters_of(make):

@@ -17,31 +17,32 @@ from sanact.checks import Model
 from sanact.values import POSITIVE, Maybe, Number, Rules
 
 MOMENTUM = 0.75
-ROUNDING = 1e-6  # in L1, where steps often are projected back to where they came from: less is no change
-WIDE = ((3.0, 0.3), (2.0, 0.3))  # L1: radii to begin with, in units of eps, and the share of the steps spent in each
+ROUNDING = 1e-6  # in L1, where projections often undo a step: smaller differences count as no change
+WIDE = ((3.0, 0.3), (2.0, 0.3))  # L1: radii of the first phases, in units of eps, and the share of the steps in each
 
 
 @dataclass(frozen=True, kw_only=True)
 class APGD(GradientAttack):
-    """Auto-PGD: steps with momentum, whose size is halved, per example, where the loss no longer climbs.
+    """Auto-PGD: steps with momentum; for each example, the step size is halved where the loss no longer rises.
 
         z = Π( x' + η g(x') ),   x'' = Π( x' + 0.75 (z - x') + 0.25 (x' - x⁻) ),   from x + U(ball)
 
-    x⁻ is the point before x', and g the steepest unit step, sign ∇J or ∇J / ‖∇J‖₂.  η begins at 2 eps.  After 22, 41, 57, … %
-    of the steps an example halves η and goes on from its best point, if its loss rose in less than ρ of the steps since the
-    last checkpoint, or if since then it neither climbed higher nor had η halved.
+    x⁻ is the point before x', and g the steepest unit step, sign ∇J or ∇J / ‖∇J‖₂.  η begins at 2 eps.  Checkpoints come after
+    22, 41, 57, … % of the steps.  There, an example halves η and returns to its best point in two cases: its loss rose in less
+    than ρ of the steps since the last checkpoint; or since then neither its highest loss rose nor η was halved.
 
-    In L1 there is no momentum, and g is the sign at the k largest entries.  Every 4 % of the steps k becomes the number of
-    pixels that the best point changes, over 1.5.  Where that number fell by more than 5 %, η is eps again and the best point is
-    taken up; elsewhere η shrinks by 1.5, down to eps / 10.  The first 60 % of the steps are taken in balls of 3 eps and 2 eps.
+    In L1 there is no momentum, and g is the sign at the k largest entries.  Every 4 % of the steps, k becomes the number of
+    pixels that the best point changes, divided by 1.5.  Where that number fell by more than 5 %, η returns to eps and the
+    search to the best point; elsewhere η is divided by 1.5, down to eps / 10.  The first 60 % of the steps are taken in balls
+    of radius 3 eps, then 2 eps.
 
     steps: of each start, ≥ 1.  restarts: random starts, ≥ 1.  rho: ρ, in (0, 1].
     step_size: η at first, > 0, in input units; None is 2 eps.  Not in L1.
-    loss: one of ``losses``; "targeted-dlr" starts ``restarts`` times towards each of the ``targets`` likeliest other classes,
-        and has won with whatever class it meets.
-    Papers: Croce and Hein 2020, arXiv:2003.01690, and for L1 2021, arXiv:2103.01208.  Deviations: x itself is tried first, but
-    without early stopping; starts are uniform in the ball; in L1, pixels at the wall that their
-    gradient points to are not among the k.
+    loss: one of ``losses``.  "targeted-dlr" starts ``restarts`` times towards each of the ``targets`` likeliest other classes;
+        any misclassification is a success.
+    Papers: Croce and Hein 2020, arXiv:2003.01690, and for L1 2021, arXiv:2103.01208.  Deviations: with early_stop, x
+    itself is tried first; starts are uniform in the ball; in L1, pixels already at the bound that their gradient
+    points to are not among the k.
     """
 
     steps: int = 100
@@ -85,7 +86,7 @@ class APGD(GradientAttack):
                 self._run(search, generator, start if run == 0 else None)
 
     def _run(self, search: Search, generator: Generators, start: Tensor | None) -> None:
-        """From one start; in L1 through wide balls first, where the loss is climbed more easily."""
+        """One start.  In L1 it goes through wide balls first, where the loss rises more easily."""
         index, steps, sparse = search.open(), self.steps, self.norm == "L1"
         if start is None:
             start = random_start(search.x, (WIDE[0][0] if sparse else 1.0) * search.eps, self.norm, generator)
@@ -118,7 +119,7 @@ class TowardsRival(Search):
     """Climbs towards the class in ``labels``, away from y."""
 
     def open(self) -> Tensor:
-        """Those that no class before this one has won: losses towards two classes cannot be compared."""
+        """Examples that no earlier class has won; losses towards different classes cannot be compared."""
         return torch.nonzero(~self.won)[:, 0]
 
     def objective(self, logits: Tensor, index: Tensor) -> Tensor:
@@ -126,24 +127,24 @@ class TowardsRival(Search):
 
 
 class Walk(ABC):
-    """Where one run stands.  Every tensor has an entry for each example still in the batch."""
+    """The state of one run.  Every tensor has an entry for each example still in the batch."""
 
     def __init__(self, attack: APGD, x: Tensor, eps: Tensor, start: Tensor) -> None:
         self.attack, self.x, self.eps = attack, x, eps
         self.here = self.best = start
         self.gradient = self.best_gradient = torch.zeros_like(start)
-        self.loss = torch.full_like(eps, torch.inf)  # the first is no rise
+        self.loss = torch.full_like(eps, torch.inf)  # so that the first loss does not count as a rise
         self.highest = -self.loss
         self.rises = torch.zeros_like(eps)
 
     def keep(self, these: Tensor) -> None:
-        """Go on with some of the examples."""
+        """Continue with only these examples."""
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 setattr(self, name, value[these])
 
     def note(self, loss: Tensor, gradient: Tensor) -> None:
-        """What was found at ``here``."""
+        """Record loss and gradient at ``here``."""
         higher = loss > self.highest
         self.rises = self.rises + (loss > self.loss)
         self.loss, self.gradient = loss, gradient
@@ -152,18 +153,18 @@ class Walk(ABC):
         self.best_gradient = torch.where(per_example(higher, gradient), gradient, self.best_gradient)
 
     def go_back(self, these: Tensor) -> None:
-        """To the best point, for some of the examples."""
+        """Return to the best point, for these examples."""
         self.loss = torch.where(these, self.highest, self.loss)
         self.here = torch.where(per_example(these, self.here), self.best, self.here)
         self.gradient = torch.where(per_example(these, self.here), self.best_gradient, self.gradient)
 
     @abstractmethod
     def move(self, taken: int) -> None:
-        """The next step, after so many of them."""
+        """Take the next step, after ``taken`` steps."""
 
 
 class MomentumWalk(Walk):
-    """In Linf and L2."""
+    """A run in Linf or L2."""
 
     def __init__(self, attack: APGD, x: Tensor, eps: Tensor, start: Tensor) -> None:
         super().__init__(attack, x, eps, start)
@@ -186,7 +187,7 @@ class MomentumWalk(Walk):
 
 
 class SparseWalk(Walk):
-    """In L1."""
+    """A run in L1."""
 
     def __init__(self, attack: APGD, x: Tensor, eps: Tensor, start: Tensor) -> None:
         super().__init__(attack, x, eps, start)
@@ -194,7 +195,7 @@ class SparseWalk(Walk):
         self.count = (self.changed / 1.5).clamp_max(x[0].numel() / 5)
 
     def pixels(self) -> Tensor:
-        """How many of them the best point changes, (n,)."""
+        """How many pixels the best point changes, (n,)."""
         return ((self.best - self.x).abs() > ROUNDING).flatten(1).sum(1)
 
     def move(self, taken: int) -> None:
@@ -211,7 +212,7 @@ class SparseWalk(Walk):
 
 
 def spans(steps: int) -> dict[int, int]:
-    """The checkpoints, in steps taken, and how many steps each looks back on: after 22 % of them, then ever sooner."""
+    """The checkpoints, in steps taken, and the steps since the previous one: 22 % of all at first, then fewer and fewer."""
     found, percent, gap, last = {}, 22, 22, 0
     while (checkpoint := -(-percent * steps // 100)) < steps:
         if checkpoint > last:

@@ -30,15 +30,15 @@ STAGES: dict[Version, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class AutoAttack(Suite):
-    """AutoAttack: APGD, targeted APGD, FAB and Square, one after the other on what is left; a settled benchmark.
+    """AutoAttack: APGD, targeted APGD, FAB and Square, each run on the examples still correctly classified.
 
     version: "standard" is apgd-ce, apgd-t, fab-t, square.  "plus" is apgd-ce, apgd-dlr and fab with 5 restarts each, square,
         apgd-t and fab-t.  "rand", for randomized models, is apgd-ce and apgd-dlr, averaged over 20 draws.
     steps: of the gradient attacks, ≥ 1.  queries: of square, ≥ 1.  targets: classes that apgd-t and fab-t aim at, ≥ 1.
-    early_stop: an example ends at its first success; False goes on to the highest loss, for examples to be replayed elsewhere.
+    early_stop: an example ends at its first success.  False continues to the highest loss, for replay elsewhere.
     ``targeted`` must stay False.
-    Paper: Croce and Hein 2020, arXiv:2003.01690.  Deviations: those of its parts; on a randomized model an example is won when
-    it is misclassified in more than half of the draws, not in one.
+    Paper: Croce and Hein 2020, arXiv:2003.01690.  Deviations: those of its parts.  On a randomized model, success means
+    misclassification in more than half of the draws, not in a single one.
     """
 
     version: Version = "standard"
@@ -58,7 +58,7 @@ class AutoAttack(Suite):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(not self.targeted, "targeted", "False, for its stages choose the targets themselves")
+        self.require(not self.targeted, "targeted", "False, because its stages choose the targets themselves")
 
     @property
     def draws(self) -> int:
@@ -72,7 +72,7 @@ class AutoAttack(Suite):
             yield Stage(name, partial(_run, self.attack(name), model))
 
     def attack(self, name: str) -> BudgetedAttack:
-        """The attack behind the stage of this name."""
+        """The attack of the stage with this name."""
         ball: dict[str, Any] = {"eps": self.eps, "norm": self.norm, "early_stop": self.early_stop}
         restarts = 5 if self.version == "plus" else 1
         match name:

@@ -1,4 +1,4 @@
-"""What all attacks share: checks at the door, a model that is left as it was found, and a configuration."""
+"""What all attacks share: checks of their inputs, a model left as it was found, and a configuration."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ TARGETS = Whole(1, 100_000)
 
 @contextmanager
 def untouched(model: Model) -> Iterator[None]:
-    """For the block, no gradients but those asked for, and none to parameters; the model ends as it was found.
+    """For the block, no gradients except those asked for, and none for parameters; the model ends as it was found.
 
-    A caller's torch.inference_mode is left for the block: inside it there are no gradients to be had.
+    A caller's torch.inference_mode is suspended for the block, because it would allow no gradients at all.
     """
     with (
         torch.inference_mode(False),
@@ -37,7 +37,7 @@ def untouched(model: Model) -> Iterator[None]:
 
 
 def own_copies(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Images in [0, 1] and whole labels that are nobody else's, and can be differentiated even if made in inference_mode."""
+    """Copies: images clipped to [0, 1] and integer labels, which can be differentiated even if made in inference_mode."""
     return x.detach().clone().clamp_(0, 1), y.long().clone()
 
 
@@ -48,22 +48,22 @@ def doublings(first: int, last: int) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Attack(ABC):
-    """Crafts adversarial examples against the model it is given; the dataclass is its configuration.
+    """Crafts adversarial examples against the model it is given.  The dataclass is its configuration.
 
     Call: model (x → logits), x (N, C, H, W) in [0, 1], y (N,) class indices → the examples, like x, in [0, 1].  x is float32 or
         float64; a model that computes in half precision converts it.
-    generator: source of randomness, on the CPU.  One per example makes an example's outcome independent of its batch; one alone
-        serves the whole batch.  None draws as from seed 0.
+    generator: source of randomness, on the CPU.  With a list of one per example, an example's outcome does not depend on its
+        batch; a single one serves the whole batch.  None draws with seed 0.
     targeted: drive the prediction to y instead of away from it.
-    What is returned claims nothing: the judge predicts again.
+    The result makes no claim of success: the judge predicts again.
     Raises ValueError or TypeError for a model in training mode, labels out of range, x outside [0, 1] or of half precision,
-    outputs that are no logits of two classes or more, and NaN in logits or gradients.  A rounding beyond [0, 1] is cut off.
-    Probabilities in place of logits are a warning.
+    outputs that are not logits of at least two classes, and NaN in logits or gradients.  Rounding errors beyond [0, 1] are
+    clipped.  Probabilities in place of logits raise a warning.
     """
 
     targeted: bool = False
 
-    rules: ClassVar[Rules] = {"targeted": flag}  # by field, what its value may be
+    rules: ClassVar[Rules] = {"targeted": flag}  # what values each field may have
 
     def __post_init__(self) -> None:
         for field, rule in self.rules.items():
@@ -102,24 +102,24 @@ class Attack(ABC):
 
     @abstractmethod
     def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
-        """The attack itself, without gradient tracking; eps (N,), or empty where the attack has no budget."""
+        """The attack itself; called without gradient tracking.  eps is (N,), or empty where the attack has no budget."""
 
     def logits(self, model: Model, point: Tensor, y: Tensor, of: Tensor | None = None) -> Tensor:
-        """The logits at a point, (N, K), as the attack is to see them; as `checks.logits_of`.
+        """The logits at a point, (N, K), in the form that the attack uses; see `checks.logits_of`.
 
-        An example has to be accepted, too: where the model can refuse, y has the refusal's logit if that is larger.  With a
-        target, whose logit has to be the largest of all, the refusal stays one of the others, (N, K + 1).
+        If the model can refuse, an example must also be accepted: y gets the refusal's logit where that is larger.  With a
+        target, whose logit has to be the largest of all, the refusal stays as one more class, (N, K + 1).
         """
         logits = logits_of(model, point, y, self, of)
         return logits if self.targeted else acceptable(model, logits, y)
 
     @property
     def budget(self) -> tuple[Norm, float | None]:
-        """The norm the attack keeps small, and how small it must stay; None if it has no bound."""
+        """The norm that the attack keeps small, and its bound; None if it has no bound."""
         raise NotImplementedError
 
     def for_replay(self) -> Self:
-        """This attack as it crafts examples to be replayed on another model: it does not stop at the first success."""
+        """This attack in the form that crafts examples for replay on another model: without a stop at the first success."""
         return self
 
     @property
@@ -130,12 +130,12 @@ class Attack(ABC):
 
     @property
     def code(self) -> str:
-        """A hash of code that its configuration does not name; "" where there is none."""
+        """A hash of code that its configuration does not name; "" if there is none."""
         return ""
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments that make this attack again, with the name it has in ATTACKS."""
+        """The arguments that make this attack again, and its name in ATTACKS."""
         return {"name": self.name} | asdict(self)
 
     def require(self, fulfilled: bool, field: str, allowed: str) -> None:
@@ -152,7 +152,7 @@ class BudgetedAttack(Attack):
     """An attack that stays in a norm ball.
 
     eps: radius of the ball, > 0, in input units.  norm: one of ``norms``.
-    Call: as `Attack`; eps=Tensor (N,) gives each example a budget of its own.
+    Call: as `Attack`; eps=Tensor (N,) gives each example its own budget.
     """
 
     eps: float
@@ -193,5 +193,5 @@ class BudgetedAttack(Attack):
 
     @property
     def scalable(self) -> bool:
-        """Whether it goes as far as another eps lets it."""
+        """Whether the attack adapts to a budget other than its own eps."""
         return True

@@ -32,5 +32,5 @@ class BIM(GradientAttack):
         self.climb(search, search.x if start is None else start, steps=self.steps, step_size=self.stride(search.eps))
 
     def stride(self, eps: Tensor, crossings: float = 1.0) -> Tensor:
-        """The step of each example, (N,); by default ``steps`` of them measure ``crossings`` times the radius."""
+        """The step size of each example, (N,); by default all ``steps`` together are ``crossings`` radii long."""
         return crossings * eps / self.steps if self.step_size is None else eps.new_full(eps.shape, self.step_size)

@@ -19,18 +19,18 @@ LARGEST = 1e10  # c
 
 @dataclass(frozen=True, kw_only=True)
 class CW(Attack):
-    """Carlini and Wagner's attack: the closest adversarial example in L2, with no budget.
+    """Carlini and Wagner's attack: the closest adversarial example in L2, without a budget.
 
         minimize over w  ‖x' - x‖₂² + c · max( z_y - max_{i≠y} z_i, -κ ),   x' = (tanh w + 1) / 2
 
-    by Adam, and c by a binary search of its own for each example: tenfold until it succeeds, at most to 1e10, then bisection.
-    Targeted, the two logits change places.  An example that finds nothing is returned as it was.
+    w is found by Adam.  Each example has its own binary search for c: tenfold until it succeeds, at most to 1e10, then
+    bisection.  In a targeted attack the two logits change places.  If no adversarial example is found, x is returned.
 
     search_steps: of the search for c, ≥ 1.  steps: of Adam in each, ≥ 1.  step_size: of Adam, > 0, in units of w.
     confidence: κ ≥ 0, the margin in logits that counts as success.  initial_c: > 0.
-    abort_early: an example whose lowest objective fell by less than a ten-thousandth over a tenth of the steps (at
-        least 50) ends there.
-    Paper: Carlini and Wagner 2017, arXiv:1608.04644, `l2_attack.py`.  Deviation: 1,000 steps, not 10,000; examples end
+    abort_early: end an example whose lowest objective fell by less than a ten-thousandth over a tenth of the steps (at
+        least 50).
+    Paper: Carlini and Wagner 2017, arXiv:1608.04644, `l2_attack.py`.  Deviations: 1,000 steps, not 10,000; examples end
     early one by one, not as a batch.
     """
 
@@ -73,15 +73,15 @@ class CW(Attack):
         w = torch.atanh((2 * x - 1) * (1 - 1e-6))
         mean, square = torch.zeros_like(w), torch.zeros_like(w)
         lowest, earlier = (x.new_full((len(x),), torch.inf) for _ in range(2))
-        steepest = torch.finfo(w.dtype).max ** 0.5 / 10  # that Adam can square
-        every = max(self.steps // 10, 50)  # fewer tell nothing: black and white pixels hardly move in 50 steps
+        steepest = torch.finfo(w.dtype).max ** 0.5 / 10  # Adam squares gradients, which must not overflow
+        every = max(self.steps // 10, 50)  # in fewer than 50 steps, black and white pixels hardly move
         for step in range(1, self.steps + 1):
             bent = torch.tanh(w)
             candidate = (bent + 1) / 2
             with torch.enable_grad():
                 point = candidate.detach().requires_grad_()
                 logits = self.logits(model, point, y[index], index)
-                short = margin(logits, y[index]) * (1 if self.targeted else -1)  # what is missing to success, without κ
+                short = margin(logits, y[index]) * (1 if self.targeted else -1)  # distance to success, without κ
                 slope = gradient_of(short, point, self, index)
             delta, short = candidate - x[index], short.detach().to(x)
             squared, missing = delta.square().flatten(1).sum(1), short + self.confidence

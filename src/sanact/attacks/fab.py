@@ -15,7 +15,7 @@ from sanact.checks import Model, gradient_of
 from sanact.values import LARGE, SHARE, Maybe, Number, Rules, flag
 
 DUAL: dict[Norm, Norm] = {"Linf": "L1", "L2": "L2", "L1": "Linf"}
-LAST = 3  # points tried on the line from x to the closest that was found
+LAST = 3  # points tried on the line from x to the closest example found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,17 +24,17 @@ class FAB(BudgetedAttack):
 
         x' ← (1 - α) (x' + η δ') + α (x + η δ),   α = min( ‖δ'‖ / (‖δ'‖ + ‖δ‖), α_max ),   from x
 
-    δ' and δ are the shortest steps, within [0, 1], from x' and from x to where z_t - z_y, linearized at x', is 0.  From an
-    adversarial point the search goes on at x + β (x' - x).  The closest of all is at last drawn towards x on a line.
-    Returns the closest found, projected into the ball where it lies outside; where none was found, the last point, projected.
+    δ' and δ are the shortest steps, within [0, 1], from x' and from x to the plane where z_t - z_y, linearized at x', is 0.
+    From an adversarial point, the search continues at x + β (x' - x).  At the end, the closest example is moved towards x on a
+    line.  Returns the closest example found, projected into the ball if outside; if none was found, the last point, projected.
 
-    targets: t is each of so many of the likeliest other classes in turn; None is, at every step, the class whose boundary is
-        nearest, at one gradient per class.  ``targeted`` has the boundary of y itself.
-    steps: towards each t, from each start, ≥ 1.  restarts: starts, ≥ 1; the first is x, the others are random, within half the
-        distance found so far and within eps / 2.  alpha_max: [0, 1].  eta: η ≥ 1.  beta: β in [0, 1).
-    early_stop: an example ends at the first success within eps; False goes on to get closer.
-    Paper: Croce and Hein 2020, arXiv:1907.02044.  Deviation: the points on the last line lie a little beyond where it crosses
-    the boundary, lest rounding decide.
+    targets: t is each of this many likeliest other classes in turn.  None takes, at every step, the class whose boundary is
+        nearest, at the cost of one gradient per class.  ``targeted`` uses the boundary of y itself.
+    steps: towards each t, from each start, ≥ 1.  alpha_max: [0, 1].  eta: η ≥ 1.  beta: β in [0, 1).
+    restarts: starts, ≥ 1.  The first is x; the others are random, within half the distance found so far and within eps / 2.
+    early_stop: an example ends at the first success within eps; False continues, to get closer.
+    Paper: Croce and Hein 2020, arXiv:1907.02044.  Deviation: the points on the last line lie slightly beyond the boundary, so
+    that rounding does not decide.
     """
 
     targets: int | None = 9
@@ -78,7 +78,7 @@ class FAB(BudgetedAttack):
         for _ in range(self.steps):
             if not len(index):
                 return
-            if often:  # most points are left at once: their gradients would be taken in vain
+            if often:  # most points leave the batch at once, so their gradients would be wasted
                 won, value, slope = closest.visit(index, here)[1], torch.zeros_like(closest.eps[index]), torch.zeros_like(here)
             else:
                 value, slope, won = closest.linearize(index, here)
@@ -105,7 +105,7 @@ class FAB(BudgetedAttack):
 
 
 class Closest:
-    """The closest adversarial point found so far, for each example, and its distance; until there is one, the last visited."""
+    """For each example, the closest adversarial point so far and its distance; until there is one, the last point visited."""
 
     def __init__(self, attack: FAB, model: Model, x: Tensor, y: Tensor, eps: Tensor) -> None:
         self.attack, self.model, self.x, self.y, self.eps = attack, model, x, y, eps
@@ -113,7 +113,7 @@ class Closest:
         self.best, self.distance = x.clone(), torch.full_like(eps, torch.inf)
 
     def open(self) -> Tensor:
-        """The examples to go on with."""
+        """The examples to continue with."""
         return torch.nonzero(self.distance > (self.eps if self.attack.early_stop else 0))[:, 0]
 
     def visit(self, index: Tensor, here: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,7 +124,7 @@ class Closest:
     def linearize(self, index: Tensor, here: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """z_t - z_y at ``here``, (n,), its gradient, and whether the goal is reached there, (n,), for ``index``.
 
-        The first two are over the largest entry of the gradient: it is the same boundary.
+        The first two are divided by the largest entry of the gradient, which leaves the boundary the same.
         """
         y = self.y[index]
         with torch.enable_grad():
@@ -151,13 +151,13 @@ class Closest:
         return chosen, slope, won
 
     def draw_in(self) -> None:
-        """Try points between x and the closest: a little beyond where the line through two margins of opposite sign is 0."""
+        """Try points between x and the closest one, slightly beyond where a line through two margins of opposite sign is 0."""
         index = torch.nonzero((self.distance > 0) & self.distance.isfinite())[:, 0]
         if not len(index):
             return
         x, y, sign = self.x[index], self.y[index], -1 if self.attack.targeted else 1
         way = self.best[index] - x
-        inner, outer = torch.zeros_like(self.eps[index]), torch.ones_like(self.eps[index])  # shares of the way
+        inner, outer = torch.zeros_like(self.eps[index]), torch.ones_like(self.eps[index])  # fractions of the way
         below, above = (sign * margin(self.attack.logits(self.model, x + share * way, y, index), y) for share in (0, 1))
         for _ in range(LAST):
             crossing = inner + (outer - inner) * (-below / (above - below).clamp_min(torch.finfo(x.dtype).tiny)).clamp(0, 1)
@@ -179,6 +179,6 @@ class Closest:
 
 
 def over_slope(value: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-    """Both over the largest entry of the slope, example by example, lest its squares and sums over- or underflow."""
+    """Both divided by the largest entry of the slope, per example, so that squares and sums do not over- or underflow."""
     scale = slope.flatten(1).abs().amax(1).clamp_min(torch.finfo(slope.dtype).tiny)
     return value.to(slope) / scale, slope / per_example(scale, slope)

@@ -16,8 +16,8 @@ class FGSM(GradientAttack):
 
         x' = Π( x + eps sign ∇J(x, y) )
 
-    In L2 the step is eps ∇J / ‖∇J‖₂.  Weak: it says little about a defense.
-    Paper: Goodfellow et al. 2015, arXiv:1412.6572.  Deviation: an x that is misclassified as it is stays.
+    In L2 the step is eps ∇J / ‖∇J‖₂.  It is a weak attack, which says little about a defense.
+    Paper: Goodfellow et al. 2015, arXiv:1412.6572.  Deviation: an x that is already misclassified is returned as it is.
     """
 
     def explore(self, search: Search, generator: Generators, start: Tensor | None) -> None:

@@ -1,4 +1,4 @@
-"""Attacks that climb a loss by its gradient inside a norm ball: what FGSM, BIM, ILCM, MIM and PGD have in common."""
+"""Attacks that raise a loss by its gradient inside a norm ball: the common base of FGSM, BIM, ILCM, MIM and PGD."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from sanact.values import OneOf, Rules, Whole, flag
 class GradientAttack(BudgetedAttack):
     """Steps along the gradient of a loss, each projected back into the ball and into [0, 1].
 
-    loss: what is driven up, one of ``losses``.
-    early_stop: True ends an example as soon as it is adversarial.  False goes on to the highest loss, which makes examples that
-        transfer to other models.
-    draws: how many passes of a randomized model loss and gradient are averaged over, ≥ 1.  An example is adversarial when it is
-        in more than half of them.  Paper: Athalye et al. 2018, arXiv:1802.00420 (expectation over transformation).
+    loss: what is maximized, one of ``losses``.
+    early_stop: True ends an example as soon as it is adversarial.  False continues to the highest loss, which makes examples
+        that transfer to other models.
+    draws: how many passes of a randomized model to average loss and gradient over, ≥ 1.  Success means that more than half of
+        them are adversarial.  Paper: Athalye et al. 2018, arXiv:1802.00420 (expectation over transformation).
     Call: as `BudgetedAttack`.  start, a tensor like x, replaces x or the first random start; points outside the ball are
         projected into it.
     Returns the best point visited.  Adversarial points win over others.  Among equals the higher loss wins, then the
@@ -65,20 +65,20 @@ class GradientAttack(BudgetedAttack):
         return search.best
 
     def search(self, model: Model, x: Tensor, y: Tensor, eps: Tensor) -> Search:
-        """The search for what this attack drives up."""
+        """The search with this attack's objective."""
         return Search(self, model, x, y, eps, y, toward=self.targeted)
 
     def explore(self, search: Search, generator: Generators, start: Tensor | None) -> None:
-        """Climb, and show every point to the search.  start: points of the balls to begin at, if any are given."""
+        """Climb the loss, and show every point to the search.  start: where to begin, inside the balls, if given."""
         raise NotImplementedError
 
     def for_replay(self) -> Self:
         return replace(self, early_stop=False)
 
     def climb(self, search: Search, start: Tensor, *, steps: int, step_size: Tensor, decay: float = 0.0) -> None:
-        """Take ``steps`` steps from ``start`` and show every point visited, the last included, to the search.
+        """Take ``steps`` steps from ``start`` and show every point visited, including the last, to the search.
 
-        step_size: (N,).  decay: of the running mean of gradients that is followed; 0 follows the gradient itself.
+        step_size: (N,).  decay: decay of the running mean of gradients to follow; 0 follows the gradient itself.
         """
         index = search.open()  # the examples still in the batch
         here, mean = start[index], torch.zeros_like(start[index])
@@ -101,7 +101,7 @@ class GradientAttack(BudgetedAttack):
 class Search:
     """The best point found so far for each example.
 
-    labels: what the loss is taken at, (N,); toward: whether the loss there is driven down.  y, attack.targeted: the goal.
+    labels: where the loss is taken, (N,); toward: whether to lower the loss there.  y, attack.targeted: the goal.
     """
 
     def __init__(
@@ -122,14 +122,14 @@ class Search:
         return there
 
     def open(self) -> Tensor:
-        """The examples to go on with."""
+        """The examples to continue with."""
         everybody = torch.arange(len(self.x), device=self.x.device)
         return everybody[~self.won] if self.attack.early_stop else everybody
 
     def visit(self, index: Tensor, here: Tensor, *, slope: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """The loss at ``here``, whether the goal is reached there, both (n,), and the gradient of the loss, for ``index``.
 
-        slope: whether the gradient is wanted; it is 0 if not, and where all examples are won and leave the batch.
+        slope: whether to compute the gradient.  It is 0 otherwise, and where all examples are won and leave the batch.
         """
         of = self.places[index]
         loss, hits, gradient = self.loss.new_zeros(len(index)), index.new_zeros(len(index)), torch.zeros_like(here)
@@ -148,12 +148,12 @@ class Search:
         return loss, won, gradient
 
     def look(self, point: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss at a point, and whether the goal is reached there, both (n,), in one draw."""
+        """The loss at a point, and whether the goal is reached there, both (n,), from one draw."""
         logits = self.attack.logits(self.model, point, self.y[index], self.places[index])
         return self.objective(logits, index), (logits.detach().argmax(1) == self.y[index]) == self.attack.targeted
 
     def objective(self, logits: Tensor, index: Tensor) -> Tensor:
-        """What is driven up, (n,)."""
+        """The quantity to maximize, (n,)."""
         if self.sign < 0 and self.attack.loss == "dlr":
             return dlr_towards(logits, self.labels[index])
         return self.sign * LOSSES[self.attack.loss](logits, self.labels[index])

@@ -14,17 +14,17 @@ from sanact.checks import Model
 
 @dataclass(frozen=True, kw_only=True)
 class ILCM(BIM):
-    """Iterative least-likely class method: small steps towards the class that the model believes in least.
+    """Iterative least-likely class method: small steps towards the class that the model finds least likely.
 
         x' ← Π( x' - α sign ∇J(x', y_LL) ),  from x,  y_LL = argmin_y p(y | x)
 
-    It has won when the prediction is no longer y.  It chooses its target itself, so ``targeted`` must stay False.
+    It succeeds when the prediction is no longer y.  It chooses its target itself, so ``targeted`` must stay False.
     Paper: Kurakin et al. 2017, arXiv:1607.02533.  Deviation: the best iterate is kept, not the last.
     """
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(not self.targeted, "targeted", "False, for it chooses the target itself")
+        self.require(not self.targeted, "targeted", "False, because it chooses the target itself")
 
     def search(self, model: Model, x: Tensor, y: Tensor, eps: Tensor) -> Search:
         return TowardsLeastLikely(self, model, x, y, eps, y, toward=True)
@@ -36,7 +36,7 @@ class ILCM(BIM):
 
 
 class TowardsLeastLikely(Search):
-    """Climbs towards the class that is the least likely at the first points visited."""
+    """Climbs towards the class that was least likely at the first points visited."""
 
     chosen = False
 

@@ -1,4 +1,4 @@
-"""What an attack drives up, per example, from the logits."""
+"""The losses that attacks maximize, per example, from the logits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Difference of logits ratio, (max_{i≠y} z_i - z_y) / (z_(1) - z_(3)), where z_(k) is the k-th largest logit.
 
-    Neither a shift nor a positive scale of the logits changes it.  logits (N, K), y (N,) → (N,); of fewer than 3 classes it is
+    It is invariant to shifts and positive scales of the logits.  logits (N, K), y (N,) → (N,); with fewer than 3 classes it is
     the margin.
     Paper: Croce and Hein 2020, arXiv:2003.01690.
     """
@@ -44,9 +44,9 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
 def dlr_towards(logits: Tensor, target: Tensor) -> Tensor:
     """(z_t - z_(1)) / (z_(1) - z_(3)), with z_(k) the k-th largest of the classes other than t; positive where t is predicted.
 
-    With t among the ranks, as in `dlr`, the ratio would be constant wherever t comes third.  The divisor has no gradient: the
-    ratio would also rise where the others spread, t left behind.
-    logits (N, K), target (N,) → (N,); of fewer than 4 classes it is z_t - z_(1).
+    Ranks leave out t, because with t in third place the ratio in `dlr` would be constant.  The divisor has no gradient, because
+    otherwise the ratio could rise by moving the other classes apart, with t left behind.
+    logits (N, K), target (N,) → (N,); with fewer than 4 classes it is z_t - z_(1).
     """
     lead = -margin(logits, target)
     if logits.shape[1] < 4:
@@ -58,7 +58,7 @@ def dlr_towards(logits: Tensor, target: Tensor) -> Tensor:
 def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """(z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2), positive where the target t leads y.
 
-    logits (N, K), y and target (N,) → (N,); of fewer than 4 classes it is z_t - z_y.
+    logits (N, K), y and target (N,) → (N,); with fewer than 4 classes it is z_t - z_y.
     Paper: Croce and Hein 2020, arXiv:2003.01690.
     """
     lead = (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None]))[:, 0]
@@ -69,7 +69,7 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
 
 
 def likeliest_others(logits: Tensor, y: Tensor, count: int) -> Tensor:
-    """The classes other than y with the largest logits, first the largest: (N, count), or (N, K - 1) if there are fewer."""
+    """The classes other than y with the largest logits, in descending order: (N, count), or (N, K - 1) if there are fewer."""
     return logits.scatter(1, y[:, None], -float("inf")).topk(min(count, logits.shape[1] - 1), dim=1).indices
 
 

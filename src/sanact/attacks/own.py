@@ -1,4 +1,4 @@
-"""Attacks of the user's own: any function of a model, images and labels is judged as ours are."""
+"""The user's own attacks: any function of a model, images and labels is judged like ours."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Function = Callable[..., Any]
 
 @dataclass(frozen=True, kw_only=True)
 class _Function:
-    """What both kinds have in common.
+    """The common part of both kinds.
 
-    function: (model, x, y) → examples like x, in [0, 1], a tensor or an array.  The model is a module that returns logits, x
+    function: (model, x, y) → examples like x, in [0, 1], a tensor or an array.  The model is a module that returns logits.  x
         (N, C, H, W) and y (N,) are copies, and gradients may be taken.
     title: for tables; "" takes the function's name.
-    arguments: what the function is given by name.
+    arguments: passed to the function by name.
     """
 
     function: Function = field(repr=False)
@@ -53,9 +53,9 @@ class _Function:
 
 @dataclass(frozen=True, kw_only=True)
 class Own(_Function, Attack):
-    """An attack of the user's own, without a budget: it looks for the nearest example; the arguments are those of `_Function`.
+    """A user's attack without a budget, which looks for the nearest example; the arguments are those of `_Function`.
 
-    Only forward passes are counted.  Raises TypeError for what is no such function, or returns no such examples.
+    Only forward passes are counted.  Raises TypeError for anything but such a function, or if it returns anything else.
     """
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class Own(_Function, Attack):
 
 @dataclass(frozen=True, kw_only=True)
 class OwnBudgeted(_Function, BudgetedAttack):
-    """The same inside a norm ball; a function that has parameters eps and norm is given the budget.
+    """A user's attack inside a norm ball.  If the function has parameters eps and norm, it is given the budget.
 
     The judge refuses examples outside the ball.  Checks at other budgets need the parameter eps.
     """
@@ -105,7 +105,7 @@ class OwnBudgeted(_Function, BudgetedAttack):
 def own_attack(
     function: Function, *, eps: float | None = None, norm: Norm | None = None, title: str = "", **arguments: Any
 ) -> Attack:
-    """An attack that calls ``function(model, x, y, **arguments)``; see `Own`, and with an eps `OwnBudgeted`."""
+    """An attack that calls ``function(model, x, y, **arguments)``; see `Own`, and `OwnBudgeted` if eps is given."""
     given: dict[str, Any] = {"function": function, "title": title, "arguments": tuple(arguments.items())}
     if eps is not None:
         return OwnBudgeted(**given, eps=eps, norm=norm or "Linf")
@@ -115,8 +115,9 @@ def own_attack(
 
 
 def as_attack(attack: Any) -> Attack:
-    """An attack: as it is; as the command line writes it, ``pgd:eps=8/255`` or ``my/file.py:function:eps=0.1``; or a function.
+    """Make an attack of what a user gives.
 
+    attack: an Attack; text as on the command line, ``pgd:eps=8/255`` or ``my/file.py:function:eps=0.1``; or a function.
     Raises TypeError for anything else, ValueError for a name or an argument that does not exist.
     """
     from sanact.attacks import ATTACKS
@@ -131,7 +132,7 @@ def as_attack(attack: Any) -> Attack:
 
 
 def crafted(attack: Attack, function: Function, model: Model, x: Tensor, y: Tensor, arguments: Mapping[str, Any]) -> Tensor:
-    """What a function makes of images; TypeError for anything but examples like x, and for numbers that are not finite."""
+    """Call a user's function.  TypeError for results other than examples like x, ValueError for numbers that are not finite."""
     module = model if isinstance(model, nn.Module) else _Called(model, x)
     with _counted(module), torch.enable_grad():
         found = function(module, x.clone(), y.clone(), **arguments)
@@ -146,7 +147,7 @@ def crafted(attack: Attack, function: Function, model: Model, x: Tensor, y: Tens
 
 
 class _Called(nn.Module):
-    """A model that is a mere function, as a module; it has one weight, which tells its device."""
+    """A model that is only a function, as a module; it has one weight, which tells its device."""
 
     def __init__(self, model: Model, x: Tensor) -> None:
         super().__init__()
@@ -161,7 +162,7 @@ class _Called(nn.Module):
 
 @contextmanager
 def _counted(module: nn.Module) -> Iterator[None]:
-    """For the block, forward passes of the module count as the attack's."""
+    """For the block, count forward passes of the module as the attack's."""
     handle = module.register_forward_pre_hook(lambda _, inputs: count(len(inputs[0]), None))
     try:
         yield
@@ -170,7 +171,7 @@ def _counted(module: nn.Module) -> Iterator[None]:
 
 
 def check_function(function: Any, positional: int, arguments: Mapping[str, Any], where: str) -> None:
-    """Raise TypeError for what is no function of so many things and these arguments."""
+    """Raise TypeError for anything but a function of this many positional and these named arguments."""
     if not callable(function):
         raise TypeError(f"a function must be callable, got {shown(function)} ({where})")
     try:
@@ -178,12 +179,12 @@ def check_function(function: Any, positional: int, arguments: Mapping[str, Any],
     except TypeError as error:
         takes = ", ".join(parameters_of(function))
         raise TypeError(f"the function takes ({takes}), which does not fit the call: {error} ({where})") from error
-    except ValueError:  # of C, which has no signature
+    except ValueError:  # a function written in C has no signature
         return
 
 
 def parameters_of(function: Any) -> Mapping[str, inspect.Parameter]:
-    """By name; none of a function of C, which has no signature."""
+    """The parameters by name; none for a function written in C, which has no signature."""
     try:
         return inspect.signature(function).parameters
     except (TypeError, ValueError):
@@ -191,6 +192,6 @@ def parameters_of(function: Any) -> Mapping[str, inspect.Parameter]:
 
 
 def name_of(function: Any) -> str:
-    """What a function is called; the class of an object that can be called."""
+    """A function's name, or the class name of a callable object."""
     name = getattr(function, "__name__", type(function).__name__)
     return "own" if name == "<lambda>" else str(name)

@@ -21,9 +21,10 @@ class PGD(BIM):
         x' ← Π( x' + α sign ∇J(x', y) ),  from x + U(ball)
 
     steps: of each start.  step_size: α; None is 2.5 eps / steps, so that the ball can be crossed from any start.
-    restarts: random starts, ≥ 1; the best iterate of all is kept.  random_start: False starts at x, and then once.
+    restarts: random starts, ≥ 1; the best point of all is kept.
+    random_start: False starts at x, which allows one start only.
     In L2, use 5 restarts, or no random start.  A single random start may lie on the far side of the ball, and all steps
-    together are 2.5 radii long: they may end before they are around it.  On linear models of 3 by 3 to 8 by 8 pixels,
+    together are 2.5 radii long: they may end before they have gone around it.  On linear models of 3 by 3 to 8 by 8 pixels,
     whose nearest adversarial point lies 2 % inside the ball, a single start finds 7 to 9 of 10.
     Paper: Madry et al. 2018, arXiv:1706.06083.  Deviation: the best iterate is kept, not the last.
     """

@@ -1,4 +1,4 @@
-"""Norm balls: the way up a gradient, the way back into the ball, a random place in it."""
+"""Norm balls: steepest steps, projections and random points."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def length(delta: Tensor, norm: Norm) -> Tensor:
 
 
 def diameter(x: Tensor, norm: Norm) -> float:
-    """The greatest length a difference of two images can have, shaped like these (N, …): a ball of this radius holds all."""
+    """The largest possible distance between two images shaped like these, (N, …); a ball of this radius holds all images."""
     return float(length(torch.ones_like(x[:1]), norm))
 
 
@@ -49,7 +49,7 @@ def steepest(gradient: Tensor, norm: Norm) -> Tensor:
 
 
 def to_scale(gradient: Tensor) -> Tensor:
-    """Over its largest entry, example by example, lest squares and sums over- or underflow; 0 stays 0."""
+    """Divide by the largest entry, per example, so that squares and sums do not over- or underflow; 0 stays 0."""
     return gradient / per_example(gradient.flatten(1).abs().amax(1), gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
 
 
@@ -63,9 +63,9 @@ def sparse_sign(gradient: Tensor, count: Tensor) -> Tensor:
 
 
 def project(moved: Tensor, x: Tensor, eps: Tensor, norm: Norm) -> Tensor:
-    """Into the ball of radius eps, (N,), around x and into [0, 1].
+    """Project into the ball of radius eps, (N,), around x, and into [0, 1].
 
-    In Linf and L1 the nearest such point; in L2 the nearest of the ball, clipped.
+    In Linf and L1 this is the nearest such point; in L2, the nearest point of the ball, clipped.
     """
     radius = per_example(eps, x)
     if norm == "Linf":
@@ -78,10 +78,11 @@ def project(moved: Tensor, x: Tensor, eps: Tensor, norm: Norm) -> Tensor:
 
 
 def _project_l1(moved: Tensor, x: Tensor, eps: Tensor) -> Tensor:
-    """Each |δ_i| shrinks by the same λ ≥ 0, down to 0 and to the wall of the box: min(max(|d_i| - λ, 0), r_i), d = moved - x.
+    """Shrink each |d_i|, d = moved - x, by the same λ ≥ 0, down to 0, and up to the room r_i to the wall of the box:
 
-    With λ falling from infinity the length Σ|δ_i| grows along straight pieces: faster by 1 below each |d_i|, where an entry
-    sets out, and slower by 1 below each |d_i| - r_i, where it meets its wall.  λ is where the length reaches eps.
+    |δ_i| = min(max(|d_i| - λ, 0), r_i).  As λ falls, the length Σ|δ_i| grows along straight pieces.  Its slope rises by 1 at
+    each |d_i|, where entry i begins to move, and falls by 1 at each |d_i| - r_i, where it reaches its wall.  λ is where the
+    length reaches eps.
     Paper: Croce and Hein 2021, arXiv:2103.01208 (the projection onto the intersection of the L1 ball and the box).
     """
     d = (moved - x).flatten(1)
@@ -89,27 +90,27 @@ def _project_l1(moved: Tensor, x: Tensor, eps: Tensor) -> Tensor:
     bends, order = torch.cat([size, size - room], dim=1).sort(dim=1, descending=True)
     rate = torch.cat([torch.ones_like(size), -torch.ones_like(size)], dim=1).gather(1, order).cumsum(1)
     grown = torch.cat([torch.zeros_like(eps)[:, None], (rate[:, :-1] * -bends.diff(dim=1)).cumsum(1)], dim=1)
-    last = ((grown <= eps[:, None]).sum(1, keepdim=True) - 1).clamp_min(0)  # bend before the length is eps
+    last = ((grown <= eps[:, None]).sum(1, keepdim=True) - 1).clamp_min(0)  # last bend before the length is eps
     left = eps[:, None] - grown.gather(1, last)
     shrink = (bends.gather(1, last) - left / rate.gather(1, last).clamp_min(1)).clamp_min(0)
     shrunk = torch.minimum((size - shrink).clamp_min(0), room)
     moving = ((shrunk > 0) & (shrunk < room)).sum(1, keepdim=True)
-    shrink = shrink + (shrunk.sum(1, keepdim=True) - eps[:, None]).clamp_min(0) / moving.clamp_min(1)  # what rounding left
+    shrink = shrink + (shrunk.sum(1, keepdim=True) - eps[:, None]).clamp_min(0) / moving.clamp_min(1)  # corrects rounding
     return (x + (d.sign() * (size - shrink).clamp_min(0)).reshape(x.shape)).clamp(0, 1)
 
 
 def to_hyperplane(x: Tensor, value: Tensor, slope: Tensor, norm: Norm) -> Tensor:
-    """The shortest step δ from x, within [0, 1], to where value + ⟨slope, δ⟩ = 0; as near as the box lets it, if it cannot.
+    """The shortest step δ from x, within [0, 1], to where value + ⟨slope, δ⟩ = 0; if the box prevents it, as near as possible.
 
     value: (N,).  slope: like x.
-    δ runs against the sign of value · slope.  In Linf and L2, |δ_i| = min(τ c_i, r_i), with c_i = 1 or |slope_i| and r_i the
-    room to the wall, and τ is where Σ |slope_i δ_i| = |value|; in L1 the steepest entries go to their walls one by one.
+    δ has the sign opposite to value · slope.  In Linf and L2, |δ_i| = min(τ c_i, r_i), where c_i is 1 or |slope_i|, r_i is the
+    room to the wall, and τ solves Σ |slope_i δ_i| = |value|.  In L1 the steepest entries go to their walls one by one.
     Paper: Croce and Hein 2020, arXiv:1907.02044.
     """
     flat, tiny = x.flatten(1), torch.finfo(x.dtype).tiny
     sign = -(value.sign()[:, None] * slope.flatten(1).sign())
     room = torch.where(sign > 0, 1 - flat, flat) * sign.abs()
-    scale = slope.flatten(1).abs().amax(1, keepdim=True).clamp_min(tiny)  # lest a square underflow
+    scale = slope.flatten(1).abs().amax(1, keepdim=True).clamp_min(tiny)  # so that squares do not underflow
     steep, needed = slope.flatten(1).abs() / scale, value.abs()[:, None] / scale
     if norm == "L1":
         order = steep.argsort(1, descending=True)
@@ -120,7 +121,7 @@ def to_hyperplane(x: Tensor, value: Tensor, slope: Tensor, norm: Norm) -> Tensor
         pace = torch.ones_like(steep) if norm == "Linf" else steep
         bends, order = (room / pace.clamp_min(tiny)).sort(1)
         at_wall = (steep * room).gather(1, order).cumsum(1)
-        rate = (steep * pace).gather(1, order).flip(1).cumsum(1).flip(1)  # of this entry and all that meet their wall later
+        rate = (steep * pace).gather(1, order).flip(1).cumsum(1).flip(1)  # of this entry and those that reach their wall later
         before = torch.nn.functional.pad(at_wall, (1, 0))[:, :-1]
         first = (before + bends * rate < needed).sum(1, keepdim=True).clamp_max(room.shape[1] - 1)
         tau = (needed - before.gather(1, first)).clamp_min(0) / rate.gather(1, first).clamp_min(tiny)
@@ -129,7 +130,7 @@ def to_hyperplane(x: Tensor, value: Tensor, slope: Tensor, norm: Norm) -> Tensor
 
 
 def random_start(x: Tensor, eps: Tensor, norm: Norm, generators: Generators) -> Tensor:
-    """A place drawn uniformly from the ball around x, clipped to [0, 1].
+    """A point drawn uniformly from the ball around x, clipped to [0, 1].
 
     generators: one for the whole batch, or one per example, so that an example's draw does not depend on its batch.
     """
@@ -148,12 +149,12 @@ def random_start(x: Tensor, eps: Tensor, norm: Norm, generators: Generators) -> 
 
 
 def draw(distribution: Callable[..., Tensor], shape: Sequence[int], generators: Generators) -> Tensor:
-    """Random numbers of this shape, (N, …), on the CPU; each example's from its own generator, if there is one for each."""
+    """Random numbers of this shape, (N, …), on the CPU; if there is one generator per example, each draws from its own."""
     if isinstance(generators, torch.Generator):
         return distribution(shape, generator=generators)
     return torch.stack([distribution(shape[1:], generator=generator) for generator in generators])
 
 
 def generators_of(generators: Generators, index: Tensor) -> Generators:
-    """Those of the examples ``index``."""
+    """The generators of the examples ``index``."""
     return generators if isinstance(generators, torch.Generator) else [generators[i] for i in index.tolist()]

@@ -1,4 +1,4 @@
-"""RayS: an attack that sees nothing but the predicted class."""
+"""RayS: an attack that sees only the predicted class."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from sanact.checks import Model
 from sanact.values import Rules, flag
 
 TOLERANCE = 1e-3  # of a radius, in input units
-FIRST = 100  # queries after which the hope of an example is looked at
-PACE = 1.5  # by how much a radius can be hoped to shrink in ten times as many
+FIRST = 100  # queries before the first check whether an example is hopeless
+PACE = 1.5  # by how much a radius may be expected to shrink in ten times as many queries
 
 
 @dataclass(frozen=True, kw_only=True)
 class RayS(BudgetedAttack):
-    """Ray searching: of all directions d in {-1, 1}ᴰ, the one along which the boundary is nearest.
+    """Ray searching: find the direction d in {-1, 1}ᴰ along which the boundary is nearest.
 
         min over d  r(d) = min { r : clip(x + r d) is misclassified }
 
-    d begins as all ones and is cut into 1, 2, 4, … blocks, down to single values.  Block by block the sign is flipped: where
-    the flipped direction fools the model at the best radius so far, it is kept, and its own radius found by bisection.
-    The model's decisions are all that is used: no gradient, and of the logits which is the greatest.  An example ends when
-    its radius is within eps; one that never gets there goes eps far in its best direction.
+    d begins as all ones and is cut into 1, 2, 4, … blocks, down to single values.  Block by block the sign is flipped.  If the
+    flipped direction fools the model at the best radius so far, it is kept, and bisection finds its own radius.
+    It uses decisions alone: no gradients, and of the logits only the index of the largest.  An example ends when its radius is
+    within eps.  One that never gets there moves by eps in its best direction.
 
-    queries: of the model, for each example, ≥ 1.  norm: Linf.  It is untargeted, and draws nothing at random.
-    abort_early: so does one whose radius, after 100, 200, 400, … queries, would have to shrink faster than 1.5-fold in
-        ten times as many.
+    queries: of the model, for each example, ≥ 1.  norm: Linf.  It is untargeted and deterministic.
+    abort_early: also end an example after 100, 200, 400, … queries if its radius would have to shrink by more than 1.5-fold
+        in ten times as many.
     Paper: Chen and Gu 2020, arXiv:2006.12792.  Deviation: the first direction is tried as it is, before any flip.
     """
 
@@ -82,14 +82,14 @@ def _along(x: Tensor, radius: Tensor, direction: Tensor) -> Tensor:
 
 
 def _flip(direction: Tensor, start: Tensor, stop: Tensor) -> Tensor:
-    """The direction with the sign of the values start..stop - 1, (N,) each, turned."""
+    """The direction with the signs of the values start..stop - 1, (N,) each, flipped."""
     place = torch.arange(direction[0].numel(), device=direction.device)
     inside = (start[:, None] <= place) & (place < stop[:, None])
     return direction * (1 - 2 * inside.to(direction)).reshape(direction.shape)
 
 
 def _blocks(values: int, count: int) -> tuple[Tensor, Tensor]:
-    """Where the first ``count`` blocks begin and end, (count,): the halves, quarters, …; single values over and over."""
+    """Starts and ends of the first ``count`` blocks, (count,): halves, quarters, …, then single values again and again."""
     starts: list[int] = []
     stops: list[int] = []
     parts = 1

@@ -16,28 +16,29 @@ from sanact.attacks.projections import Generators, draw, generators_of, l2_norm,
 from sanact.checks import Model
 from sanact.values import Number, Rules, flag
 
-HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # after so many queries the share of changed pixels halves
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries after which the share of changed pixels halves
 BLOCK = 100  # queries whose random numbers are drawn together
-FIRST = 200  # queries after which the hope of an example is looked at
-PACE = 0.7  # the share of the way to the goal that can be hoped for in ten times as many
+FIRST = 200  # queries before the first check whether an example is hopeless
+PACE = 0.7  # the share of the way to the goal that may be expected in ten times as many queries
 
 
 @dataclass(frozen=True, kw_only=True)
 class Square(BudgetedAttack):
-    """Square attack: a square of the perturbation is drawn anew, and stays if the margin fell.  It needs no gradient.
+    """Square attack: change a random square of the perturbation, and keep the change if the margin fell.  Needs no gradient.
 
         ν = eps sign(U) in stripes;   ν'[square, channel] = ± eps;   keep ν' if margin(x + ν') > margin(x + ν)
 
-    The square covers p of the image: p_init at first, half of it after 10 queries, half of that after 50, 200, 500, 1,000,
-    2,000, 4,000, 6,000 and 8,000.  In L2 a pair of opposite pyramids takes its place, and the budget of another window; windows
-    are 3 by 3 pixels or larger, and their sums stay near 0, so it needs several times the budget where single pixels or the
-    brightness decide: on a linear model of 3 by 3 pixels it reaches none of the points that lie 2 % inside the ball.
-    queries: points tried beside x, ≥ 1; a square that changes nothing is one of them, and no pass.  p_init: in (0, 1].
-    early_stop: an example that is won leaves the batch; False goes on to the largest margin.
-    abort_early: so does one that after 200, 400, 800, … queries would have to go more than 0.7 of the way from the
-        margin at x to the goal in ten times as many.
+    The square covers a share p of the image: p_init at first, halved after 10, 50, 200, 500, 1,000, 2,000, 4,000, 6,000 and
+    8,000 queries.  In L2, a pair of opposite pyramids replaces the square and takes the budget of another window.  Windows are
+    3 by 3 pixels or larger, and their sums stay near 0.  Where single pixels or the brightness decide, L2 therefore needs
+    several times the budget: on a linear model of 3 by 3 pixels it reaches none of the points that lie 2 % inside the ball.
+    queries: points tried besides x, ≥ 1.  A square that changes nothing counts as one, without a pass of the model.
+    p_init: in (0, 1].
+    early_stop: an example that is won leaves the batch; False continues to the largest margin.
+    abort_early: also end an example after 200, 400, 800, … queries if ten times as many would have to take it more than 0.7
+        of the way from the margin at x to the goal.
     Raises ValueError for x that is not (N, C, H, W).
-    Paper: Andriushchenko et al. 2020, arXiv:1912.00049.  Deviation: targeted too, the margin is what must rise, not a
+    Paper: Andriushchenko et al. 2020, arXiv:1912.00049.  Deviation: a targeted attack raises the margin, too, not a
     cross-entropy.
     """
 
@@ -71,7 +72,7 @@ class Square(BudgetedAttack):
         change = change_square if self.norm == "Linf" else change_window
         proposal = start(x[index], eps[index], generators_of(generator, index))
         here, highest = proposal.clone(), x.new_full((len(index),), -torch.inf)
-        new = torch.arange(len(index), device=x.device)  # proposals that are not the point itself again
+        new = torch.arange(len(index), device=x.device)  # proposals that differ from the current point
         hopes = doublings(FIRST, self.queries) if self.abort_early else []
         for query in range(self.queries):
             stays = torch.ones(len(index), dtype=torch.bool, device=x.device)
@@ -94,12 +95,12 @@ class Square(BudgetedAttack):
         return best
 
     def _look(self, model: Model, here: Tensor, y: Tensor, of: Tensor) -> tuple[Tensor, Tensor]:
-        """How far the goal is exceeded, and whether it is reached, both (n,)."""
+        """By how much the goal is exceeded, and whether it is reached, both (n,)."""
         logits = self.logits(model, here, y, of)
         return margin(logits, y) * (-1 if self.targeted else 1), (logits.argmax(1) == y) == self.targeted
 
     def _side(self, query: int, x: Tensor) -> int:
-        """Of the square, in pixels."""
+        """The side of the square, in pixels."""
         height, width = x.shape[2:]
         halved: int = sum(query > halving for halving in HALVINGS)
         side = round(math.sqrt(self.p_init * height * width / 2**halved))
@@ -109,14 +110,14 @@ class Square(BudgetedAttack):
 
 
 def stripes(x: Tensor, eps: Tensor, generator: Generators) -> Tensor:
-    """Where the search begins in Linf: ± eps in stripes one pixel wide."""
+    """The start in Linf: ± eps in stripes one pixel wide."""
     n, channels, _, width = x.shape
     sign = signs(draw(torch.rand, (n, channels, 1, width), generator)).to(x)
     return project(x + per_example(eps, x) * sign, x, eps, "Linf")
 
 
 def tiles(x: Tensor, eps: Tensor, generator: Generators) -> Tensor:
-    """Where the search begins in L2: pairs of pyramids, about five by five, upright or lying, either sign first."""
+    """The start in L2: pairs of pyramids, about five by five, upright or lying, with either sign first."""
     n, channels, height, width = x.shape
     side = max(min(height, width) // 5, 1)
     rows, columns = height // side, width // side
@@ -132,13 +133,13 @@ def tiles(x: Tensor, eps: Tensor, generator: Generators) -> Tensor:
 
 
 def change_square(here: Tensor, x: Tensor, eps: Tensor, side: int, numbers: Tensor) -> Tensor:
-    """± eps in one square, a sign for each channel.  numbers: (n, 5 + C), uniform in [0, 1)."""
+    """Set one square to ± eps, with one sign per channel.  numbers: (n, 5 + C), uniform in [0, 1)."""
     sign = signs(numbers[:, 5:, None, None]).to(x)
     return torch.where(square(x, side, numbers[:, :2]), project(x + per_example(eps, x) * sign, x, eps, "Linf"), here)
 
 
 def change_window(here: Tensor, x: Tensor, eps: Tensor, side: int, numbers: Tensor) -> Tensor:
-    """A pair of pyramids added to one window, which takes over the budget of a second, now emptied, and what was unused.
+    """Add a pair of pyramids to one window.  It takes the budget of a second window, which is emptied, and the unused budget.
 
     numbers: (n, 5 + C), uniform in [0, 1).
     """
@@ -156,7 +157,7 @@ def change_window(here: Tensor, x: Tensor, eps: Tensor, side: int, numbers: Tens
 
 
 def square(x: Tensor, side: int, place: Tensor) -> Tensor:
-    """Where a square lies, (n, 1, H, W).  place: (n, 2), uniform in [0, 1)."""
+    """The mask of a square, (n, 1, H, W).  place: (n, 2), uniform in [0, 1)."""
     inside: list[Tensor] = []
     for extent, number in zip(x.shape[2:], place.T, strict=True):
         first = (number * (extent - side + 1)).long().clamp_max(extent - side)[:, None]
@@ -167,14 +168,14 @@ def square(x: Tensor, side: int, place: Tensor) -> Tensor:
 
 @lru_cache
 def pyramids(side: int) -> Tensor:
-    """Two pyramids of opposite sign, side by side, (side, side), of length 1 in L2."""
+    """Two pyramids of opposite sign, side by side, (side, side), with L2 norm 1."""
     left = side // 2
     pair = torch.cat([pyramid(side, left), -pyramid(side, side - left)], dim=1)
     return pair / pair.square().sum().sqrt()
 
 
 def pyramid(height: int, width: int) -> Tensor:
-    """Σ_{k=0}^{M} 1 / (n + 1 - k)² at each place, n = ⌊height / 2⌋, M = n less the place's distance from the middle."""
+    """Σ_{k=0}^{M} 1 / (n + 1 - k)² at each place, with n = ⌊height / 2⌋ and M = n minus the distance from the middle."""
     n = height // 2
     levels = torch.arange(n + 1, 0, -1, dtype=torch.float64).square().reciprocal().cumsum(0)
     down, across = (torch.arange(height) - n).abs(), (torch.arange(width) - width // 2).abs()
@@ -187,5 +188,5 @@ def signs(numbers: Tensor) -> Tensor:
 
 
 def unit(maps: Tensor) -> Tensor:
-    """(n, C, h, w), each map to length 1 in L2; 0 stays 0."""
+    """(n, C, h, w), each map scaled to L2 norm 1; 0 stays 0."""
     return maps / maps.square().sum((2, 3), keepdim=True).sqrt().clamp_min(torch.finfo(maps.dtype).tiny)

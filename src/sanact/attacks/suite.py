@@ -19,9 +19,9 @@ from sanact.passes import counting
 
 
 class Standing(NamedTuple):
-    """The n examples that a stage is to win.
+    """The n examples that a stage has to win.
 
-    x, y, eps, generator: as for an attack.  near: the best points so far, like x; x itself at first.
+    x, y, eps, generator: as for an attack.  near: the best points so far, like x; at first x itself.
     """
 
     x: Tensor
@@ -31,7 +31,7 @@ class Standing(NamedTuple):
     near: Tensor
 
     def only(self, these: Tensor) -> Standing:
-        """Some of them, by index."""
+        """Only these examples, by index."""
         x, y, eps, near = (part[these] for part in (self.x, self.y, self.eps, self.near))
         return Standing(x, y, eps, generators_of(self.generator, these), near)
 
@@ -39,7 +39,7 @@ class Standing(NamedTuple):
 class Stage(NamedTuple):
     """One of a suite's attacks.
 
-    run: makes adversarial examples, like x, of those that are standing.  who: for which of all N examples, (N,); None: for all.
+    run: makes adversarial examples, like x, of those still standing.  who: which of all N examples it takes, (N,); None is all.
     """
 
     name: str
@@ -48,14 +48,14 @@ class Stage(NamedTuple):
 
 
 class StageWarning(UserWarning):
-    """A stage of a suite failed, so that the suite is weaker than it says."""
+    """A stage of a suite failed, so the suite is weaker than its name says."""
 
 
 class Outcome(NamedTuple):
-    """What a suite made of N examples.
+    """The result of a suite for N examples.
 
-    examples: (N, …).  by: the stage that won each: "" where none did, "clean" where there was nothing to win.
-    failed: for each, the stages that ended in an error, by name, with the reason.
+    examples: (N, …).  by: the stage that won each; "" where none did, "clean" where x was misclassified already.
+    failed: for each example, the stages that ended in an error, by name, with the reason.
     """
 
     examples: Tensor
@@ -64,10 +64,10 @@ class Outcome(NamedTuple):
 
 
 class Record:
-    """How far a suite has come with each of N examples.
+    """The progress of a suite on each of N examples.
 
     x: the images, (N, …); clean: the margin there, (N,).  near: the best points so far, like x; lead: the margin there, (N,).
-    left: who is still standing, by index.  last: the margin that the last stage reached, (N,), -inf where it reached none.
+    left: indices of the examples still standing.  last: the margin that the last stage reached, (N,), -inf where it has none.
     """
 
     def __init__(self, x: Tensor, clean: Tensor, won: Tensor) -> None:
@@ -76,7 +76,7 @@ class Record:
         self.left = torch.nonzero(~won)[:, 0]
 
     def note(self, index: Tensor, found: Tensor, lead: Tensor, won: Tensor) -> None:
-        """What a stage made of the examples ``index``, (n, …), the margin there and whether it won, (n,)."""
+        """Record a stage's result for the examples ``index``: points (n, …), margins and whether it won, (n,)."""
         self.last = torch.full_like(self.last, -torch.inf)
         self.last[index] = lead.to(self.last)
         nearer = won | (self.last >= self.lead)[index]
@@ -86,16 +86,16 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Suite(BudgetedAttack):
-    """Attacks one after the other, the cheapest first; only examples that those before left standing go on.
+    """Attacks one after the other, the cheapest first.  Each gets only the examples that the ones before did not win.
 
-    An example that is misclassified as it is stays as it is; of one that no stage wins, the point of the
-    largest margin is kept.
-    A stage that fails does not end the suite: the others go on.  `credited` tells what failed, and why; a plain call warns.
+    An example that is already misclassified is returned as it is.  Of one that no stage wins, the point of the largest margin
+    is returned.
+    A stage that fails does not end the suite.  `credited` tells what failed, and why; a plain call warns.
     """
 
     @abstractmethod
     def stages(self, model: Model, record: Record) -> Iterator[Stage]:
-        """The attacks in the order in which they are tried; the record grows from one to the next."""
+        """The attacks in the order in which they are tried; the record is updated between them."""
 
     def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
         outcome = self._run(model, x, y, eps, generator)
@@ -106,7 +106,7 @@ class Suite(BudgetedAttack):
     def credited(
         self, model: Model, x: Tensor, y: Tensor, *, eps: Tensor | None = None, generator: Generators | None = None
     ) -> Outcome:
-        """The examples, and for each the stage that won it and those that failed."""
+        """The examples, and for each the stage that won it and the stages that failed."""
         self._check(model, x, y, generator)
         with untouched(model):
             return self._run(model, *own_copies(x, y), self._budgets(x, eps), generator or torch.Generator().manual_seed(0))
@@ -129,7 +129,7 @@ class Suite(BudgetedAttack):
                     lead, won = self.look(model, found, standing.y)
             except (MemoryError, torch.OutOfMemoryError):
                 raise
-            except Exception as error:  # of as many kinds as there are models; what else wins is still worth knowing
+            except Exception as error:  # models raise errors of any kind, and the other stages are still worth running
                 record.last = torch.full_like(record.last, -torch.inf)
                 for i in index.tolist():
                     failed[i][name] = reason(error)
@@ -140,7 +140,7 @@ class Suite(BudgetedAttack):
         return Outcome(record.near, by, failed)
 
     def _check_found(self, found: Tensor, standing: Standing) -> None:
-        """Raise ValueError for what a stage may not return."""
+        """Raise ValueError for a result that a stage may not return."""
         if found.shape != standing.x.shape:
             raise ValueError(f"it returned {tuple(found.shape)} for {tuple(standing.x.shape)}")
         check_inputs(found, standing.y, "returned by the stage")
