@@ -20,6 +20,7 @@ from sanact.evaluation.rows import failures, won_by
 from sanact.gradients import gradient_choices
 from sanact.passes import counting
 from sanact.sanitizers import sanitizers_of
+from tests.evaluation.test_honesty import Fickle
 from tests.evaluation.test_judge import cell, columns, images, tiny
 
 X, Y = images(40).images.x, torch.from_numpy(images(40).labels)
@@ -54,6 +55,11 @@ def test_more_effort_is_more_of_everything():
     assert list(WORK) == ["quick", "standard", "thorough"]
     for less, more in pairwise(WORK.values()):
         assert less.short <= more.short and all(a < b for a, b in zip(less[1:], more[1:], strict=True))
+
+
+def test_a_random_model_is_not_won_by_a_lucky_draw():
+    model = nn.Sequential(tiny(), Fickle()).eval()
+    assert set(replace(QUICK, eps=1e-4).credited(model, X, Y).by) == {""}
 
 
 def test_without_sanitizers_there_is_nothing_to_bypass_and_one_gradient():

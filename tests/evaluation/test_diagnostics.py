@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sanact import CW, FGSM, PGD, Mask, sanitize
 from sanact.attacks import AutoAttack, GradientAttack
 from sanact.evaluation.diagnostics import Check, diagnose, verdict
+from sanact.parts import Part
 from tests.evaluation.test_judge import images, tiny
 
 ATTACK = PGD(eps=0.05, steps=20, loss="margin")
@@ -105,6 +106,43 @@ def test_a_model_that_hides_its_gradient_is_named(model, name):
     with torch.random.fork_rng(devices=[]):
         found = checks(model)
     assert found[name].failed and name in verdict(list(found.values()))
+
+
+class Rewinds(Part):
+    """Says that it draws at random, and draws from a generator of its own."""
+
+    randomized, removable, size = True, False, 0.01
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = tiny()
+        self.rewind()
+
+    def rewind(self) -> None:
+        self.generator = torch.Generator().manual_seed(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        noise = self.size * torch.randn(x.shape, generator=self.generator)
+        return self.network((x + noise).clamp(0, 1))
+
+
+def test_random_draws_that_are_told_and_begin_again_are_no_reason_for_doubt():
+    assert not checks(Rewinds())["outputs differ"].failed
+
+    class DoesNot(Rewinds):
+        def rewind(self) -> None:
+            self.generator = torch.Generator().manual_seed(torch.seed())
+
+    with torch.random.fork_rng(devices=[]):
+        assert checks(DoesNot())["outputs differ"].failed
+
+
+def test_one_draw_is_beaten_by_the_mean_of_several():
+    model = Rewinds()
+    model.size = 0.3
+    few = PGD(eps=0.05, steps=5, loss="margin", random_start=False)
+    assert checks(model, few)["beaten by the mean of 10 draws"].failed
+    assert not checks(model, replace(few, draws=10, early_stop=False)).get("beaten by the mean of 10 draws")
 
 
 def test_a_model_that_ignores_its_input_is_named():

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from sanact import SAP, sanitize
-from sanact.evaluation.honesty import answers, slopes
+from sanact.evaluation.honesty import answers, draws_of, slopes, won
+from sanact.parts import Part
 from tests.evaluation.test_judge import images, tiny
 
 X, Y = images(20).images.x, torch.from_numpy(images(20).labels)
@@ -71,8 +72,38 @@ def test_what_else_an_answer_depends_on_is_named():
     assert told(Drifts())["earlier queries"] > 1e-3
 
 
-def test_sanitizers_that_draw_at_random_are_left_out():
-    assert told(sanitize(tiny(), SAP())) == {}
+def test_random_parts_draw_again_what_they_drew_and_their_batch_is_left_out():
+    (figure,) = (found := told(sanitize(tiny(), SAP()))).values()
+    assert set(found) == {"earlier queries"} and figure < 1e-5
+
+
+class Fickle(Part):
+    """Takes one class for the next, in a tenth of its draws."""
+
+    randomized = True
+
+    def __init__(self, share: float = 0.1) -> None:
+        super().__init__()
+        self.share = share
+        self.rewind()
+
+    def rewind(self) -> None:
+        self._generator = torch.Generator().manual_seed(0)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        wrong = torch.rand(len(logits), 1, generator=self._generator) < self.share
+        return torch.where(wrong, logits.roll(1, 1), logits)
+
+
+def test_a_random_model_is_won_where_it_mostly_errs():
+    rarely, mostly = (nn.Sequential(tiny(), Fickle(share)).eval() for share in (0.1, 0.9))
+    assert draws_of(rarely) == 10 and draws_of(tiny()) == 1
+    assert not won(rarely, X, Y).any() and won(mostly, X, Y).all()
+
+
+def test_slopes_of_a_random_model_are_of_the_same_draws():
+    model = nn.Sequential(tiny(), Fickle(0.5)).eval()
+    assert max(dict(slopes(model, X, Y, 0.1)).values()) < 0.2
 
 
 def with_backward(change):

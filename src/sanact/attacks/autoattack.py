@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
-import torch
 from torch import Tensor
 
 from sanact.attacks.apgd import APGD
@@ -60,6 +59,9 @@ class AutoAttack(Suite):
         super().__post_init__()
         self.require(not self.targeted, "targeted", "False, because its stages choose the targets themselves")
 
+    def looks(self, model: Model) -> int:
+        return self.draws
+
     @property
     def draws(self) -> int:
         return 20 if self.version == "rand" else 1
@@ -87,10 +89,6 @@ class AutoAttack(Suite):
             case _:
                 loss: LossName = "dlr" if name == "apgd-dlr" else "ce"
                 return APGD(**ball, steps=self.steps, restarts=restarts, draws=self.draws, loss=loss)
-
-    def look(self, model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        leads, hits = zip(*(super(AutoAttack, self).look(model, x, y) for _ in range(self.draws)), strict=True)
-        return torch.stack(leads).mean(0), 2 * torch.stack(hits).sum(0) > self.draws
 
 
 def _run(attack: BudgetedAttack, model: Model, standing: Standing) -> Tensor:

@@ -18,10 +18,11 @@ from sanact.attacks.projections import l2_norm, per_example
 from sanact.attacks.suite import Record, Stage, Standing
 from sanact.checks import Model, refuses
 from sanact.evaluation.acceptance import Acceptance
+from sanact.evaluation.honesty import draws_at_random, draws_of
 from sanact.evaluation.latent import LatentMatching, has_hidden
 from sanact.evaluation.threat import Effort
 from sanact.gradients import annealed, blocked, gradient, gradient_choices, through
-from sanact.parts import Part, bypass, parts_of, removable
+from sanact.parts import Part, bypass, removable
 from sanact.values import OneOf, Rules
 
 Way = Callable[[], AbstractContextManager[None]]  # to differentiate a model for a while
@@ -47,7 +48,6 @@ WORK: dict[Effort, Work] = {
     "thorough": Work(short=50, steps=200, targets=9, rounds=12, queries=5000),
 }
 LOSSES: tuple[LossName, ...] = ("margin", "ce")  # of examples that are replayed
-DRAWS = 10  # of a randomized model
 BEST = 2  # ways that it is driven through for long
 PREFERENCE = 0.1  # of the way from the margin at x to the goal: by how much a way has to be better than the one before it
 REACH = 0.2  # of it: what is left where going on from the best point pays
@@ -101,6 +101,9 @@ class Adaptive(Suite):
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("guides", "source")}
         return {"name": self.name} | own
 
+    def looks(self, model: Model) -> int:
+        return draws_of(model)
+
     def stages(self, model: Model, record: Record) -> Iterator[Stage]:
         campaign = Campaign(self, model, record)
         yield from campaign.first_attempts()
@@ -126,9 +129,8 @@ class Campaign:
         self.refined = torch.zeros(len(record.x), dtype=torch.bool, device=record.x.device)  # who was near enough
         self.parts = removable(model)
         self.ball: dict[str, Any] = {"eps": attacker.eps, "norm": attacker.norm}
-        random = [part for part in parts_of(model) if part.randomized]
-        self.draws = max((-(-DRAWS // part.averaged) for part in random), default=1)
-        self.early_stop = not random  # what wins by a hair wins by chance
+        self.draws = draws_of(model)
+        self.early_stop = not draws_at_random(model)  # what wins by a hair wins by chance
         self.replayed = [self.apgd(loss, self.work.short, early_stop=False) for loss in LOSSES]
 
     def first_attempts(self) -> Iterator[Stage]:

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from sanact.attacks import APGD, FGSM, Attack, BudgetedAttack, Square, Suite
 from sanact.attacks.base import untouched
+from sanact.attacks.gradient import GradientAttack
 from sanact.attacks.projections import diameter, length, random_start
 from sanact.checks import Model, fooled, refuses
 from sanact.evaluation.adaptive import Adaptive, by_strength
-from sanact.evaluation.honesty import answer, answers, fresh_copy, lead, slopes, won
+from sanact.evaluation.honesty import again, answer, answers, draws_at_random, draws_of, fresh_copy, lead, slopes, won
 from sanact.gradients import annealed, gradient, gradient_choices
 from sanact.parts import Part, bypass, removable
 
@@ -71,7 +72,8 @@ def diagnose(
     once: called with the name of each check that takes long and what computes its figure; `Journal.once` computes none twice.
     The undefended model is this one with its parts bypassed.  The checks come one by one, the cheap ones first:
 
-    - outputs differ: largest difference of two passes over the same images, relative to the largest logit.
+    - outputs differ: largest difference of two passes over the same images, relative to the largest logit.  Parts that say
+      that they draw at random begin their draws again.
     - answers depend on the batch: the same between an image alone, in its batch, and in another order.
     - answers depend on earlier queries: the same between a model that has answered others before, and a fresh copy.
     - gradients in the forward pass: calls of autograd while predicting, by a model that optimizes or purifies.
@@ -80,10 +82,12 @@ def diagnose(
     - gradient against finite differences: median relative difference of the two slopes of the margin, along random directions,
       and along the gradient's own sign; for the adaptive attacker, who has other gradients through the parts, without
       them.
-    - silent success: share on which the attack met an adversarial example and returned another.
+    - silent success: share on which the attack met an adversarial example and returned another.  Not of a model that draws at
+      random, where that happens by chance.
     - beaten by: share that something else wins and the attack does not: random noise, one step, twice the steps, the margin
-      loss, its own examples crafted on the undefended model, another gradient through the parts, queries without
-      gradients.  Of the adaptive attacker, what the next effort would try: more steps through each gradient, gates that close
+      loss, gradients averaged over random draws, its own examples crafted on the undefended model, another gradient through
+      the parts, queries without gradients.  A random model is beaten where it errs in more than half of 10 draws.
+      Of the adaptive attacker, what the next effort would try: more steps through each gradient, gates that close
       slowly, and each gradient towards each of the likeliest classes; not for the effort "quick", which claims an upper bound.
     - won by queries: of a suite, what queries alone won.
     - larger budget: accuracy gained at twice the budget.
@@ -100,7 +104,7 @@ def diagnose(
         return
     x, y = x[right], y[right]
     yield (differ := Check("outputs differ", _difference(model, x), 1e-4))
-    if not differ.failed:  # a model that draws at random answers differently in any case
+    if not differ.failed:  # one that draws at random and does not say so answers differently in any case
         yield from (
             Check(f"answers depend on {what}", figure, 1e-3) for what, figure in answers(model, fresh, x, _noise_size(attack))
         )
@@ -122,7 +126,7 @@ def diagnose(
     standing, share = torch.tensor([not name for name in by], device=x.device), max(SHARE, 1 / len(x))
     for name, figure in _rivals(attack, model, x, y, standing):
         yield Check(name, once(name, figure), share)
-    if not isinstance(attack, Suite):
+    if not isinstance(attack, Suite) and not draws_at_random(model):
         silent = partial(_silent, attack, model, x[:WATCHED], y[:WATCHED])
         yield Check("silent success", once("silent success", silent), 0.0)
     for name, figure in _budgets(attack, model, x, y, float(standing.float().mean()), 1 / logits.shape[1]):
@@ -165,7 +169,6 @@ def _others(attack: Attack, model: nn.Module) -> Iterator[tuple[str, Rival]]:
         return
     norm, eps = attack.norm, attack.eps
     yield "random noise", lambda x, y: _noise(model, x, y, eps, norm)
-    again: BudgetedAttack = attack
     if isinstance(attack, Adaptive):
         if attack.effort != "quick":
             yield from _next_effort(attack, model)
@@ -177,10 +180,13 @@ def _others(attack: Attack, model: nn.Module) -> Iterator[tuple[str, Rival]]:
         yield "twice the steps", lambda x, y: patient(model, x, y)
     if getattr(attack, "loss", "margin") != "margin":
         yield "the margin loss", lambda x, y: replace(cast(Any, attack), loss="margin")(model, x, y)
+    if isinstance(attack, GradientAttack) and attack.draws < (draws := draws_of(model)):
+        averaged = replace(attack, draws=draws, early_stop=False)
+        yield f"the mean of {draws} draws", lambda x, y: averaged(model, x, y)
     if parts := removable(model):
-        yield "replay", _through(again.for_replay(), model, gradient_choices(model)[0], parts)
+        yield "replay", _through(attack.for_replay(), model, gradient_choices(model)[0], parts)
     for choice in gradient_choices(model)[1:]:
-        yield f"the {choice} gradient", _through(again, model, choice)
+        yield f"the {choice} gradient", _through(attack, model, choice)
     if not isinstance(attack, Square):
         yield "queries without gradients", lambda x, y: Square(eps=eps, norm=norm, queries=200)(model, x, y)
 
@@ -188,6 +194,8 @@ def _others(attack: Attack, model: nn.Module) -> Iterator[tuple[str, Rival]]:
 def _next_effort(attack: Adaptive, model: nn.Module) -> Iterator[tuple[str, Rival]]:
     """What the adaptive attacker with more patience would try on what is standing."""
     ball: dict[str, Any] = {"eps": attack.eps, "norm": attack.norm}
+    if draws_at_random(model):
+        ball |= {"draws": 2 * draws_of(model), "early_stop": False}
     strongest, *others = by_strength(model)
     targeted = APGD(**ball, loss="targeted-dlr", targets=3, steps=LATER // 4)
     yield f"targets through the {strongest} gradient", _through(targeted, model, strongest)
@@ -229,7 +237,7 @@ def _noise(model: Model, x: Tensor, y: Tensor, eps: float, norm: Any, draws: int
 
 def _difference(model: nn.Module, x: Tensor) -> float:
     with untouched(model):
-        first, second = answer(model, x), answer(model, x)
+        first, second = again(model, x), again(model, x)
         return float((first - second).abs().max() / first.abs().max().clamp_min(1e-12))
 
 

@@ -16,6 +16,17 @@ from sanact.preserve import copied
 DIRECTIONS = 4
 SMALL = 1e-3  # a step short enough for the slope at a point
 QUERIES = 10  # batches that a model is asked before it is asked again
+DRAWS = 10  # of a model that draws at random, to see what it mostly answers
+
+
+def draws_at_random(model: Model) -> bool:
+    """Whether a part of it says so of itself; see `Part.randomized`."""
+    return any(part.randomized for part in parts_of(model))
+
+
+def draws_of(model: Model) -> int:
+    """How many passes show what a model mostly answers: 1, or enough for 10 draws of each random part."""
+    return max((-(-DRAWS // part.averaged) for part in parts_of(model) if part.randomized), default=1)
 
 
 def answer(model: Model, x: Tensor) -> Tensor:
@@ -23,9 +34,17 @@ def answer(model: Model, x: Tensor) -> Tensor:
     return logits_of(model, x, torch.zeros(len(x), dtype=torch.long, device=x.device), "checks")
 
 
+def again(model: Model, x: Tensor) -> Tensor:
+    """The same, with the random draws that a new copy of the model would make."""
+    for part in parts_of(model):
+        part.rewind()
+    return answer(model, x)
+
+
 def won(model: Model, x: Tensor, y: Tensor) -> Tensor:
-    """Whether another class than y is predicted at x, and the image accepted, (N,)."""
-    return fooled(model, answer(model, x), y)
+    """Whether another class than y is predicted at x, and the image accepted, in more than half of `draws_of` passes, (N,)."""
+    passes = [fooled(model, answer(model, x), y) for _ in range(draws_of(model))]
+    return 2 * torch.stack(passes).sum(0) > len(passes)
 
 
 def lead(model: Model, logits: Tensor, y: Tensor) -> Tensor:
@@ -45,12 +64,13 @@ def answers(model: nn.Module, fresh: nn.Module, x: Tensor, size: float) -> Itera
     """What the logits depend on beside the image: the largest difference, relative to the largest logit.
 
     fresh: a copy of the model that has answered no question about x.  x: (N, C, H, W).  size: of the noise around them, in
-    Linf.  The model must not draw at random; one with parts that do is left out.
+    Linf.  Random parts begin their draws again for each answer.  What they draw is another number at another place in the
+    batch, so of a model with such parts the batch is left out.
     """
-    if any(part.randomized for part in parts_of(model)):
-        return
     with untouched(model), untouched(fresh):
         yield "earlier queries", _memory(model, fresh, x, size)
+        if draws_at_random(model):
+            return
         whole = answer(model, x)
         alone = torch.cat([answer(model, x[i : i + 1]) for i in range(len(x))])
         mixed = answer(model, torch.cat([x, x.flip(0)]).flip(0))
@@ -66,10 +86,10 @@ def _memory(model: nn.Module, fresh: nn.Module, x: Tensor, size: float) -> float
         return (x + size * (2 * torch.rand(x.shape, generator=generator) - 1).to(x)).clamp(0, 1)
 
     points = near()
-    before, first = answer(fresh, points), answer(model, x)
+    before, first = again(fresh, points), again(model, x)
     for _ in range(QUERIES):
         answer(model, near())
-    return max(_apart(answer(model, points), before), _apart(answer(model, x), first))
+    return max(_apart(again(model, points), before), _apart(again(model, x), first))
 
 
 def _apart(a: Tensor, b: Tensor) -> float:
@@ -86,6 +106,7 @@ def slopes(model: nn.Module, x: Tensor, y: Tensor, size: float) -> Iterator[tupl
     It is measured with a short step and with one of half the budget, and the smaller counts: an honest stand-in for a step
     function is right on the long one only.
     x: (N, C, H, W).  size: the budget in Linf.  Slopes too small for the arithmetic to measure are left out.
+    A random part makes the same draws for each.
     """
     shortest = min(SMALL, size / 4)
     found: dict[str, list[float]] = {"random directions": [], "its own steps": []}
@@ -104,7 +125,7 @@ def slopes(model: nn.Module, x: Tensor, y: Tensor, size: float) -> Iterator[tupl
 def _slope_at(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     with untouched(model), torch.enable_grad():
         point = x.clone().requires_grad_()
-        value = lead(model, answer(model, point), y).sum()
+        value = lead(model, again(model, point), y).sum()
         if not value.requires_grad:
             return torch.zeros_like(x)
         (gradient,) = torch.autograd.grad(value, point, allow_unused=True)
@@ -114,7 +135,7 @@ def _slope_at(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 def _error(model: nn.Module, x: Tensor, y: Tensor, gradient: Tensor, direction: Tensor, h: float) -> Tensor:
     """Of the examples whose slope can be measured, (n,)."""
     with untouched(model):
-        ahead, behind = answer(model, x + h * direction), answer(model, x - h * direction)
+        ahead, behind = again(model, x + h * direction), again(model, x - h * direction)
     measured = (lead(model, ahead, y).double() - lead(model, behind, y).double()) / (2 * h)
     claimed = (gradient.double() * direction).flatten(1).sum(1)
     larger = torch.maximum(measured.abs(), claimed.abs())
