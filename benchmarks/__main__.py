@@ -24,6 +24,7 @@ QUICK = Path("build/benchmarks")
 class Section(StrEnum):
     ATTACKS = "attacks"
     SANITIZERS = "sanitizers"
+    DEFENSES = "defenses"
     MEMORY = "memory"
     AUTOATTACK = "autoattack"
 
@@ -38,7 +39,9 @@ def main(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
-    """Time attacks and sanitizers beside other libraries, and measure their peak memory; about fifteen minutes on two cores.
+    """Time attacks, sanitizers and defenses beside other libraries, and measure their peak memory.
+
+    It takes about twenty minutes on two cores.
 
     What AutoAttack leaves beside the original takes an hour, and is measured with --only autoattack.
     """

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sanact.data import FOLDER, Data, load_data
+from sanact.data import Data, load_data
+from sanact.data.loading import FOLDER
 from sanact.models import load_model
 
 
@@ -18,10 +19,10 @@ def network(*, frozen: bool = True) -> nn.Module:
     return load_model("mnist-cnn").requires_grad_(not frozen)
 
 
-def images(examples: int) -> Data:
-    """MNIST test images where SANACT_DATA has them, else the bundled digits, repeated as often as needed."""
+def images(examples: int, split: str = "test") -> Data:
+    """MNIST images where SANACT_DATA has them, else the bundled digits, repeated as often as needed."""
     name = "mnist" if (Path(os.environ.get(FOLDER, "")) / "mnist").is_dir() else "digits"
-    data = load_data(name, "test")
+    data = load_data(name, split)
     if examples <= len(data):
         return data.sample(examples)
     batch = next(data.batches(len(data)))

@@ -22,6 +22,7 @@ from sanact.data import Data
 from sanact.engine import run
 from sanact.evaluation.cell import Cell
 from sanact.progress import Advance
+from sanact.transforms import Purification
 
 STEADY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
 STEPS = 5  # memory does not grow with them
@@ -33,6 +34,7 @@ FILTERS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 WINDOWS = (5, 7, 11, 15, 21)
 CONV1 = (32, 26, 26)
+COLOUR = [3, 32, 32]
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def probes(options: Options) -> list[Probe]:
             for backward in (False, True)
         ),
         *(Probe("evaluation memory", {"examples": count}, evaluation_peak, (count,)) for count in examples),
+        Probe("purification memory", {"examples": n, "shape": COLOUR}, purification_peak, (n,)),
     ]
 
 
@@ -107,6 +110,14 @@ def sanitizer_peak(call: Callable[[Tensor], Tensor], backward: bool, examples: i
 
     job(1)
     return peak_memory(lambda: job(len(a)))
+
+
+def purification_peak(examples: int) -> int:
+    """PixelDefend on images of CIFAR-10's size, at the paper's eps of 16/255; what they show does not matter."""
+    x = torch.rand(examples, *COLOUR, generator=torch.Generator().manual_seed(0))
+    purification = Purification(16 / 255, "cifar10")
+    purification(x[:1])
+    return peak_memory(lambda: purification(x))
 
 
 def evaluation_peak(examples: int) -> int:

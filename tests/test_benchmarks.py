@@ -24,13 +24,15 @@ ATTACKS = {
 ATTACKERS = {"sanact", "sanact, stopping early", "foolbox", "torchattacks", "ART"}
 FILTERS = {"sanact", "kornia", "SciPy", "scikit-image", "OpenCV"}
 
+TRANSFORMS = {"4 bits", "median 2x2", "JPEG 75", "thermometer, 16 levels", "total variation"}
+
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("art") is None, reason="needs the libraries that `make bench` installs")
 def test_quick_benchmarks_fill_every_table(tmp_path):
     subprocess.run([sys.executable, "-m", "benchmarks", "--quick", "--quiet", "--out", tmp_path], check=True)
     sections = json.loads((tmp_path / "benchmarks.json").read_text())
-    assert list(sections) == ["attacks", "sanitizers", "memory", "autoattack"]
+    assert list(sections) == ["attacks", "sanitizers", "defenses", "memory", "autoattack"]
     rows = {name: table for section in sections.values() for name, table in section["tables"].items()}
     assert {row["attack"] for row in rows["attacks"]} >= ATTACKS
     assert {row["library"] for row in rows["attacks"] if row["attack"] == "PGD L2"} == ATTACKERS
@@ -41,9 +43,18 @@ def test_quick_benchmarks_fill_every_table(tmp_path):
         "sanact",
         "original" if find_spec("autoattack") else "torchattacks",
     }
+    assert {row["transform"] for row in rows["transforms"] if row["library"] == "ART"} == TRANSFORMS
+    assert {row["defense"] for row in rows["overhead of defenses"]} > {"nothing", "mask", "feature-squeezing, detect", "lid"}
     report = (tmp_path / "README.md").read_text()
     assert all(f"| {attack} | sanact |" in report for attack in ATTACKS)
     assert "### Peak memory of an evaluation" in report
+
+
+def test_images_are_repeated_where_there_are_too_few(monkeypatch):
+    monkeypatch.delenv("SANACT_DATA", raising=False)
+    from benchmarks.inputs import images
+
+    assert len(images(2000)) == 2000 and len(images(4, "train")) == 4
 
 
 def test_the_contest_of_autoattack_names_who_leaves_more_and_who_is_slower():

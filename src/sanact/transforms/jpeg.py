@@ -5,13 +5,18 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from sanact.transforms.base import Transform
 from sanact.transforms.cosine import cosines
 from sanact.values import Whole
+
+Bytes = NDArray[np.uint8]
 
 QUALITY = Whole(1, 100)
 YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))  # of red, green, blue
@@ -39,9 +44,12 @@ class JPEG(Transform):
     def transform(self, x: Tensor) -> Tensor:
         if x.shape[1] not in (1, 3):
             raise ValueError(f"images must have one or three channels, got {x.shape[1]} ({self})")
-        levels = (255 * x.detach()).round().clamp(0, 255).byte().cpu()
-        read = [_decoded(_encoded(image, self.quality)) for image in levels]
-        return torch.stack(read).to(x) / 255 if read else x.clone()
+        levels = (255 * x.detach()).round().clamp(0, 255).byte().movedim(1, -1).cpu().numpy()  # (N, H, W, C)
+        levels = levels.squeeze(-1) if x.shape[1] == 1 else np.ascontiguousarray(levels)
+        read = np.empty_like(levels)
+        for image, place in zip(levels, read, strict=True):
+            place[...] = _decoded(_encoded(image, self.quality))
+        return torch.from_numpy(read).reshape(len(x), *x.shape[2:], x.shape[1]).movedim(-1, 1).to(x) / 255
 
     @property
     def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -49,30 +57,21 @@ class JPEG(Transform):
         return {"soft-rounding": lambda x: smooth_jpeg(x, self.quality, soft_round)}
 
 
-def _encoded(image: Tensor, quality: int) -> io.BytesIO:
-    """An image of bytes, (C, H, W), as a JPEG file in memory."""
-    from PIL import Image
-
-    array = image.movedim(0, -1).numpy()
+def _encoded(image: Bytes, quality: int) -> io.BytesIO:
+    """A gray image, (H, W), or one of three colours, (H, W, 3), as a JPEG file in memory."""
     file = io.BytesIO()
-    Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).save(file, "JPEG", quality=quality)
+    Image.fromarray(image).save(file, "JPEG", quality=quality)
     return file
 
 
-def _decoded(file: io.BytesIO) -> Tensor:
-    import numpy as np
-    from PIL import Image
-
-    with Image.open(file) as image:
-        array = np.array(image)
-    return torch.from_numpy(array.reshape(*array.shape[:2], -1)).movedim(-1, 0)
+def _decoded(file: io.BytesIO) -> Bytes:
+    with Image.open(file, formats=["JPEG"]) as image:
+        return np.asarray(image)
 
 
 def _tables(quality: int) -> list[Tensor]:
     """The library's quantization tables, of brightness and of colour, (8, 8) each."""
-    from PIL import Image
-
-    with Image.open(_encoded(torch.zeros(3, 8, 8, dtype=torch.uint8), quality)) as image:
+    with Image.open(_encoded(np.zeros((8, 8, 3), np.uint8), quality)) as image:
         tables: dict[int, list[int]] = image.quantization  # type: ignore[attr-defined]
     return [torch.tensor(tables[place]).reshape(8, 8) for place in (0, 1)]
 

@@ -22,7 +22,7 @@ class MedianSmoothing(Transform):
 
     kernel_size: k.  An even window reaches one pixel further up and left, like SciPy's.  Borders are mirrored with the
         outermost pixel repeated (SciPy's mode="reflect").
-    The gradient goes to the pixel chosen.
+    The gradient goes to the pixel chosen; in a window of 2 pixels of the same value share it.
     Raises ValueError for a kernel_size below 2.
     Paper: Xu et al. 2018, arXiv:1704.01155.
     """
@@ -36,8 +36,7 @@ class MedianSmoothing(Transform):
         if k % 2:
             around = _repeated(x, k // 2, k // 2)
             return median_filter(around, k)[..., k // 2 : -(k // 2), k // 2 : -(k // 2)]
-        rank = k * k // 2 + 1  # counted from the smallest, which has rank 1
-        return self._windows(x).topk(k * k - rank + 1, dim=-1).values[..., -1]
+        return _second_largest(_repeated(x, 1, 0)) if k == 2 else self._windows(x).topk(k * k // 2, dim=-1).values[..., -1]
 
     @property
     def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -101,6 +100,16 @@ class NLMeansSmoothing(Transform):
     def _over_patch(self, x: Tensor) -> Tensor:
         margin = self.patch_size // 2
         return F.avg_pool2d(pad_by_reflection(x, (margin, margin), (2, 3)), self.patch_size, stride=1)
+
+
+def _second_largest(x: Tensor) -> Tensor:
+    """Of each 2x2 window: (N, C, H + 1, W + 1) → (N, C, H, W)."""
+    above, below = x[..., :-1, :], x[..., 1:, :]
+    least, most = torch.minimum(above, below), torch.maximum(above, below)  # of each column
+    return torch.maximum(
+        torch.minimum(most[..., :-1], most[..., 1:]),
+        torch.maximum(least[..., :-1], least[..., 1:]),
+    )
 
 
 def _repeated(x: Tensor, before: int, behind: int) -> Tensor:
