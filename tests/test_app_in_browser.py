@@ -207,7 +207,7 @@ def test_an_upload_is_asked_for_its_class_and_its_file_is_deleted(watched, tempo
     page, (chosen,) = watched.page, watched.page.locator("input[type=file]").all()
     Image.fromarray(np.full((40, 40), 77, dtype=np.uint8)).save(tmp_path / "plain.png")
     chosen.set_input_files(tmp_path / "plain.png")
-    wait_for(watched, "whose class nobody gave")
+    wait_for(watched, "of unknown class")
     assert not list(temporary.rglob("plain*"))
     page.locator("#label input").click()
     page.get_by_role("option", name="7", exact=True).click()

@@ -460,7 +460,7 @@ LINES: dict[str, str] = {  # what comes on the command line, and what the messag
     EVALUATE.replace("Net", "Leaves"): "ended the program: SystemExit(0)",
     EVALUATE.replace("Net", "Fails"): "KeyError: 'missing'",
     EVALUATE.replace("Net", "Seven"): "'digits' has 10 classes, the model has 7 outputs",
-    EVALUATE.replace("Net", "sanitized") + "-p median": "is defended from inside (sanitizer 'mask' on '0')",
+    EVALUATE.replace("Net", "sanitized") + "-p median": "already contains defenses (sanitizer 'mask' on '0')",
     EVALUATE.replace("mine.py:Net", "minst-cnn"): "did you mean 'mnist-cnn'?",
     EVALUATE.replace("mine.py:Net", "plans:Net"): "got 'plans:Net'",
     EVALUATE.replace("mine.py:Net", "yours.py:Net"): "no file 'yours.py'",
@@ -597,9 +597,7 @@ def test_an_evaluation_says_what_it_found_inside(place, monkeypatch, tmp_path):
     ended = sanact(
         *shlex.split(EVALUATE.replace("Net", "sanitized").replace("-q", "")), "-a", "fgsm:eps=0.1", "--out", tmp_path
     )
-    assert (
-        "the model is defended from inside (sanitizer 'mask' on '0'): it is judged as it is, and beside it without" in ended.err
-    )
+    assert "the model already contains defenses (sanitizer 'mask' on '0'): it is judged with them and without" in ended.err
 
 
 def test_fewer_classes_than_outputs_are_said_beside_every_figure(judged):

@@ -85,7 +85,7 @@ def test_bad_logits(logits, y, message):
 
 
 def test_probabilities_get_a_warning():
-    with pytest.warns(ProbabilitiesWarning, match="probabilities where logits are due.*remove the softmax"):
+    with pytest.warns(ProbabilitiesWarning, match="probabilities in place of logits.*remove the softmax"):
         check_logits(LOGITS.softmax(1), Y, "here")
 
 

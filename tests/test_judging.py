@@ -106,7 +106,7 @@ def test_a_sanitized_network_is_judged_beside_itself_without(model, images):
     defended = sanact.sanitize(model, "mask:0.3", example=X[:1])
     result = sanact.evaluate(defended, images, attacks="fgsm:eps=0.1", knowledge="white-box", examples=6, **HOW)
     assert [one.defense for one in result.results if one.attack == "clean"] == ["none", "mask"]
-    with pytest.raises(ValueError, match="the model is defended from inside .*other defenses cannot be added"):
+    with pytest.raises(ValueError, match="the model already contains defenses .*no others can be added"):
         sanact.evaluate(defended, images, defenses="mask:0.3", **HOW)
 
 

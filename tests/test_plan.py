@@ -208,7 +208,7 @@ def test_a_star_leaves_linear_layers_alone_and_other_patterns_hit_them():
 def test_it_says_which_layers_a_star_took_for_linear():
     defended = sanitize(small(), Mask(0.3))
     assert defended.left_out == ["linear"]
-    assert "not, as they look linear: linear\n" in repr(defended)
+    assert "not sanitized, because they look linear: linear\n" in repr(defended)
     assert "<td>linear</td><td>none: it looks linear</td>" in defended._repr_html_().replace("\n", "")
     assert copy.deepcopy(defended).left_out == ["linear"]
     for plan in ({"re:.*": Mask(0.3)}, {"conv": Mask(0.3)}, {"*": Mask(0.3), "linear": Mask(0.2)}):

@@ -225,7 +225,7 @@ def test_a_checkpoint_of_another_training_is_refused(parts, tmp_path):
     ):
         train(classifier(), parts[1], validation=parts[0], recipe=FULL, checkpoint=file)
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"weights.partial' holds no training to go on with, delete it"):
+    with pytest.raises(ValueError, match=r"weights.partial' holds no training to continue, delete it"):
         train(classifier(), parts[1], validation=parts[0], recipe=QUICK, checkpoint=file)
 
 

@@ -65,5 +65,5 @@ def test_single_and_double_precision_stay(model):
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
 def test_torchscript_is_refused_by_name(model):
     for script in (torch.jit.script(model), torch.jit.trace(model, torch.rand(2, 1, 28, 28))):
-        with pytest.raises(ValueError, match="is TorchScript, into which nobody can look; pass the model as it was before"):
+        with pytest.raises(ValueError, match="is TorchScript, whose layers cannot be found; pass the original model"):
             sanact.sanitize(script, sanact.Mask(0.3))

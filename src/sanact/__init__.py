@@ -5,9 +5,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from sanact.search import search as search  # `sanact.search` is the function, whoever imports the package of that name later
+from sanact.search import search as search  # so `sanact.search` stays the function, even when its package is imported later
 
-# Public names by their modules, as __init__.pyi lists them.  A module, and torch with it, is imported when a name is asked for.
+# Public names by module, as __init__.pyi lists them.  A module, and with it torch, is imported when one of its names is used.
 _HOMES = {
     alias.name: str(node.module)
     for node in ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")).body

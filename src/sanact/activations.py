@@ -1,4 +1,4 @@
-"""What a network holds inside: every hidden activation of one pass, and how far apart two passes are, layer by layer."""
+"""The inside of a network: all hidden activations of one pass, and the distance between two passes, layer by layer."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ Array = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
 Distance = Literal["relative", "rms", "direction"]
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d)
-CHUNK = 100  # examples; two recordings on disk are compared without ever being in memory whole
+CHUNK = 100  # examples; two recordings on disk are compared without holding either of them in memory
 
 
 @dataclass(frozen=True)
 class Recording:
     """Hidden activations by layer, in the order of execution: (N, C, H, W) feature maps or (N, F) vectors.
 
-    before: as the layer's nonlinearity leaves them.  after: as the next layer sees them; where nothing is sanitized, the same
-    array as before.
+    before: the output of the layer's nonlinearity.  after: the input of the next layer.  Where nothing is sanitized, after is
+    the same array as before.
     """
 
     before: Mapping[str, Array]
@@ -51,7 +51,7 @@ class Recording:
 
     @property
     def sanitized(self) -> list[str]:
-        """The layers whose activation passed a sanitizer."""
+        """The layers whose activation was sanitized."""
         return [layer for layer in self.after if self.after[layer] is not self.before[layer]]
 
     def __repr__(self) -> str:
@@ -91,11 +91,12 @@ def record(
     """Run the network once and keep its hidden activations; the model is left as it was found.
 
     model: undefended or sanitized; it runs in evaluation mode.  x: (N, C, H, W) as it takes them, N ≥ 1.
-    layers: patterns as `sanitize` reads them; "*" is every hidden activation.
-    pooling: also keep what each pooling module gives, by the module's name.
+    layers: patterns as for `sanitize`; "*" is every hidden activation.
+    pooling: also keep the output of each pooling module, by the module's name.
     batch_size: examples at once.
-    folder: where the arrays go, one file each, to be mapped into memory instead of held there; None holds them.
-    limit: bytes that may be held; raises ValueError where more would be, and for a pattern that matches nothing.
+    folder: where to write the arrays, one file each, to be memory-mapped; None holds them in memory.
+    limit: bytes that may be held in memory.
+    Raises ValueError for more bytes than the limit, and for a pattern that matches nothing.
     """
     model = unwrapped(model)
     if not isinstance(model, nn.Module) or not isinstance(x, Tensor):
@@ -129,14 +130,14 @@ def record(
 
 
 def distances(a: Recording, b: Recording, kind: Distance = "relative") -> dict[str, Values]:
-    """How far ``b`` is from ``a``, example by example: (N,) for each layer, of what the next layer sees.
+    """The distance of ``b`` from ``a``, example by example: (N,) for each layer, of the input of the next layer.
 
         relative    ‖b - a‖ / ‖a‖                   the normalized Euclidean distance; 0 / 0 is 0
         rms         ‖b - a‖ / √n                    n: elements of the activation
         direction   ‖ b / ‖b‖ - a / ‖a‖ ‖           in [0, 2]; the direction of 0 is 0
 
-    Raises ValueError for recordings of other layers, shapes or numbers of examples, or another kind.
-    The paper does not define its normalized distance; direction is EvadeML-Zoo's `view_adv_propagation`.
+    Raises ValueError for another kind, and for recordings of different layers, shapes or numbers of examples.
+    The paper does not define its normalized distance.  direction is EvadeML-Zoo's `view_adv_propagation`.
     """
     OneOf(tuple(DISTANCES))(kind, "kind", "distances")
     if not (isinstance(a, Recording) and isinstance(b, Recording)):
@@ -182,10 +183,10 @@ Network = fx.GraphModule | Untraced
 
 
 class Tap(NamedTuple):
-    """An activation to look at.
+    """An activation to record.
 
-    name: of the activation.  turned: whether it is (N, H, W, C).  module, number: the module that gives it, and the number of
-    its call in a pass; "" for a function.
+    name: of the activation.  turned: whether it is (N, H, W, C).  module, number: the module whose output it is, and the number
+    of its call in a pass; "" for a function.
     """
 
     name: str
@@ -199,7 +200,7 @@ Keep = Callable[[Tap, Stage, Tensor], None]
 
 
 def _runnable(model: nn.Module, x: Tensor) -> Network:
-    """The model as a graph, or if that is another network, as it is."""
+    """The model as a graph; or the model itself, if the graph would not compute the same."""
     if isinstance(model, SanitizedModel):
         return model.network
     traced = trace(model, x[:1])
@@ -208,7 +209,7 @@ def _runnable(model: nn.Module, x: Tensor) -> Network:
 
 
 def _taps(network: Network, x: Tensor, patterns: Iterable[str], *, pooling: bool) -> Taps:
-    """By the name of an operation of the undefended network, the activation that it gives."""
+    """The activations to record, by the name of the operation of the undefended network that outputs them."""
     bare = trace(network.body, x[:1]) if isinstance(network, Untraced) else _without_sanitizers(network)
     layers = find_layers(bare)
     places = dict.fromkeys(layer.place for pattern in patterns for layer in matching(layers, pattern))
@@ -225,13 +226,13 @@ def _taps(network: Network, x: Tensor, patterns: Iterable[str], *, pooling: bool
 
 
 def _pools(bare: fx.GraphModule) -> dict[str, Tap]:
-    """What pooling modules give; of one that is called several times, the first call."""
+    """The outputs of pooling modules; if a module is called several times, its first."""
     modules = ((node, module) for node, (module, number, _) in calls_of(bare).items() if number == 0)
     return {node.name: Tap(name, False, name, 0) for node, name in modules if isinstance(bare.get_submodule(name), POOLS)}
 
 
 def _without_sanitizers(traced: fx.GraphModule) -> fx.GraphModule:
-    """The undefended network, its operations named as in the defended."""
+    """The undefended network, with the operation names of the defended one."""
     graph = copy.deepcopy(traced.graph)
     for node in list(graph.nodes):
         if node.op == "call_module" and isinstance(traced.get_submodule(str(node.target)), Sanitizer):
@@ -241,7 +242,7 @@ def _without_sanitizers(traced: fx.GraphModule) -> fx.GraphModule:
 
 
 def _run(network: Network, taps: Taps, x: Tensor) -> list[tuple[Key, Tensor]]:
-    """One pass; the activations in the order of execution."""
+    """One pass; returns the activations in the order of execution."""
     seen: list[tuple[Key, Tensor]] = []
 
     def keep(tap: Tap, stage: Stage, value: Tensor) -> None:
@@ -270,7 +271,7 @@ def _run_graph(traced: fx.GraphModule, taps: Taps, x: Tensor, keep: Keep) -> Non
 
 
 def _run_modules(network: Untraced, taps: Taps, x: Tensor, keep: Keep) -> None:
-    """With hooks: on a sanitizer, for what goes in and comes out, or where there is none, on the module."""
+    """Record with hooks: on a sanitizer, its input and output; elsewhere, the output of the module."""
     parts = {(behind.name, number): part for behind in network.behind for number, part in behind.parts.items()}
     handles = []
     for tap in taps.values():

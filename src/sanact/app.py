@@ -1,4 +1,4 @@
-"""The explorer's page: turn an attack and a plan, and watch the network inside.  Needs the extra ``app``."""
+"""The explorer's page: choose an attack and a plan, and see the inside of the network.  Needs the extra ``app``."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from sanact.report.inside import as_maps, distance_curves
 from sanact.values import OneOf
 
 UPLOAD = "5mb"
-LONGEST = 5_000  # characters of a plan
+LONGEST = 5_000  # characters of a plan, at most
 SHOWN = 24  # images to choose from
-MAPS = 16  # of a layer
+MAPS = 16  # maps shown of a layer
 SIDE = 160  # pixels of a picture, at least
 BARS = list(itertools.product(get_args(Network), get_args(Kind)))
 UNKNOWN = "nobody knows"  # the class of an upload
@@ -46,8 +46,8 @@ def build(
 ) -> gr.Blocks:
     """The page for a network, undefended and in evaluation mode, and images for it.
 
-    eps: the budget to begin with.  plan: likewise, or any other defense as text; None is the mask on all layers.
-    training: gives clean training images, for a defense that learns from some.
+    eps: the initial budget.  plan: the initial plan, or any other defense as text; None is the mask on all layers.
+    training: returns clean training images, for a defense that learns from them.
     """
     desk = _Desk(model, data, eps, training)
     title = "sanact: explore hidden activations"
@@ -85,7 +85,7 @@ def build(
                 with gr.Row():
                     bars = [gr.Label(label=", ".join(key), num_top_classes=3, elem_id="-".join(key)) for key in BARS]
                 gr.Markdown(
-                    "The layers of the defended network, by the map that is moved most, and how far. Click one to open it."
+                    "Each layer of the defended network: the map that changes most, and by how much. Click one to open it."
                 )
                 strip = gr.Gallery(columns=6, height=20 + 134 * -(-len(names) // 6), elem_id="strip", **QUIET)
                 layer = gr.Markdown(elem_id="layer")
@@ -111,7 +111,7 @@ def build(
 
 
 def launch(page: gr.Blocks, *, port: int | None = None, browser: bool = True) -> str:
-    """Serve the page to this machine alone, in the background, until it is closed; its address."""
+    """Serve the page to this machine only, in the background, until it is closed; returns its address."""
     _, address, _ = page.launch(
         server_name="127.0.0.1",
         server_port=port,
@@ -130,13 +130,13 @@ def launch(page: gr.Blocks, *, port: int | None = None, browser: bool = True) ->
 
 
 class _Desk:
-    """What the page's controls do: each method takes their values, and returns what is to be shown."""
+    """The actions of the page's controls: each method takes their values, and returns what to show."""
 
     def __init__(self, model: nn.Module, data: Data, eps: float, training: Callable[[], Data] | None) -> None:
         images = data.at_most(SHOWN)
         self.batch, self.eps = next(images.batches(len(images))), eps
         self.explorer = Explorer(model, tuple(self.batch.x.shape[1:]), training)  # type: ignore[arg-type]
-        self.known = len(data.classes) == self.explorer.classes  # or the network was trained on something else
+        self.known = len(data.classes) == self.explorer.classes  # otherwise the network was trained on other data
         self.classes = list(data.classes) if self.known else [str(i) for i in range(self.explorer.classes)]
         labels = [data.classes[y] for y in self.batch.y.tolist()]
         self.gallery = [(_picture(x.numpy()), label) for x, label in zip(self.batch.x, labels, strict=True)]
@@ -148,7 +148,7 @@ class _Desk:
         return self.chosen(int(event.index)), gr.Dropdown(value=UNKNOWN, visible=False)
 
     def upload(self, path: str) -> tuple[Any, ...]:
-        """The image, and the question of what class it is; its file is deleted."""
+        """The image, and a question for its class; the uploaded file is deleted."""
         try:
             return (self.explorer.read(path), None), gr.Dropdown(value=UNKNOWN, visible=True)
         except ValueError as error:
@@ -160,7 +160,7 @@ class _Desk:
         return image[0], self.classes.index(label) if label in self.classes else None
 
     def followed(self, view: View) -> list[str]:
-        """The layers that a plan somebody typed sanitizes."""
+        """The layers that a typed plan sanitizes."""
         return [layer for layer in self.explorer.layers if layer in view.inside["defended", "clean"].sanitized]
 
     def strength(self, sanitizer: str) -> dict[str, Any]:
@@ -184,7 +184,7 @@ class _Desk:
     def compose(self, sanitizer: str, strength: float, layers: list[str]) -> str:
         try:
             return written(self.explorer.plan(sanitizer, strength, layers))
-        except ValueError:  # the slider is still that of another sanitizer
+        except ValueError:  # the slider still belongs to another sanitizer
             return "none"
 
     def look(
@@ -216,11 +216,11 @@ class _Desk:
 
 
 def _told(view: View, names: Sequence[str], ball: str) -> str:
-    """What happened, in words; never a success of the defense without what the attacker knew.  names: of the classes."""
+    """The result in words; a success of the defense is never told without what the attacker knew.  names: of the classes."""
     said = {key: names[view.prediction(*key)] for key in BARS}
     shown = f"on a {names[view.label]}"
     if not view.given:
-        shown = f"on an image whose class nobody gave: what the undefended network says, {names[view.label]}, counts as right"
+        shown = f"on an image of unknown class: the undefended network's answer, {names[view.label]}, counts as right"
     return (
         f"## {view.knowledge}: {KNOWLEDGE[view.knowledge]}\n"
         f"{view.attack}, {ball}, {shown}. Undefended: {said['undefended', 'clean']} → {said['undefended', 'adversarial']}. "
@@ -229,19 +229,17 @@ def _told(view: View, names: Sequence[str], ball: str) -> str:
 
 
 def _fate(view: View) -> str:
-    """What became of the defended network."""
+    """The fate of the defended network."""
     before, after = (view.prediction("defended", kind) for kind in get_args(Kind))
     refusal = len(view.probabilities["undefended", "clean"])
     if before != view.label:
-        return "The defended network is wrong without an attack: there was nothing to fool."
+        return "The defended network is wrong even without an attack."
     if after not in (view.label, refusal):
         return f"The defended network is fooled{f', first by {view.by}' if view.by not in ('', 'clean') else ''}."
     held = "refuses the example" if after == refusal else "withstands"
     if view.knowledge == "adaptive":
-        return (
-            f"The defended network {held}. These attempts failed; that is no proof that all would: the button below tries more."
-        )
-    return f"The defended network {held}; switch to **adaptive** to see whether it does once somebody looks for a way."
+        return f"The defended network {held}. These attempts failed, but others may succeed: the button below tries more."
+    return f"The defended network {held}; switch to **adaptive** to see what an attacker who knows the defense can do."
 
 
 def _pictures(view: View) -> list[npt.NDArray[np.uint8]]:
@@ -250,7 +248,7 @@ def _pictures(view: View) -> list[npt.NDArray[np.uint8]]:
 
 
 def _strip(view: View) -> list[tuple[npt.NDArray[np.uint8], str]]:
-    """Each layer of the defended network by the map that the adversarial image moves most, after sanitizing."""
+    """Each layer of the defended network, shown by the map that the adversarial image changes most, after sanitizing."""
     tiles = []
     clean, adversarial = (view.inside["defended", kind].after for kind in ("clean", "adversarial"))
     away = view.distances("defended")
@@ -263,7 +261,7 @@ def _strip(view: View) -> list[tuple[npt.NDArray[np.uint8], str]]:
 
 
 def _layer(view: View, layer: str) -> tuple[str, list[tuple[npt.NDArray[np.uint8], str]]]:
-    """The maps of a layer that are excited most: clean, adversarial and difference, before and after sanitizing."""
+    """The most active maps of a layer: clean, adversarial and difference, before and after sanitizing."""
     clean, adversarial = (view.inside["defended", kind] for kind in ("clean", "adversarial"))
     sanitized = layer in clean.sanitized
     maps = []
@@ -280,7 +278,7 @@ def _layer(view: View, layer: str) -> tuple[str, list[tuple[npt.NDArray[np.uint8
 
 
 def _curve(view: View) -> str:
-    """Both networks, as far as they have the same layers, in the colours of the page."""
+    """Both networks, for the layers that they share, in the colours of the page."""
     away = {name: view.distances(network) for name, network in zip(("none", "defended"), get_args(Network), strict=True)}
     curves = {
         (name, str(view.knowledge)): {layer: Mean(1, value, value, value) for layer, value in own.items()}
@@ -294,7 +292,7 @@ def _curve(view: View) -> str:
 
 
 def _montage(maps: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Maps (C, H, W) in rows of four, a line of zeros between them."""
+    """Maps (C, H, W) in rows of four, separated by a line of zeros."""
     columns = min(4, len(maps))
     padded = np.pad(maps, ((0, -len(maps) % columns), (0, 1), (0, 1)))
     rows = padded.reshape(-1, columns, *padded.shape[1:])
@@ -318,6 +316,6 @@ def _signed(a: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
 
 
 def _enlarged(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Whole squares for pixels, so that no browser blurs them."""
+    """Each pixel enlarged to a square, so that no browser blurs it."""
     times = max(1, -(-SIDE // max(pixels.shape[:2])))
     return pixels.repeat(times, axis=0).repeat(times, axis=1)

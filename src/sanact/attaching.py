@@ -1,4 +1,4 @@
-"""Sanitizers put behind places of a network, so that without them the copy is the network."""
+"""Sanitizers attached at places of a network, so that the copy without them is the same network."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ BY_BATCH = "a branch depends on the number of images"
 def channels_last(traced: fx.GraphModule, x: Tensor, places: Mapping[fx.Node, str]) -> dict[fx.Node, bool]:
     """Whether each activation is (N, H, W, C), not (N, C, H, W); a vector is neither.
 
-    places: the operations whose output is an activation, each with the layer's name, for messages.
-    Raises ValueError for activations of another rank, or whose channels cannot be followed from their layer.
+    places: the operations whose output is an activation, each with its layer's name, for messages.
+    Raises ValueError for activations of another rank, and where the channels cannot be traced from their layer.
     """
     shapes = shapes_of(traced, x[:1])
     axes = channel_axes(traced, shapes)
@@ -43,7 +43,7 @@ def channels_last(traced: fx.GraphModule, x: Tensor, places: Mapping[fx.Node, st
 
 
 def channel_counts(traced: fx.GraphModule, x: Tensor, last: Mapping[fx.Node, bool]) -> dict[fx.Node, int]:
-    """How many channels each activation has, a vector how many units.  last: see `channels_last`."""
+    """The number of channels of each activation (units of a vector).  last: see `channels_last`."""
     shapes = shapes_of(traced, x[:1])
     return {place: shapes[place][-1 if at_end else 1] for place, at_end in last.items() if place in shapes}
 
@@ -51,10 +51,10 @@ def channel_counts(traced: fx.GraphModule, x: Tensor, last: Mapping[fx.Node, boo
 def attached(
     model: nn.Module, traced: fx.GraphModule, parts: Mapping[fx.Node, Sanitizer], x: Tensor
 ) -> fx.GraphModule | Untraced:
-    """A copy of the model, each part behind its place: the graph itself, or else the model's own code with hooks.
+    """A copy of the model with each part at its place: a graph, or else the model's own code with hooks.
 
-    traced: the model's graph, into which the parts are put.  x: images to compare the two on, several.
-    Raises ValueError, saying what tells them apart, if neither is the model when all parts are bypassed.
+    traced: the model's graph, into which the parts are put.  x: several images, on which copy and model are compared.
+    Raises ValueError with the difference, if neither copy equals the model when all parts are bypassed.
     """
     with bypass(parts.values()):
         lost = BY_BATCH if traced.meta["by batch"] else difference(model, _inserted(traced, parts), x)
@@ -71,14 +71,14 @@ def attached(
         except ValueError as error:
             failed = str(error)
     raise ValueError(
-        f"without its sanitizers the defended {type(model).__name__} would be another than the undefended: {lost}"
+        f"without its sanitizers the copy of {type(model).__name__} would differ from the undefended network: {lost}"
         f"{_cause(model, lost, x)}; and its own forward method cannot be kept: {failed}. Make activations with modules "
         "(nn.ReLU for F.relu), put what tracing loses into a module without layers, or name other layers"
     )
 
 
 def _unread(model: nn.Module, own: Untraced, x: Tensor) -> str:
-    """Which sanitizer's result the network does not read, as behind an in-place module whose input is read again."""
+    """Names a sanitizer whose result is never used, as behind an in-place module whose input is used again."""
     for part in sanitizers_of(own):
         handle = part.register_forward_hook(lambda module, given, output: torch.randn_like(output))
         try:
@@ -96,16 +96,16 @@ def _cause(model: nn.Module, lost: str, x: Tensor) -> str:
     if model._forward_hooks or model._forward_pre_hooks or model._backward_hooks or model._backward_pre_hooks:
         return " (a hook on the model itself is lost)"
     if not repeats_itself(model, x):
-        return " (the model does not repeat itself with the same random state)"
+        return " (the model gives different answers from the same random state)"
     if is_random(model, x):
         return " (random numbers are drawn once, when the network is traced)"
     if "gradient" in lost:
-        return " (lost is a no_grad block, or the backward of a torch.autograd.Function)"
-    return " (lost is what Python decides while forward runs: autocast, isinstance, a counter)"
+        return " (tracing loses no_grad blocks, and the backward of a torch.autograd.Function)"
+    return " (tracing loses what Python decides while forward runs: autocast, isinstance, a counter)"
 
 
 def _inserted(traced: fx.GraphModule, parts: Mapping[fx.Node, Sanitizer]) -> fx.GraphModule:
-    """The graph with the parts in it."""
+    """The graph with the parts inserted."""
     for number, (place, part) in enumerate(parts.items()):
         name = free_name(traced, f"sanitizer_{number}")
         traced.add_submodule(name, part)

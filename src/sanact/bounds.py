@@ -25,30 +25,30 @@ SIZES = frozenset({"dim", "getattr", "size"})
 
 
 class Box(NamedTuple):
-    """All tensors between two, element by element."""
+    """All tensors between low and high, element by element."""
 
     low: Tensor
     high: Tensor
 
 
 class Bounds:
-    """A box that holds the network's logits wherever in a box of images it looks.
+    """Bounds of the network's logits over all images of a box.
 
-        linear operations    center c and radius r  →  W c + b,  |W| r
-        what rises           f(low), f(high)
+        linear operations      center c and radius r  →  W c + b,  |W| r
+        monotone operations    f(low), f(high)
 
-    model: in evaluation mode, with its own parameters, so that the bounds can be trained.
-    Call: low, high (N, C, H, W) → low, high (N, K).  Sound but for the rounding of the dtype; give float64 to certify.
-    What rises keeps boxes exact: ReLU, pooling, `SoftShrink`, `MedianFilter`, `SmoothMask`, and masks of a fixed threshold.  A
-    linear operation mixes its inputs, and what of them hangs together is lost: bounds grow with depth.
-    Raises ValueError for an operation that has no bounds, with its name and place.
+    model: in evaluation mode.  Its own parameters are used, so that the bounds can be trained.
+    Call: low, high (N, C, H, W) → low, high (N, K).  Sound up to rounding in the dtype; use float64 to certify.
+    Monotone operations keep boxes exact: ReLU, pooling, `SoftShrink`, `MedianFilter`, `SmoothMask`, and masks of a fixed
+    threshold.  A linear operation mixes its inputs and loses their dependence, so bounds grow with depth.
+    Raises ValueError for an operation without bounds, with its name and place.
     Paper: Gowal et al. 2018, arXiv:1810.12715.
     """
 
     def __init__(self, model: nn.Module, example: Tensor | None = None) -> None:
         traced = trace(model, example)
         self.nodes = list(traced.graph.nodes)
-        self.own = dict(traced.named_modules()) | dict(model.named_modules())  # the live ones, where both have the name
+        self.own = dict(traced.named_modules()) | dict(model.named_modules())  # the model's own, where both have the name
         self.tensors = dict(traced.named_buffers()) | dict(traced.named_parameters())
         self.tensors |= dict(model.named_buffers()) | dict(model.named_parameters())
         for node in self.nodes:
@@ -60,9 +60,9 @@ class Bounds:
         return box
 
     def margins(self, low: Tensor, high: Tensor, y: Tensor) -> Tensor:
-        """The least lead of class y over each class, (N, K), that any image of the box can have; 0 for y over itself.
+        """The least lead of class y over each class, (N, K), for any image of the box; 0 for y over itself.
 
-        A linear last layer is merged with the difference, so that what both logits share cancels.
+        A linear last layer is merged with the difference of logits, so that what both logits share cancels.
         """
         last, values = self._last, self._run(low, high)
         layer = self.own.get(str(last.target)) if last.op == "call_module" else None
@@ -120,7 +120,7 @@ def _through_module(module: nn.Module, box: Any, node: fx.Node) -> Box:
 
 
 def _known(module: nn.Module) -> bool:
-    """Whether there is a rule for it; that of a class does not hold for a subclass with a forward of its own."""
+    """Whether there is a rule for it.  A rule for a class does not hold for a subclass with its own forward."""
     if isinstance(module, nn.modules.dropout._DropoutNd):
         return True
     kinds = (nn.Linear, nn.Conv2d, nn.BatchNorm2d, *RISING_MODULES)
@@ -136,7 +136,7 @@ def _through_function(node: fx.Node, args: Any, kwargs: Any) -> Any:
     low, high = (_corner((args, kwargs), at) for at in (0, 1))
     if name in SIZES:
         return call(*low[0], **low[1])
-    if name in ARITHMETIC and kwargs:  # a factor, or how to round
+    if name in ARITHMETIC and kwargs:  # a factor, or a rounding mode
         raise _unknown(name, node)
     if name in RISING:
         return Box(call(*low[0], **low[1]), call(*high[0], **high[1]))
@@ -157,7 +157,7 @@ def _holds_box(value: Any) -> bool:
 
 
 def _corner(value: Any, at: int) -> Any:
-    """The same with the low (0) or the high (1) end of each box."""
+    """The same value with each box replaced by its low (0) or high (1) end."""
     if isinstance(value, Box):
         return value[at]
     if isinstance(value, dict):

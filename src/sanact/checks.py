@@ -1,4 +1,4 @@
-"""What must hold of a model, its inputs and its logits before a number means anything."""
+"""Conditions on a model, its inputs and its logits, without which a number would mean nothing."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ FAR = 1e4  # below the lowest finite logit
 
 
 class ProbabilitiesWarning(UserWarning):
-    """A model returns probabilities where logits are due."""
+    """A model returns probabilities in place of logits."""
 
 
 def check_mode(model: Model, where: str) -> None:
     """Raise for a model that is not ready to be attacked.
 
-    TypeError: nothing that can be called.  ValueError: any part is in training mode, where dropout and batch norm would act, or
-    a weight was made in torch.inference_mode, where no gradient passes.
+    TypeError: it cannot be called.  ValueError: a module is in training mode, where dropout and batch norm would act; or a
+    weight was made in torch.inference_mode, where no gradient passes.
     """
     if not callable(model):
         raise TypeError(f"model must be a module or a function, images → logits, got {type(model).__name__} ({where})")
@@ -45,12 +45,12 @@ def check_mode(model: Model, where: str) -> None:
 
 
 def is_training(module: nn.Module) -> bool:
-    """A TorchScript module that was frozen has no flag: it is in evaluation mode for good."""
+    """Whether it is in training mode.  Frozen TorchScript has no flag, and always is in evaluation mode."""
     return getattr(module, "training", False)
 
 
 def check_inputs(x: Tensor, y: Tensor, where: str) -> None:
-    """x: float (N, …) in [0, 1], give or take a `ROUNDING`.  y: whole numbers (N,).  Else ValueError or TypeError."""
+    """x: float (N, …) in [0, 1], up to `ROUNDING`.  y: whole numbers (N,).  Else ValueError or TypeError."""
     for name, given in {"x": x, "y": y}.items():
         if not isinstance(given, Tensor):
             raise TypeError(f"{name} must be a tensor, got {type(given).__name__} ({where})")
@@ -70,12 +70,12 @@ def check_inputs(x: Tensor, y: Tensor, where: str) -> None:
 
 
 def logits_of(model: Model, point: Tensor, y: Tensor, where: object, of: Tensor | None = None) -> Tensor:
-    """The logits at ``point``, (N, …), as `check_logits` wants them, and all finite, (N, K).
+    """The logits at ``point``, (N, …), as `check_logits` requires them, and all finite, (N, K).
 
-    The model gets a copy: one that writes into its input changes no tensor of ours or of the caller.  Logits of half precision
-    come back in float32.  -inf, which leaves a class out, comes back as a number far below the others, so that differences of
-    logits and their gradients are finite.
-    of: which of the attacked examples these are, (N,), for `passes.counting`; None: all of them.
+    The model gets a copy, so writing into its input changes no other tensor.  Logits of half precision are returned in
+    float32.  -inf, which rules a class out, is replaced by a number far below the others, so that differences of logits and
+    their gradients are finite.
+    of: which of the attacked examples these are, (N,), for `passes.counting`; None means all of them.
     Raises as `check_logits`, and TypeError where the model does not take this dtype.
     """
     count(len(point), of)
@@ -88,8 +88,8 @@ def logits_of(model: Model, point: Tensor, y: Tensor, where: object, of: Tensor 
     check_logits(logits[:, :-1] if refuses(model) and logits.ndim == 2 else logits, y, where, point=point)
     if torch.is_grad_enabled() and logits.is_inference():
         raise ValueError(
-            f"the model computes in torch.inference_mode, where no gradient passes; attack it without (square, rays), or take "
-            f"inference_mode out of its forward pass ({where})"
+            f"the model computes in torch.inference_mode, where no gradient passes; use an attack without "
+            f"gradients (square, rays), or take inference_mode out of its forward pass ({where})"
         )
     if logits.element_size() < 4:
         logits = logits.float()
@@ -100,31 +100,31 @@ def logits_of(model: Model, point: Tensor, y: Tensor, where: object, of: Tensor 
 
 
 def refuses(model: object) -> bool:
-    """Whether a model's last logit means that it refuses the image; a module says so by an attribute ``refuses``."""
+    """Whether the model's last logit means that it refuses the image; a module says so by an attribute ``refuses``."""
     return bool(getattr(model, "refuses", False))
 
 
 def withstood(logits: Tensor, y: Tensor) -> Tensor:
-    """The logits without that of the refusal: (N, K + 1), y (N,) → (N, K).  That of y is at least the refusal's.
+    """The logits without the refusal's: (N, K + 1), y (N,) → (N, K).  The logit of y is raised to the refusal's if lower.
 
-    So an example is misclassified and accepted just where another logit than that of y is the largest.
+    So an example is misclassified and accepted exactly where another logit than that of y is the largest.
     """
     own = torch.maximum(logits.gather(1, y[:, None]), logits[:, -1:])
     return logits[:, :-1].scatter(1, y[:, None], own)
 
 
 def acceptable(model: object, logits: Tensor, y: Tensor) -> Tensor:
-    """The model's own logits, where it can refuse as `withstood` has them: (N, K)."""
+    """The model's own logits; if it can refuse, in the form of `withstood`: (N, K)."""
     return withstood(logits, y) if refuses(model) else logits
 
 
 def fooled(model: object, logits: Tensor, y: Tensor) -> Tensor:
-    """Whether another class than y is predicted and the image accepted, (N,).  logits: the model's own, with the refusal's."""
+    """Whether a class other than y is predicted and the image accepted, (N,).  logits: the model's own, with the refusal's."""
     return acceptable(model, logits, y).argmax(1) != y
 
 
 def _explained(error: RuntimeError, model: Model, point: Tensor, where: object) -> Exception | None:
-    """What an error inside a model means, where inference_mode or the dtype of the images is its cause."""
+    """An explanation of an error inside a model, if inference_mode or the dtype of the images is its cause."""
     for line in str(error).splitlines():
         if "nference tensor" in line:
             return ValueError(
@@ -138,7 +138,7 @@ def _explained(error: RuntimeError, model: Model, point: Tensor, where: object) 
 def _of_another_dtype(line: str, model: Model, point: Tensor) -> str:
     weights = {w.dtype for w in model.parameters() if w.is_floating_point()} if isinstance(model, nn.Module) else set()
     kind = f" whose weights are {', '.join(sorted(map(str, weights)))}" if weights else ""
-    wide = not weights or any(dtype.itemsize >= 4 for dtype in weights)  # points are not kept in fewer bits
+    wide = not weights or any(dtype.itemsize >= 4 for dtype in weights)  # points are never kept in fewer than 32 bits
     advice = "convert x, or let the model convert its input" if wide else "let the model convert its input"
     return f"x is {point.dtype}, which the model{kind} does not take: {line.rstrip('.')}; {advice}"
 
@@ -146,9 +146,9 @@ def _of_another_dtype(line: str, model: Model, point: Tensor) -> str:
 def check_logits(logits: Tensor, y: Tensor, where: object, *, point: Tensor | None = None) -> None:
     """logits: float (N, K), K ≥ 2; y in 0..K-1.  Warns, once, if the rows are probabilities.
 
-    -inf is allowed, for a class that is left out, as long as each example has a finite logit.
-    point: where the logits were computed; it tells whose fault NaN is.
-    Raises TypeError for what is no tensor of floats, ValueError for all else.
+    -inf is allowed, to rule a class out, as long as each example has a finite logit.
+    point: where the logits were computed; it shows whether NaN comes from the attack or the model.
+    Raises TypeError for anything but a tensor of floats, ValueError for all else.
     """
     if not isinstance(logits, Tensor):
         raise TypeError(f"the model must return a tensor of logits ({len(y)}, classes), got {_named(logits)} ({where})")
@@ -156,8 +156,8 @@ def check_logits(logits: Tensor, y: Tensor, where: object, *, point: Tensor | No
         raise TypeError(f"the model must return logits of a float dtype, got {logits.dtype} ({where})")
     if tuple(logits.shape) in {(len(y),), (len(y), 1), (len(y), 0)} and len(y):
         raise ValueError(
-            f"the model must return two logits or more for each image, got {tuple(logits.shape)}: with a single column "
-            f"nothing can be misclassified; a binary model of one logit z returns [0, z], torch.cat([0 * z, z], 1) ({where})"
+            f"the model must return two logits or more for each image, got {tuple(logits.shape)}: with a single column nothing "
+            f"can be misclassified; a binary model with one logit z must return [0, z], torch.cat([0 * z, z], 1) ({where})"
         )
     if logits.ndim != 2 or len(logits) != len(y):
         raise ValueError(f"the model must return logits ({len(y)}, classes), got {tuple(logits.shape)} ({where})")
@@ -170,7 +170,7 @@ def check_logits(logits: Tensor, y: Tensor, where: object, *, point: Tensor | No
         raise ValueError(f"y must lie in 0..{classes - 1}, got {int(y.min())}..{int(y.max())} ({where})")
     if len(y) and (logits >= 0).all() and (logits.float().sum(1) - 1).abs().max() < 1e-4:
         warnings.warn(
-            "the model returns probabilities where logits are due: gradients through softmax vanish and attacks look weaker "
+            "the model returns probabilities in place of logits: gradients through softmax vanish and attacks look weaker "
             "than they are; remove the softmax",
             ProbabilitiesWarning,
             stacklevel=1,  # one text at one place: Python shows it once a run, whichever attack meets it at whichever step
@@ -178,7 +178,7 @@ def check_logits(logits: Tensor, y: Tensor, where: object, *, point: Tensor | No
 
 
 def _named(output: object) -> str:
-    """What a model returned in place of a tensor, and how to return the logits, if they are in it."""
+    """The kind of output that came in place of a tensor, and how to return the logits if they are in it."""
     kind = type(output).__name__
     if isinstance(output, Mapping):
         return f"a {kind} with {', '.join(map(repr, output)) or 'nothing in it'}; return its logits alone"
@@ -188,7 +188,7 @@ def _named(output: object) -> str:
 
 
 def _broken(highest: Tensor, point: Tensor | None) -> str:
-    """What is wrong where the highest logit of an example, (N,), is not finite."""
+    """The reason why the highest logit of some examples, (N,), is not finite."""
     if point is not None and (lost := int((~point.detach().isfinite()).flatten(1).any(1).sum())):
         return f"the attack itself moved {lost} of {len(point)} examples to NaN or infinity, which is no fault of the model"
     for kind, those in {"NaN": highest.isnan(), "+inf": highest.isposinf(), "only -inf": highest.isneginf()}.items():
@@ -198,10 +198,10 @@ def _broken(highest: Tensor, point: Tensor | None) -> str:
 
 
 def gradient_of(value: Tensor, point: Tensor, where: object, of: Tensor | None = None, *, retain_graph: bool = False) -> Tensor:
-    """The gradient of the sum of ``value`` at ``point``, (N, …); an infinite entry counts as much as the largest finite one.
+    """The gradient of the sum of ``value`` at ``point``, (N, …); an infinite entry counts like the largest finite one.
 
     of: as for `logits_of`.
-    Raises ValueError where there is none, and for NaN: its sign is 0, so an attack would stand still in silence.
+    Raises ValueError if there is no gradient, and for NaN: the sign of NaN is 0, and the attack would silently stand still.
     """
     count(len(point), of)
     gradient = None
@@ -210,8 +210,8 @@ def gradient_of(value: Tensor, point: Tensor, where: object, of: Tensor | None =
         (gradient,) = torch.autograd.grad(value, point, ones, retain_graph=retain_graph, allow_unused=True)
     if gradient is None:
         raise ValueError(
-            f"the model's logits are detached from its input: no gradient leads back; attack it without (square, rays), or "
-            f"give the part that detaches a surrogate ({where})"
+            f"the model's logits are detached from its input: no gradient leads back; use an attack without "
+            f"gradients (square, rays), or give the part that detaches a surrogate ({where})"
         )
     return gradient if bool(gradient.sum().isfinite()) else _finite(gradient, value, where)
 

@@ -1,4 +1,4 @@
-"""A hash of what a Python value holds: the same in every process and on every machine, wherever the value lies in memory."""
+"""A hash of the content of a Python value: the same in every process and on every machine, at any memory address."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PLAIN = (type(None), bool, int, float, complex, str, bytes)
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 BARE = frozenset(vars(nn.Module()))  # what every module has: hooks, children, flags
 GRAPH = frozenset({"_code", "_graph", "_lineno_map", "_prologue_start", "_tracer_cls", "meta"})  # of a graph as a module
-NOT_COMPUTED_WITH = frozenset(  # of a class: what makes a value, shows it or describes it
+NOT_COMPUTED_WITH = frozenset(  # of a class: what constructs, shows or describes a value
     [
         "__annotations__",
         "__dict__",
@@ -33,7 +33,7 @@ NOT_COMPUTED_WITH = frozenset(  # of a class: what makes a value, shows it or de
         "__module__",
         "__qualname__",
         "__repr__",
-        "__slotnames__",  # what pickle notes down
+        "__slotnames__",  # a cache of pickle's
         "__static_attributes__",
         "__str__",
         "__weakref__",
@@ -44,14 +44,14 @@ NOT_COMPUTED_WITH = frozenset(  # of a class: what makes a value, shows it or de
 
 
 def content(value: Any, *, closures: bool = True) -> bytes:
-    """A hash of a value and of all that it reaches: tensors, numbers, modules with their hooks, functions, classes, objects.
+    """A hash of a value and everything it reaches: tensors, numbers, modules with their hooks, functions, classes, objects.
 
-    Of functions and classes of the user's own the compiled code counts, with the defaults, closures and globals that it uses:
-    comments do not, nor does an edit of the file after it was imported; another minor version of Python gives another hash.
-    Those of Python, PyTorch, NumPy and this package are known by their names.
-    Devices, memory formats, training flags and `requires_grad` do not count, nor does the order of dictionaries and sets,
-    but for that of an OrderedDict.  A list and a tuple of the same are the same.
-    closures: whether lists, dictionaries and sets in closures count; code that runs long may write there.
+    The user's own functions and classes count by their compiled code, with the defaults, closures and globals it uses.
+    Comments do not count, nor do edits of a file after its import.  Another minor version of Python gives another hash.
+    Functions and classes of Python, PyTorch, NumPy and this package count by name.
+    Not counted: devices, memory formats, training flags, `requires_grad`, and the order of dictionaries and sets, except of an
+    OrderedDict.  A list and a tuple with the same content are the same.
+    closures: whether lists, dictionaries and sets in closures count; running code may change them.
     """
     return _Reader(closures).of(value)
 
@@ -59,8 +59,8 @@ def content(value: Any, *, closures: bool = True) -> bytes:
 class _Reader:
     """Reads each object once.
 
-    known: the hashes of those that were read, by address.  kept: they themselves, so that no other gets the address.
-    open: the addresses of those being read; one that holds itself is not read again.  closures: see `content`.
+    known: hashes by address.  kept: the objects themselves, kept alive so that no other object gets the address.
+    open: addresses now being read, so that an object inside itself is not read again.  closures: see `content`.
     """
 
     def __init__(self, closures: bool) -> None:
@@ -81,7 +81,7 @@ class _Reader:
         return self.known[address]
 
     def parts(self, value: Any) -> Iterator[bytes | memoryview]:
-        """What is hashed of a value, its kind first."""
+        """The parts of a value to hash, its kind first."""
         if type(value) in PLAIN:
             yield from (type(value).__name__.encode(), repr(value).encode())
             return
@@ -96,7 +96,7 @@ class _Reader:
         return [self.of(value) for value in values]
 
     def named(self, values: Mapping[Any, Any]) -> Iterator[bytes]:
-        """Keys and values, whatever their order."""
+        """Keys and values, independent of their order."""
         for key, name in sorted(((self.of(name), name) for name in values), key=lambda pair: pair[0]):
             yield from (key, self.of(values[name]))
 
@@ -160,7 +160,7 @@ def _nothing(reader: _Reader, value: Any) -> Iterator[bytes]:
 
 
 def _draws(reader: _Reader, value: torch.Generator) -> Iterator[bytes]:
-    yield str(value.initial_seed()).encode()  # not how far they have come
+    yield str(value.initial_seed()).encode()  # not its current position
 
 
 def _network(reader: _Reader, value: nn.Module) -> Iterator[bytes]:
@@ -183,13 +183,13 @@ def _network(reader: _Reader, value: nn.Module) -> Iterator[bytes]:
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor | None]]:
-    """The parameters and buffers of the module itself, those that are not saved, too."""
+    """The parameters and buffers of the module itself, including those that are not saved."""
     yield from module._parameters.items()
     yield from module._buffers.items()
 
 
 def _graph(reader: _Reader, value: fx.Graph) -> Iterator[bytes]:
-    """The operations in their order, with all constants; where one reads another, its place."""
+    """The operations in their order, with all constants; references to another operation become its position."""
     place = {node: f"node {number}" for number, node in enumerate(value.nodes)}
     for node in place:
         read = fx.node.map_aggregate((node.args, node.kwargs), lambda a: place[a] if isinstance(a, fx.Node) else a)
@@ -197,7 +197,7 @@ def _graph(reader: _Reader, value: fx.Graph) -> Iterator[bytes]:
 
 
 def _script(reader: _Reader, graph: Any) -> Iterator[bytes]:
-    """The operations of TorchScript, without the numbers that it gives to classes of one name."""
+    """The operations of TorchScript, without the numbers that it appends to classes of the same name."""
     graph = graph.inlined_graph if isinstance(graph, torch.jit.ScriptFunction) else graph
     yield re.sub(r"___torch_mangle_\d+\.", "", graph.str(False)).encode()
     for node in graph.findAllNodes("prim::Constant"):
@@ -215,14 +215,14 @@ def _function(reader: _Reader, value: types.FunctionType) -> Iterator[bytes]:
 
 
 def _used(value: Any, names: frozenset[str], depth: int = 3) -> Any:
-    """A global as a function uses it: of a module of the user's own, what is named in the function."""
+    """The part of a global that a function uses: for a user's module, the names that the function mentions."""
     if not isinstance(value, types.ModuleType) or _is_known(value.__name__) or not depth:
         return value
     return {name: _used(getattr(value, name), names, depth - 1) for name in names if hasattr(value, name)}
 
 
 def _names(code: types.CodeType) -> frozenset[str]:
-    """The names that are read in a function, and in those defined inside it."""
+    """The names read in a function and in the functions defined inside it."""
     inner = (_names(constant) for constant in code.co_consts if isinstance(constant, types.CodeType))
     return frozenset(code.co_names).union(*inner)
 
@@ -252,7 +252,7 @@ def _partial(reader: _Reader, value: functools.partial[Any]) -> Iterator[bytes]:
 
 
 def _wrapped(reader: _Reader, value: Any) -> Iterator[bytes]:
-    """A decorated function or method, a property."""
+    """A decorated function or method, or a property."""
     yield from reader.all(getattr(value, name, None) for name in ("__wrapped__", "__func__", "func", "fget", "fset"))
 
 
@@ -274,7 +274,7 @@ def _object(reader: _Reader, value: Any) -> Iterator[bytes]:
     yield reader.of(type(value))
     try:
         reduced = value.__reduce_ex__(4)
-    except Exception:  # a lock, an open file: objects that cannot leave their process
+    except Exception:  # objects that cannot be pickled, such as a lock or an open file
         yield from reader.named(getattr(value, "__dict__", {}))
         return
     if isinstance(reduced, tuple):
@@ -288,7 +288,7 @@ def _is_known(module: str | None) -> bool:
 
 
 Read = Callable[[_Reader, Any], Iterator[bytes | memoryview]]
-READERS: list[tuple[Any, Read]] = [  # the first that fits; an object of any other class is read as a pickle would hold it
+READERS: list[tuple[Any, Read]] = [  # the first that fits is used; any other object is read like a pickle of it
     (enum.Enum, _member),
     (Tensor, _tensor),
     ((np.ndarray, np.generic), _array),

@@ -12,12 +12,12 @@ from sanact.values import meant
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """The device of this name; "auto" is CUDA where there is one, else the CPU.  ValueError if it is not there."""
+    """The device of this name; "auto" is CUDA if there is one, else the CPU.  ValueError for a missing device."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-        torch.empty(0, device=chosen).cpu()  # which "meta" cannot
+        torch.empty(0, device=chosen).cpu()  # fails on "meta"
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         why = str(error).partition("\n")[0]
         hint = meant(device, ("auto", "cpu", "cuda"))
@@ -26,13 +26,13 @@ def pick_device(device: str | torch.device) -> torch.device:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the weights of a model are; of one that has none, the CPU."""
+    """The device of a model's weights; the CPU if it has none."""
     return next((weight.device for weight in model.parameters()), torch.device("cpu"))
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """For the block, the CPU computes with one thread: sums that are shared out differ in their last bits."""
+    """For the block, compute on one CPU thread: a sum split among threads differs in its last bits."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""From what a run file asks for to cells, and from their rows to tables."""
+"""From a run file to cells, and from their rows to tables."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 def cells_of(run: RunFile, *, dry_run: bool = False, progress: bool = False) -> list[Cell]:
     """The cells of a run, network by network.
 
-    dry_run: fit no network whose examples would be tried; see `naming.read_source`.
-    Raises ValueError for what cannot be read, and where no attack has a budget for the attacker that is asked for.
+    dry_run: do not fit the network whose examples would be tried; see `naming.read_source`.
+    Raises ValueError for anything that cannot be read, and if no attack has a budget for the requested attacker.
     """
     pick_device(run.device)
     folder(run.out)
@@ -69,9 +69,9 @@ def every_cell(
 ) -> list[Cell]:
     """The cells of networks that share a name, each undefended and with each defense; how: as for `evaluation.cell.cells`.
 
-    Raises ValueError where no attack has a budget for the attacker that is asked for.
+    Raises ValueError if no attack has a budget for the requested attacker.
     """
-    known: Any = knowledge  # which a cell checks
+    known: Any = knowledge  # checked by the cells
     found = [cell for one in networks for cell in cells(images, one, name, [None, *defenses], attacks, known, **how)]
     if not found:
         raise ValueError(f"nothing to judge: no attack has a budget for the {', '.join(knowledge)} attacker (evaluate)")
@@ -79,23 +79,23 @@ def every_cell(
 
 
 def usual_attacks(data: str) -> tuple[str, str]:
-    """FGSM and PGD at the budget that is usual for a data set."""
+    """FGSM and PGD at the usual budget of a data set."""
     eps = usual_eps(data)
     return f"fgsm:eps={eps}", f"pgd:eps={eps}"
 
 
 def undefended_and_defended(network: nn.Module, defenses: Sequence[Defense]) -> list[nn.Module]:
-    """The networks to be judged: this one, and before it, where it has parts inside, a copy in which all are bypassed.
+    """The networks to judge: this one and, if it has parts inside, before it a copy with all of them bypassed.
 
-    Raises ValueError for defenses that would come on top of such parts.
+    Raises ValueError for defenses on top of such parts.
     """
     inside = ", ".join(map(str, removable(network)))
     if not inside:
         return [network]
     if defenses:
         came = shown([one.name for one in defenses])
-        raise ValueError(f"the model is defended from inside ({inside}): other defenses cannot be added, got {came} (evaluate)")
-    log.warning("the model is defended from inside (%s): it is judged as it is, and beside it without them", inside)
+        raise ValueError(f"the model already contains defenses ({inside}): no others can be added, got {came} (evaluate)")
+    log.warning("the model already contains defenses (%s): it is judged with them and without", inside)
     bare = copied(network)
     for part in removable(bare):
         part.bypassed = True
@@ -103,7 +103,7 @@ def undefended_and_defended(network: nn.Module, defenses: Sequence[Defense]) -> 
 
 
 def tables_of(run: RunFile, paths: Sequence[Path]) -> list[Grid]:
-    """Of each network a table a knowledge, that of the attacker who knows most first."""
+    """For each network one table per knowledge, with the attacker who knows most first."""
     found = results(paths, l2=run.l2)
     grids = []
     for name in dict.fromkeys(result.model for result in found):

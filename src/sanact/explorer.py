@@ -1,4 +1,4 @@
-"""One image at a time: an attack on a defended and an undefended network, and what it does inside both."""
+"""One image at a time: attack a defended and an undefended network, and show what happens inside both."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from sanact.values import OneOf, image_shape
 
 Network = Literal["undefended", "defended"]
 Kind = Literal["clean", "adversarial"]
-PIXELS = 4096**2  # of an upload
+PIXELS = 4096**2  # of an upload, at most
 
 
 class Strength(NamedTuple):
-    """A sanitizer with one number to turn.  make: the sanitizer from it.  unit: what the number is."""
+    """A sanitizer with one adjustable number.  make: builds it from the number.  unit: the meaning of the number."""
 
     make: Callable[[float], Sanitizer]
     unit: str
@@ -52,19 +52,19 @@ STRENGTHS: dict[str, Strength] = {
     "nl-means": Strength(lambda s: NonLocalMeans(s, window_size=3), "h, in standard deviations of the map", 0.1, 5, 0.1, 1),
     "k-wta": Strength(lambda s: KWTA(s), "share that is kept", 0.02, 0.5, 0.02, 0.1),
 }
-BOUNDS = {  # of what somebody may ask for through a page; the sanitizers' own are wider
+BOUNDS = {  # limits for requests through a page; the sanitizers' own limits are wider
     ("median", "kernel_size"): 9,
     ("nl-means", "patch_size"): 9,
     ("nl-means", "window_size"): 15,
     ("sap", "draws"): 100.0,
 }
-PATTERNS = 100  # of a plan
+PATTERNS = 100  # of a plan, at most
 ATTACKS: dict[str, type[BudgetedAttack]] = {"fgsm": FGSM, "bim": BIM, "mim": MIM, "pgd": PGD, "apgd": APGD}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Glance(Adaptive):
-    """The adaptive attacker's first attempts: replayed examples, and a few steps through each gradient."""
+    """The adaptive attacker's first attempts: replayed examples, and a few steps with each gradient."""
 
     def stages(self, model: Model, record: Record) -> Iterator[Stage]:
         campaign = Campaign(self, model, record)
@@ -74,11 +74,11 @@ class Glance(Adaptive):
 
 @dataclass(frozen=True)
 class View:
-    """What is seen of one image, (C, H, W), of class ``label``.
+    """What is shown of one image, (C, H, W), of class ``label``.
 
-    given: whether somebody said that it is of this class; else the undefended network did.
-    by: what won it, if anything did.  probabilities: of each class, by network and image.  inside: activations, likewise.
-    attack: who crafted it, and with what knowledge.
+    given: whether a user gave the class; otherwise it is the undefended network's prediction.
+    by: the attempt that won, if any.  probabilities: of each class, by network and image.  inside: activations, likewise.
+    attack: which attack crafted the example, and with what knowledge.
     """
 
     clean: npt.NDArray[np.float32]
@@ -92,20 +92,20 @@ class View:
     inside: dict[tuple[Network, Kind], Recording]
 
     def prediction(self, network: Network, kind: Kind) -> int:
-        """The likeliest class; the number of classes where the image is refused."""
+        """The likeliest class; if the image is refused, the number of classes."""
         return int(self.probabilities[network, kind].argmax())
 
     def distances(self, network: Network) -> dict[str, float]:
-        """From the clean to the adversarial activation, relative to the clean one's length, by layer."""
+        """The distance between clean and adversarial activation, relative to the clean one's norm, by layer."""
         away = distances(self.inside[network, "clean"], self.inside[network, "adversarial"])
         return {layer: float(value[0]) for layer, value in away.items()}
 
 
 class Explorer:
-    """Looks at images through a network and through the same network defended.
+    """Shows images inside a network and inside the same network defended.
 
     model: undefended, in evaluation mode.  shape: (C, H, W) of its images.
-    training: gives clean training images, for defenses that learn from some; it is called when one does.
+    training: returns clean training images; called when a defense learns from them.
     layers: one for each hidden activation.
     """
 
@@ -114,14 +114,14 @@ class Explorer:
             raise ValueError(f"the explorer takes an undefended model, got one with {sanitized[0]} inside")
         self.model, self.shape, self.training = model, image_shape(shape, "shape", "explorer"), training
         self._made: tuple[str, nn.Module] = ("", model)  # the last defended network, by its identity
-        self._one_at_a_time = threading.Lock()  # while torch.fx traces, what other threads call is traced, too
+        self._one_at_a_time = threading.Lock()  # torch.fx, while tracing, also traces the calls of other threads
         example = torch.zeros(1, *shape)
         self.layers = list(dict.fromkeys(name.partition(" (")[0] for name in record(model, example).after))
         with torch.no_grad():
             self.classes = int(model(example).shape[1])
 
     def plan(self, sanitizer: str, strength: float, layers: Sequence[str]) -> Plan | None:
-        """One sanitizer on some of the layers; None for no sanitizer or no layer.  ValueError as the sanitizer raises it."""
+        """One sanitizer on some of the layers; None without sanitizer or layers.  ValueError as raised by the sanitizer."""
         if sanitizer not in STRENGTHS or not layers:
             return None
         made = STRENGTHS[sanitizer].make(strength)
@@ -139,10 +139,10 @@ class Explorer:
     ) -> View:
         """Attack one image and look inside.
 
-        x: (C, H, W) in [0, 1].  label: its class; None takes what the undefended network makes of it.
-        defense: whatever `sanact.defend` takes; None for none.
-        attack: of the oblivious and the white-box attacker; the adaptive one takes its norm and eps, and tries more.
-        hard: whether the adaptive attacker tries all that a quick effort has, instead of its first attempts.
+        x: (C, H, W) in [0, 1].  label: its class; None takes the undefended network's prediction.
+        defense: anything that `sanact.defend` takes; None for none.
+        attack: for the oblivious and the white-box attacker.  The adaptive one takes its norm and eps, and tries more.
+        hard: whether the adaptive attacker makes all attempts of a quick effort, instead of its first few.
         Raises ValueError for a plan that costs more than `BOUNDS` allow.
         """
         OneOf(tuple(KNOWLEDGE))(knowledge, "knowledge", "explorer")
@@ -188,7 +188,7 @@ class Explorer:
     def read(self, path: Path | str) -> Tensor:
         """An image from a file, in the shape the network takes.
 
-        Raises ValueError for a file that holds none, one that is too large, or one in colour for a network that takes gray.
+        Raises ValueError for a file without an image, for one that is too large, or in colour for a network that takes gray.
         """
         try:
             with Image.open(path) as image:
@@ -199,7 +199,7 @@ class Explorer:
                 if self.shape[0] == 1 and colourful(image):
                     raise ValueError("it is in colour, and the network takes gray images")
                 array = pixels(image, "L" if self.shape[0] == 1 else "RGB", self.shape[1:])
-        except UnidentifiedImageError as error:  # whose message names a path of the server
+        except UnidentifiedImageError as error:  # its message would show a path on the server
             raise ValueError(f"'{Path(path).name}' is no image that Pillow can read") from error
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"'{Path(path).name}' cannot be shown: {error}") from error
@@ -207,7 +207,7 @@ class Explorer:
 
 
 def core(model: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
-    """The network inside all that is around it, and what of an image x, (1, C, H, W), reaches it first."""
+    """The innermost network, without what is around it, and the input that it gets for an image x, (1, C, H, W)."""
     inner, seen = model, [x]
     while isinstance(inner, Around):
         inner = inner.network
@@ -223,13 +223,13 @@ def core(model: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
 
 
 def colourful(image: Image.Image) -> bool:
-    """Whether its channels differ."""
+    """Whether the channels of the image differ."""
     red, green, blue = (np.asarray(channel) for channel in image.convert("RGB").split())
     return not (np.array_equal(red, green) and np.array_equal(green, blue))
 
 
 def check_bounds(plan: Plan) -> None:
-    """Raise ValueError for a plan that would cost a server more memory or time than one visitor may have."""
+    """Raise ValueError for a plan that would cost a server more memory or time than one visitor may use."""
     if len(plan) > PATTERNS:
         raise ValueError(f"a plan must have at most {PATTERNS} patterns here, got {len(plan)} (explorer)")
     for part in plan.values():
@@ -240,5 +240,5 @@ def check_bounds(plan: Plan) -> None:
 
 
 def written(plan: Plan | None) -> str:
-    """A plan as the command line takes it."""
+    """A plan as on the command line."""
     return plan_text(plan_to_dict(plan) if plan else None)

@@ -16,8 +16,8 @@ from sanact.nonlinear import LAYERS
 from sanact.preserve import preserved, restored, seeded
 
 BATCHES = (1, 3)  # images at once
-PROJECTIONS = 2  # of the logits, whose gradients are compared
-USUAL = (32, 28, 64, 224, 8, 16)  # sizes of images
+PROJECTIONS = 2  # random projections of the logits, whose gradients are compared
+USUAL = (32, 28, 64, 224, 8, 16)  # sizes of images to try
 NARROW = range(1, 17)  # sides of images that are not square
 SIZES = (*USUAL, *(size for size in range(1, 64) if size not in USUAL), 96, 128, 160, 192, 256, 299, 384)
 
@@ -25,9 +25,9 @@ SIZES = (*USUAL, *(size for size in range(1, 64) if size not in USUAL), 96, 128,
 def probe(model: nn.Module, example: Tensor | None = None) -> Tensor:
     """Random images in [0, 1] that the model takes, as many as `BATCHES` needs; on its device, in its dtype.
 
-    example: an input, (N, C, H, W), of which the shape counts; its values count only where they are whole numbers.  None asks
-        the model for its ``input_shape`` or timm's ``pretrained_cfg``, else tries shapes that fit its first layer.
-    Raises ValueError if the model fails on the example, or if no shape is found that it takes.
+    example: an input, (N, C, H, W), of which the shape counts; its values count only if they are whole numbers.  None takes
+        the model's ``input_shape`` or timm's ``pretrained_cfg``, or else tries shapes that fit its first layer.
+    Raises ValueError if the model fails on the example, or if no fitting shape is found.
     """
     error = "it has no convolution or linear layer"
     with preserved(model), restored(model), torch.no_grad(), seeded(model):
@@ -38,7 +38,7 @@ def probe(model: nn.Module, example: Tensor | None = None) -> Tensor:
                 try:
                     model(x[:count].clone())
                     return x
-                except Exception as failed:  # of as many kinds as there is Python code in a forward method
+                except Exception as failed:  # a forward method may raise any error
                     error = f"{type(failed).__name__}: {str(failed)[:300]}"
     if example is not None:
         raise ValueError(f"{type(model).__name__} fails on an input of shape {tuple(example.shape)}: {error}")
@@ -49,12 +49,12 @@ def probe(model: nn.Module, example: Tensor | None = None) -> Tensor:
 
 
 def difference(model: nn.Module, other: nn.Module, x: Tensor, *, rounding: float = 100) -> str:
-    """What tells two networks apart on x, in words; "" if nothing does.
+    """The difference of two networks on x, in words; "" if there is none.
 
     Both run in evaluation mode on one image and on several, from the same random state, and are left as they were found.
-    Compared are the outputs and the gradients of random projections of them with respect to x.
-    rounding: how many units in the last place they may differ by, in proportion to the length of an example's output;
-        gradients ten times as many.
+    Outputs are compared, and the gradients of random projections of them with respect to x.
+    rounding: how many units in the last place they may differ by, relative to the norm of an example's output; gradients may
+        differ by ten times as many.
     """
     if x.device.type == "meta":
         return ""
@@ -69,7 +69,7 @@ def difference(model: nn.Module, other: nn.Module, x: Tensor, *, rounding: float
 
 
 def repeats_itself(model: nn.Module, x: Tensor) -> bool:
-    """Whether the model answers twice the same from the same random state."""
+    """Whether the model gives the same answer twice from the same random state."""
     with restored(model):
         return not _tell_apart(_answer(model, x), _answer(model, x), 100)
 
@@ -82,7 +82,7 @@ def is_random(model: nn.Module, x: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class _Answer:
-    """outputs: the tensors that a network returned.  gradients: of each projection, None where there is none."""
+    """outputs: the tensors that a network returned.  gradients: of each projection, None if there is none."""
 
     outputs: list[Tensor]
     gradients: list[Tensor | None]
@@ -96,7 +96,7 @@ def _answer(model: nn.Module, x: Tensor, seed: int = 0) -> _Answer:
         try:
             outputs = [value for value in tree_leaves(model(leaf.clone())) if isinstance(value, Tensor)]
             gradients = [_gradient(outputs, leaf, number) for number in range(PROJECTIONS)] if leaf.requires_grad else []
-        except Exception as error:  # of as many kinds as there is Python code in a forward method
+        except Exception as error:  # a forward method may raise any error
             return _Answer([], [], f"{type(error).__name__}: {str(error)[:300]}")
         return _Answer([value.detach() for value in outputs], gradients)
 
@@ -136,7 +136,7 @@ def _tell_apart(first: _Answer, second: _Answer, rounding: float) -> str:
 
 
 def _gap(a: Tensor, b: Tensor, rounding: float) -> float | None:
-    """The largest difference, if it is more than rounding explains; NaN and infinities must be in the same places."""
+    """The largest difference, if it exceeds rounding, else None; NaN and infinities must be in the same places."""
     if torch.equal(a, b):
         return None
     tolerance = min(rounding * torch.finfo(a.dtype).eps, 0.05) if a.is_floating_point() else 0.0
@@ -157,7 +157,7 @@ def _images(shape: tuple[int, ...], like: Tensor) -> Tensor:
 
 
 def _candidates(model: nn.Module, example: Tensor | None) -> Iterator[tuple[tuple[int, ...], Tensor]]:
-    """Shapes that the model may take, the likeliest first, and a tensor of the dtype and on the device to try."""
+    """Shapes that the model may take, the likeliest first, with a tensor of the dtype and on the device to try."""
     own = next((part for part in [*model.parameters(), *model.buffers()] if part.is_floating_point()), torch.empty(0))
     if example is not None:
         shape = tuple(example.shape[1:])

@@ -1,4 +1,4 @@
-"""Writing files so that a killed run or a full disk never leaves half of one behind, and working on them one at a time."""
+"""Writing files whole, so that a killed run or a full disk never leaves half of one, and locking them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-LONGEST = 200  # bytes of a file's name that its temporary one repeats: file systems take 255 in all
+LONGEST = 200  # bytes of a file's name that the temporary name repeats: file systems allow 255 in all
 
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path in the folder of ``path``; move it there when the block has ended without an error.
+    """Yield a temporary path in the folder of ``path``, and move it to ``path`` when the block ends without an error.
 
-    Readers see the old file or the whole new one.  On an error the temporary file is removed and the old one stays.  An error
-    of the system, as for a full disk, names ``path``.
+    Readers see the old file or the whole new one.  On an error the temporary file is removed and the old one stays.  A system
+    error, such as a full disk, names ``path``.
     """
     path, temporary = Path(path), None
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         if error.filename and str(error.filename) != str(temporary or error.filename):
-            raise  # of another file, which it names
+            raise  # about another file, which it names
         told = OSError(error.errno, error.strerror, str(path)) if error.errno else OSError(f"'{path}' was not written: {error}")
         raise told from error
     finally:
@@ -46,7 +46,7 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove the temporary files of writers of ``path`` that were killed; nobody may be writing it meanwhile."""
+    """Remove temporary files left by killed writers of ``path``; nobody may be writing it meanwhile."""
     beginning = _beginning(path)
     for leftover in path.parent.glob(".*.tmp"):
         if leftover.name.startswith(beginning):
@@ -55,9 +55,9 @@ def remove_leftovers(path: Path) -> None:
 
 @contextmanager
 def alone(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Yield whether nobody else holds this lock file, which is then ours for the block; wait: until it is.
+    """Lock a file for the block; yields whether the lock was free.  wait: until it is free.
 
-    The system takes the lock from a process that ends, however it ends.
+    The system releases the lock when the process ends, for any reason.
     """
     from filelock import FileLock, Timeout
 

@@ -13,16 +13,16 @@ from sanact.graph import after_batch_norm, trace
 from sanact.nonlinear import is_layer
 from sanact.preserve import copied
 
-NORMS = {nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d}  # that can be folded into them
-ROUNDING = 1e4  # units in the last place that folding may change logits by
+NORMS = {nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d}  # which norms fold into which layers
+ROUNDING = 1e4  # units in the last place by which folding may change logits
 
 
 def fold_batch_norms(model: nn.Module, example: Tensor | None = None) -> None:
-    """Have convolutions scale and shift in place of the batch norms behind them: the same network but for rounding, and faster.
+    """Fold batch norms into the convolutions before them: the same network up to rounding, but faster.
 
-    In place, for a network in evaluation mode: folded norms become identities.  A norm stays where its convolution feeds others
-    too, where either is used twice, has hooks, is of a class of the user's own, or has numbers of fewer than 32 bits.  All
-    stay in a network that cannot be traced, or that gives other logits or gradients when they are folded.
+    Works in place, on a network in evaluation mode; folded norms become identities.  A norm stays if its convolution also
+    feeds something else, or if either of the two is used twice, has hooks, is of a user's class, or has fewer than 32 bits.
+    All norms stay if the network cannot be traced, or has other logits or gradients when they are folded.
     example: as for `trace`.
     """
     try:
@@ -46,7 +46,7 @@ def _fold(model: nn.Module, pairs: list[tuple[str, str]]) -> None:
 
 
 def _foldable(model: nn.Module, traced: fx.GraphModule) -> Iterator[tuple[str, str]]:
-    """Names of convolutions and of the batch norms behind them, that nothing else uses."""
+    """Names of convolutions and of the batch norms behind them that nothing else uses."""
     modules = dict(model.named_modules(remove_duplicate=False))
     targets = (
         str(node.target).rpartition(".")[0] if node.op == "get_attr" else str(node.target) for node in traced.graph.nodes
@@ -63,7 +63,7 @@ def _foldable(model: nn.Module, traced: fx.GraphModule) -> Iterator[tuple[str, s
 
 
 def _does_more(module: nn.Module) -> bool:
-    """Whether a convolution or batch norm is more than its parameters and running statistics say."""
+    """Whether a convolution or batch norm does more than its parameters and running statistics say."""
     hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     estimates = getattr(module, "running_mean", True) is None
     return module.training or estimates or bool(hooks) or any(part.itemsize < 4 for part in module.parameters())

@@ -1,4 +1,4 @@
-"""Where the hidden activations of a network are: its graph of operations, traced once, and the places found in it."""
+"""The hidden activations of a network: its graph of operations, traced once, and the places found in it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from sanact.nonlinear import (
 from sanact.preserve import copied, preserved, seeded
 
 BATCHES = (2, 1, 3, 64)  # images at once; the first decides which branches are traced
-DRAWS = 7  # a seed that nothing is compared with
+DRAWS = 7  # a seed used for nothing else
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -36,8 +36,8 @@ class Layer:
     """A convolution or linear layer of a network, and where its hidden activation is.
 
     name: as in `named_modules`.  type: the module's class.  place: the operation whose output is the hidden activation, or
-    None for an output layer.  after: the nonlinearity there, "" if the layer has none before the next layer, "gate" if it
-    has one that only scales another tensor (squeeze and excitation): a gate is no hidden activation.
+    None for an output layer.  after: the nonlinearity there; "" if there is none before the next layer; "gate" if it only
+    scales another tensor (squeeze and excitation), since a gate is no hidden activation.
     """
 
     name: str
@@ -53,19 +53,19 @@ class Layer:
 
     @property
     def hidden(self) -> bool:
-        """Whether this layer has an activation after a nonlinearity, which is what a plan for the whole network hits."""
+        """Whether this layer has an activation after a nonlinearity.  A plan for the whole network hits these layers."""
         return self.place is not None and self.after not in ("", "gate")
 
 
 def trace(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
-    """A copy of the network as a graph of operations, for its first argument; the others keep their defaults.
+    """A copy of the network as a graph of operations, for its first argument; other arguments keep their defaults.
 
-    Each module stays in the mode it is in; where the network's own code asks for the mode, that of evaluation is traced.
-    example: an input, (N, C, H, W), needed only by a network whose forward method branches on shapes; its values are not
-        used.  None asks the model for its ``input_shape`` or timm's ``pretrained_cfg``.
-    The graph is the network only as far as tracing saw it; see `faithful.difference`.  Its ``meta["by batch"]`` says whether a
-    branch depends on the number of images.
-    Raises ValueError for a network that cannot be traced, or copied, or is compiled or quantized already.
+    Each module keeps its mode.  Where the network's own code asks for the mode, evaluation mode is traced.
+    example: an input, (N, C, H, W), needed only if the forward method branches on shapes; its values are not used.  None takes
+        the model's ``input_shape`` or timm's ``pretrained_cfg``.
+    Tracing may lose parts of the network; see `faithful.difference`.  The graph's ``meta["by batch"]`` says whether a branch
+    depends on the number of images.
+    Raises ValueError for a network that cannot be traced or copied, or that is already compiled or quantized.
     """
     _check_kind(model)
     shape = likely_shape(model) if example is None else tuple(example.shape[1:])
@@ -96,14 +96,14 @@ def _graph(model: nn.Module, shape: tuple[int, ...] | None) -> fx.GraphModule:
                     branches.append(runs[0].decides(branch))
                     by_batch = by_batch or any(run.goes_another_way(branch, branches[-1]) for run in runs[1:])
                     continue
-                except Exception as failed:  # it asks for a value
+                except Exception as failed:  # a branch depends on a value
                     error = failed
-        except Exception as failed:  # of as many kinds as there is Python code in a forward method
+        except Exception as failed:  # a forward method may raise any error
             error = failed
         own = "; its forward method was replaced by one that belongs to another object" if "forward" in vars(model) else ""
         raise ValueError(
             f"{type(model).__name__} cannot be traced by torch.fx, which finds the hidden activations: {error}{own}. Its "
-            "forward method may branch on shapes, if an example input is given, but not on values; mark a function that does "
+            "forward method may branch on shapes, if an example input is given, but not on values; wrap a function that does "
             "with torch.fx.wrap, or pass the part of the network that can be traced"
         ) from error
 
@@ -113,16 +113,16 @@ def _check_kind(model: nn.Module) -> None:
     for part in model.modules():
         kind = type(part)
         if isinstance(part, torch.jit.ScriptModule):
-            raise ValueError(f"{kind.__name__} is TorchScript, into which nobody can look; pass the model as it was before")
+            raise ValueError(f"{kind.__name__} is TorchScript, whose layers cannot be found; pass the original model")
         if ".quantized" in kind.__module__ or kind.__module__.startswith("torch._dynamo"):
             what = "quantized" if ".quantized" in kind.__module__ else "compiled by torch.compile"
-            raise ValueError(f"{kind.__name__} in {type(model).__name__} is {what}; pass the model as it was before")
+            raise ValueError(f"{kind.__name__} in {type(model).__name__} is {what}; pass the original model")
 
 
 def input_shape(model: nn.Module) -> tuple[int, int, int] | None:
-    """The (C, H, W) that a model says it was made for, if it says so in an attribute of this name.
+    """The (C, H, W) that a model was made for, from its attribute ``input_shape``, if it has one.
 
-    timm's ``pretrained_cfg`` says what the weights on the Hub were trained for; a network's own may be of another size.
+    timm's ``pretrained_cfg`` names the size that the weights on the Hub were trained for; a network's own size may differ.
     """
     shape = getattr(model, "input_shape", None)
     if not isinstance(shape, (tuple, list)) or len(shape) != 3 or not all(isinstance(side, int) and side > 0 for side in shape):
@@ -132,7 +132,7 @@ def input_shape(model: nn.Module) -> tuple[int, int, int] | None:
 
 
 def likely_shape(model: nn.Module) -> tuple[int, int, int] | None:
-    """The same, or else a shape that timm's network can be traced with."""
+    """The same, or else a shape with which timm's network can be traced."""
     cfg = getattr(model, "pretrained_cfg", None)
     return input_shape(model) or (cfg.get("input_size") if isinstance(cfg, dict) else None)
 
@@ -140,7 +140,7 @@ def likely_shape(model: nn.Module) -> tuple[int, int, int] | None:
 class _Tracer(fx.Tracer):
     """Looks into a module only if a convolution or linear layer is inside; a norm, dropout or pool is one operation.
 
-    So what depends on the training mode stays a module, and goes on depending on it.
+    So anything that depends on the training mode stays a module and keeps depending on it.
     """
 
     def __init__(self, branches: Iterable[bool] = ()) -> None:
@@ -170,12 +170,12 @@ class _Branch(Exception):
 
 
 class _Run:
-    """What was traced, run as far as needed on an input that has a shape but no values."""
+    """Runs the traced operations, as far as needed, on an input that has a shape but no values."""
 
     def __init__(self, model: nn.Module, shape: tuple[int, ...], count: int) -> None:
         self.model, self.shape, self.count = model, shape, count
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
-        self.values: dict[str, Any] = {}  # by the name of the operation: tracing again gives the same ones
+        self.values: dict[str, Any] = {}  # by the name of the operation, which is the same when traced again
 
     def decides(self, branch: _Branch) -> bool:
         with self.mode, torch.no_grad():
@@ -187,7 +187,7 @@ class _Run:
     def goes_another_way(self, branch: _Branch, way: bool) -> bool:
         try:
             return self.decides(branch) != way
-        except Exception:  # this many images never come here
+        except Exception:  # the network never takes this many images here
             return False
 
     def _value(self, node: fx.Node) -> Any:
@@ -230,14 +230,14 @@ def _dropout_to_modules(traced: fx.GraphModule) -> None:
 
 
 def free_name(module: nn.Module, name: str) -> str:
-    """``name``, or one like it, that no attribute of the module has."""
+    """``name``, or a similar one, that is no attribute of the module yet."""
     while hasattr(module, name):
         name += "_"
     return name
 
 
 def _read_what_is_changed_in_place(traced: fx.GraphModule) -> None:
-    """Let what comes after an in-place operation read its result by name: ``a.relu_(); conv(a)`` as ``conv(a.relu_())``."""
+    """Let operations after an in-place one read its result by name: ``a.relu_(); conv(a)`` becomes ``conv(a.relu_())``."""
     modules = dict(traced.named_modules())
     order = {node: number for number, node in enumerate(traced.graph.nodes)}
     for node in order:
@@ -257,17 +257,17 @@ def _is_in_place(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
 def find_layers(traced: fx.GraphModule) -> list[Layer]:
     """Every convolution and linear layer in the order of execution, with the place of its hidden activation.
 
-    A hidden activation is the output of the first nonlinearity that a layer's output reaches before the next layer, through
-    whatever lies between: norms, dropout, pooling, a sum with a shortcut, a concatenation.  Several layers can share one.
+    A hidden activation is the output of the first nonlinearity after a layer and before the next layer.  Norms, dropout,
+    pooling, a sum with a shortcut or a concatenation may lie between.  Several layers can share one.
     A gated product, x · sigmoid(x) or tanh(x) · sigmoid(y), is one nonlinearity; so is a product of two branches.
     A layer whose output meets no nonlinearity is linear: its activation is its own output, after its batch norm.
     """
     modules = dict(traced.named_modules())
     nodes = list(traced.graph.nodes)
     changing, named, conditions = varying(nodes), nonlinearities(nodes, modules), masks(nodes)
-    reaching: dict[fx.Node, frozenset[fx.Node]] = {}  # layers whose output arrives here unchanged by a nonlinearity
+    reaching: dict[fx.Node, frozenset[fx.Node]] = {}  # layers whose output arrives here without a nonlinearity on the way
     first: dict[fx.Node, tuple[fx.Node, str]] = {}  # layer → the first nonlinearity it reaches
-    gates: dict[fx.Node, tuple[fx.Node, frozenset[fx.Node]]] = {}  # what carries a gate on to a product → the gate, its layers
+    gates: dict[fx.Node, tuple[fx.Node, frozenset[fx.Node]]] = {}  # from a gate to its product → the gate, its layers
     before: dict[fx.Node, frozenset[fx.Node]] = {}  # layers and reductions that an operation depends on
     for node in nodes:
         arriving = frozenset().union(*(reaching[parent] for parent in node.all_input_nodes))
@@ -310,7 +310,7 @@ def find_layers(traced: fx.GraphModule) -> list[Layer]:
 
 
 def _only_scales(node: fx.Node, changing: set[fx.Node]) -> bool:
-    """Whether the result only multiplies others, at once or after arithmetic with constants and changes of shape."""
+    """Whether the result only multiplies other tensors, directly or after arithmetic with constants and changes of shape."""
     return bool(node.users) and all(
         is_product(user, changing)
         or (
@@ -334,7 +334,7 @@ def after_batch_norm(layer: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:
 
 
 def _upstream_of_a_layer(nodes: Iterable[fx.Node], modules: dict[str, nn.Module]) -> set[fx.Node]:
-    """The operations that a later convolution or linear layer depends on: all but the output's."""
+    """The operations that a later convolution or linear layer depends on; those of the output are not among them."""
     upstream: set[fx.Node] = set()
     for node in reversed(list(nodes)):
         if any(user in upstream or is_layer(user, modules) for user in node.users):

@@ -1,4 +1,4 @@
-"""A page that only this machine may talk to, whatever other pages its browser has open."""
+"""A guard for a page that only this machine may use, whatever other pages are open in its browser."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ FRAMED = [(b"x-frame-options", b"DENY"), (b"content-security-policy", b"frame-an
 
 
 class Guard:
-    """ASGI middleware: refuses what another site asks for, and tells browsers not to show the page inside another.
+    """ASGI middleware: refuses requests made by other sites, and tells browsers not to show the page inside another.
 
-    A request passes where its Host is this machine, and its Origin, if it has one, is that very host and port.  So a name of
-    another site that was made to point here (DNS rebinding) is refused, and so is a form of another site.
+    A request passes if its Host is this machine and its Origin, if any, is the same host and port.  This refuses forms of
+    other sites, and names of other sites that were made to point here (DNS rebinding).
     """
 
     def __init__(self, app: App) -> None:
@@ -44,6 +44,6 @@ class Guard:
 
 
 def allowed(host: str, origin: str | None) -> bool:
-    """Whether a request with these headers comes from a page of this very server, or from no page."""
+    """Whether a request with these headers comes from a page of this same server, or from no page."""
     name = host.rsplit(":", 1)[0] if host[-1:] != "]" else host
     return name in LOCAL and (origin is None or urlsplit(origin).netloc == host)

@@ -1,4 +1,4 @@
-"""By which networks, images and code are told apart: what decides a result is in its key, and nothing else is."""
+"""Fingerprints of networks, images and code: everything that decides a result is in its key, and nothing else is."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from sanact.preserve import copied, seeded
 from sanact.remembering import once
 
 PROBES = 4
-FINENESS = 200  # steps in which the largest answer to a probe is told apart
+FINENESS = 200  # steps into which the largest answer to a probe is divided
 
 Shape = tuple[int, ...]
 
 
 def fingerprint(model: nn.Module, shape: Shape | None = None) -> str:
-    """By which two networks are told apart: a hash of all that decides what it computes.
+    """A hash of everything that decides what the network computes; it tells networks apart.
 
     It covers each module's class, attributes, tensors and hooks, the code of the user's own classes and functions (see
-    `content`), and the graph of operations with all constants.  Where the network cannot be traced, its logits on a few noise
-    images stand in for the graph, in steps of half a percent of the largest: so a change that only code in other languages
-    or outside of the network knows of, and that moves them less, is not seen.
+    `content`), and the graph of operations with all constants.  If the network cannot be traced, its logits on a few noise
+    images replace the graph, in steps of half a percent of the largest.  Then a smaller change is missed, if it is made only
+    in other languages or outside of the network.
     shape: (C, H, W) of its images; None asks the network.
-    It depends neither on the process, the machine, nor the number of threads.  The network and the global random states end as
+    It does not depend on the process, the machine, or the number of threads.  The network and the global random states end as
     they were found.
     """
     shape = shape or input_shape(model)
@@ -43,26 +43,26 @@ def _fingerprint(model: nn.Module, shape: Shape | None) -> str:
 
 
 def own_code(*values: Any) -> str | None:
-    """A hash of the code of those values whose class is of the user's own; None if that is no one's."""
+    """A hash of the code of those values whose class is a user's own; None if there are none."""
     own = [type(value) for value in values if type(value).__module__.partition(".")[0] not in LIBRARIES]
     return content(own, closures=False).hex()[:16] if own else None
 
 
 def _other_state(model: nn.Module) -> dict[str, Any]:
-    """What its state dict holds besides its parameters and buffers: numbers, packed weights, what the user saves."""
+    """The entries of its state dict besides parameters and buffers: numbers, packed weights, whatever the user saves."""
     known = {name for tensors in (model.named_parameters, model.named_buffers) for name, _ in tensors(remove_duplicate=False)}
     return {name: value for name, value in model.state_dict().items() if name not in known}
 
 
 def _twice(model: nn.Module, look: Callable[[], Any]) -> bytes | None:
-    """A hash of what two looks agree on; None where they fail or differ, as by the time of day."""
+    """A hash of what two looks agree on; None if they fail or differ, such as by the time of day."""
     found = []
     try:
         for _ in range(2):
             with seeded(model), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 found.append(content(look()))
-    except Exception:  # of as many kinds as there is Python code in a forward method
+    except Exception:  # a forward method may raise any error
         return None
     return found[0] if found[0] == found[1] else None
 
@@ -77,7 +77,7 @@ def _graph(model: nn.Module, shape: Shape | None) -> list[Any]:
 
 
 def _answers(model: nn.Module, shape: Shape | None) -> Any:
-    """Its logits on noise, in steps that another order of additions hardly crosses."""
+    """Its logits on noise, rounded to steps so wide that the order of additions rarely matters."""
     if shape is None:
         return None
     like = next((tensor for tensor in model.parameters() if tensor.is_floating_point()), torch.empty(0))
@@ -85,7 +85,7 @@ def _answers(model: nn.Module, shape: Shape | None) -> Any:
     with torch.no_grad():
         logits = copied(model).eval()(x).double().cpu().flatten(1)
     signs = torch.randint(2, (logits.shape[1], 4), generator=torch.Generator().manual_seed(1)).double() * 2 - 1
-    seen = logits @ signs  # a few numbers that hang on all logits
+    seen = logits @ signs  # a few numbers that depend on all logits
     return (FINENESS * seen / seen.abs().max().clamp_min(1e-30)).round(), (4 * seen.abs().max().log2()).round()
 
 

@@ -1,4 +1,4 @@
-"""One call that judges: a model and its defenses under attack, as a result that shows itself."""
+"""One call that judges a model and its defenses under attack, and a result that displays itself."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-USUAL = 1000  # images, where a data set has more
+USUAL = 1000  # images, if a data set has more
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What `evaluate` found.
+    """The result of `evaluate`.
 
-    results: the accuracies, of each defense the one on clean images first.  paths: the files of rows, one a cell.
-    l2: the budget in L2 at which attacks without one are reported, too.
+    results: the accuracies; for each defense, the one on clean images comes first.  paths: the files of rows, one per cell.
+    l2: the L2 budget at which attacks without a budget are reported, too.
     """
 
     results: list[Result]
@@ -51,26 +51,26 @@ class Evaluation:
     l2: Radius | None
 
     def table(self, knowledge: Knowledge | None = None) -> Grid:
-        """A row a defense, a column an attack, for attackers with this knowledge; None takes those who know most."""
+        """One row per defense, one column per attack, for attackers with this knowledge; None takes those who know most."""
         return grid(self.results, self._known[-1] if knowledge is None else knowledge)
 
     @property
     def _known(self) -> list[Knowledge]:
-        """Who attacked, the one who knows least first."""
+        """The kinds of knowledge that were tested, the least first."""
         return [known for known in KNOWLEDGE if any(result.knowledge == known for result in self.results)]
 
     def figure(self) -> Figure:
-        """Accuracies over the budget, where an attack was run at three or more; else defenses side by side."""
+        """A figure: accuracies over the budget if an attack was run at three budgets or more, else defenses side by side."""
         names = {result.defense: result.defense for result in self.results}
         return accuracy_by_budget(self.results) or comparison(self.results, names)
 
     def report(self, path: Path | str = "report.html") -> Path:
-        """Write one page that needs no network: verdict first, then tables, curves, examples and parameters."""
+        """Write one HTML page that needs no network: verdict first, then tables, curves, examples and parameters."""
         write_text(path, write_page(self.paths, l2=self.l2))
         return Path(path)
 
     def to_pandas(self, *, examples: bool = False) -> pandas.DataFrame:
-        """A line an accuracy; or, with examples, a line an example of each cell."""
+        """One line per accuracy; with ``examples``, one line per example of each cell."""
         import pandas
 
         if not examples:
@@ -119,23 +119,26 @@ def evaluate(
     device: str = "auto",
     progress: bool = False,
 ) -> Evaluation:
-    """Judge a model, undefended and with each defense, under attack.
+    """Judge a model under attack, undefended and with each defense.
 
-    model: x in [0, 1] → logits, in evaluation mode; or a name, see `load_model`.  One that is sanitized already is judged
-        as it is, beside itself without sanitizers.
-    data: what `Data.of` takes: a name, a pair of images and labels, a data set or loader of PyTorch, a Dataset of Hugging Face.
-    defenses: what `defend` takes, a row each: ``["conv*=mask:0.3", "feature-squeezing:bits=1"]``.
-    attacks: a column each: attacks, their texts as ``"pgd:eps=8/255"``, or functions (model, x, y) → examples, see
-        `own_attack`.  None takes FGSM and PGD at the budget that is usual for the data.
-    knowledge: of the attackers, of "oblivious", "white-box", "adaptive"; None takes all.  effort: of the adaptive one.
-    examples: drawn with the class shares of the whole; None takes 1,000, or all.
-    training: clean training images, as data, for defenses that learn from some; of a name, its split "train".  None takes that
-        of data with a name.
-    source: another network of the same data, whose examples the adaptive attacker tries, too.
-    name: of the model, for tables; "" takes that of its class.
-    l2: see `Evaluation`.  out: a folder for rows, from which an interrupted run goes on; None keeps them as long as the result.
+    model: x in [0, 1] → logits, in evaluation mode; or a name, see `load_model`.  A sanitized model is judged as it is, next
+        to itself without sanitizers.
+    data: anything that `Data.of` takes: a name, a pair of images and labels, a PyTorch data set or loader, a Hugging Face
+        Dataset.
+    defenses: anything that `defend` takes; each is a row: ``["conv*=mask:0.3", "feature-squeezing:bits=1"]``.
+    attacks: each is a column: attacks, texts such as ``"pgd:eps=8/255"``, or functions (model, x, y) → examples, see
+        `own_attack`.  None takes FGSM and PGD at the usual budget for the data.
+    knowledge: what attackers know: "oblivious", "white-box" or "adaptive"; None takes all.
+    effort: how hard the adaptive attacker tries.
+    examples: how many to draw, with the class shares of the whole; None takes 1,000, or all if there are fewer.
+    training: clean training images, in any form of ``data``, for defenses that learn from them.  A name stands for its
+        split "train".  None takes the training split of ``data``, if that is a name.
+    source: another network for the same data.  The adaptive attacker also tries examples crafted on it.
+    name: the model's name in tables; "" takes the name of its class.
+    l2: see `Evaluation`.
+    out: a folder for rows, from which an interrupted run continues; None keeps rows only as long as the result.
     workers, batch_size, device, progress: see `engine.run`.
-    Raises ValueError or TypeError for whatever would make a number mean nothing, before the first attack runs.
+    Raises ValueError or TypeError before the first attack runs, for anything that would make the numbers meaningless.
     """
     network, name = _network(model, name)
     images = _images(data, network)
@@ -171,17 +174,18 @@ def judge_attack(
     knowledge: Iterable[Knowledge] | Knowledge = "white-box",
     **more: Any,
 ) -> Evaluation:
-    """Judge an attack of one's own beside ours, on the same images, with the same checks.
+    """Judge your own attack next to ours, on the same images and with the same checks.
 
-    attack: (model, x, y) → examples; of torchattacks, foolbox and ART `sanact.attacks.adapters` makes such functions.  The
-        model is a module that returns logits; a function with the parameters eps and norm is given them.
-    eps, norm: the ball that its examples must stay in, "Linf" unless told; None for one that looks for the nearest example.
-    against: attacks to compare it with; None takes PGD in the same ball, or C&W where there is none.
+    attack: (model, x, y) → examples, where model is a module that returns logits.  If the function has parameters eps and
+        norm, it is given them.  `sanact.attacks.adapters` makes such functions of attacks of torchattacks, foolbox and ART.
+    eps, norm: the ball that its examples must stay in, "Linf" by default; eps=None is for attacks that look for the nearest
+        example.
+    against: attacks to compare it with; None takes PGD in the same ball, or C&W if there is no eps.
     defenses, knowledge, more: as for `evaluate`.
     """
     own = own_attack(attack, eps=eps, norm=norm) if callable(attack) and not isinstance(attack, Attack) else as_attack(attack)
     if own is attack and (eps is not None or norm is not None):
-        raise ValueError(f"eps and norm are of the attack already, got them again ({own}, judge_attack)")
+        raise ValueError(f"the attack has its own eps and norm, which must not be given again ({own}, judge_attack)")
     kind, radius = own.budget
     usual: list[Any] = [f"pgd:eps={radius},norm={kind}" if kind != "L1" else f"apgd:eps={radius},norm=L1"] if radius else ["cw"]
     return evaluate(
@@ -197,12 +201,12 @@ def _network(model: nn.Module | str, name: str) -> tuple[nn.Module, str]:
 
 
 def _images(data: Any, network: nn.Module) -> Data:
-    """The data, those with a name in the shape that the network takes."""
+    """The data; if given by name, in the shape that the network takes."""
     return Data.of(data, shape=input_shape(network)) if isinstance(data, str) else Data.of(data)
 
 
 def _training(training: Any, data: Any, defenses: Sequence[Defense], network: nn.Module, seed: int) -> Data | None:
-    """Clean images for defenses that learn from some; None where none does."""
+    """Clean images for defenses that learn from them; None if there are no such defenses."""
     if not any(one.needs_data for one in defenses):
         return None
     training = data if training is None and isinstance(data, str) else training
@@ -215,7 +219,7 @@ def _training(training: Any, data: Any, defenses: Sequence[Defense], network: nn
 
 
 def _listed(given: Any) -> list[Any]:
-    """Several, or one alone."""
+    """A list, of several values or of one alone."""
     return list(given) if isinstance(given, (list, tuple)) else [given]
 
 

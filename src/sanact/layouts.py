@@ -1,4 +1,4 @@
-"""On which axes of an activation its channels lie, followed from the layer that made them through the traced network."""
+"""Which axes of an activation are its channels, found by following them through the traced network from their layer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Shapes = Mapping[fx.Node, tuple[int, ...]]
 
 
 def shapes_of(traced: fx.GraphModule, x: Tensor) -> dict[fx.Node, tuple[int, ...]]:
-    """The shape of what each operation gives on x, of several tensors the first; in evaluation mode, as far as it runs."""
+    """The shape of each operation's output on x (of the first, if it has several); in evaluation mode, as far as it runs."""
     shapes: dict[fx.Node, tuple[int, ...]] = {}
 
     class Shapes(fx.Interpreter):
@@ -36,13 +36,13 @@ def shapes_of(traced: fx.GraphModule, x: Tensor) -> dict[fx.Node, tuple[int, ...
         with preserved(traced), restored(traced), torch.no_grad(), torch.random.fork_rng(devices=[]):
             traced.eval()
             Shapes(traced, garbage_collect_values=True).run(x)
-    except Exception:  # tracing lost something; who asks compares the network with the model
+    except Exception:  # tracing lost something; the caller compares the graph with the model
         return shapes
     return shapes
 
 
 def channel_axes(traced: fx.GraphModule, shapes: Shapes) -> dict[fx.Node, frozenset[int]]:
-    """The axes that the channels of the last layer lie on, for each operation behind one; none if they cannot be followed."""
+    """For each operation, the axes that hold the channels of the last layer before it; none if they cannot be followed."""
     modules = dict(traced.named_modules())
     found: dict[fx.Node, frozenset[int]] = {}
     for node in traced.graph.nodes:
@@ -64,7 +64,7 @@ def channel_axes(traced: fx.GraphModule, shapes: Shapes) -> dict[fx.Node, frozen
 def _followed(
     node: fx.Node, module: nn.Module | None, axes: frozenset[int], before: tuple[int, ...], after: tuple[int, ...]
 ) -> frozenset[int]:
-    """Where the channels are after one operation."""
+    """The channel axes after one operation."""
     name = operation(node)
     if name in ("einsum", "tensordot"):
         return frozenset()
@@ -85,7 +85,7 @@ def _followed(
 
 
 def _order(node: fx.Node, module: nn.Module | None, rank: int) -> list[int] | None:
-    """The axes in the order that an operation puts them in, tried on a tensor whose axes all have other lengths."""
+    """The order into which an operation permutes the axes, tried on a tensor whose axes all differ in length."""
     lengths = PRIMES[:rank]
     dummy = torch.empty(lengths, device="meta")
     try:
@@ -96,12 +96,12 @@ def _order(node: fx.Node, module: nn.Module | None, rank: int) -> list[int] | No
             function: Any = getattr(dummy, str(node.target)) if node.op == "call_method" else node.target
             moved = function(*args[node.op == "call_method" :], **kwargs)
         return [lengths.index(length) for length in moved.shape] if sorted(moved.shape) == sorted(lengths) else None
-    except Exception:  # it takes no such tensor
+    except Exception:  # it does not take such a tensor
         return None
 
 
 def _regrouped(axes: frozenset[int], before: Sequence[int], after: Sequence[int]) -> frozenset[int]:
-    """Where axes are after a change of shape that keeps the order of the elements: split ones twice, merged ones together."""
+    """Axes after a reshape that keeps the order of elements: a split axis appears twice, merged axes become one."""
     found, i, j = set[int](), 0, 0
     while i < len(before) and j < len(after):
         first, second = i, j
@@ -120,7 +120,7 @@ def _regrouped(axes: frozenset[int], before: Sequence[int], after: Sequence[int]
 
 
 def _indexed(index: Any, axes: frozenset[int], rank: int) -> frozenset[int]:
-    """Where axes are after ``a[index]``."""
+    """The channel axes after ``a[index]``."""
     entries = list(index) if isinstance(index, tuple) else [index]
     if Ellipsis in entries:
         place = entries.index(Ellipsis)

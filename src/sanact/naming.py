@@ -1,4 +1,4 @@
-"""From names to what they name: networks, images, plans and defenses, as the command line and run files write them."""
+"""From names to networks, images, plans and defenses, as the command line and run files write them."""
 
 from __future__ import annotations
 
@@ -35,11 +35,12 @@ LEARNT = 1000  # clean images that a defense learns from
 def read_model(
     model: str, data: str, split: str, weights: str | None, *, found_by: Mapping[str, Any] | None = None
 ) -> tuple[nn.Module, Data]:
-    """A network by name, and the images by name in the shape it takes.
+    """A network by name, and images by name in the shape that it takes.
 
-    weights: those that `SanitizedModel.save` wrote make it the sanitized model that they are of.
+    weights: a file that `SanitizedModel.save` wrote gives the sanitized model.
     found_by: columns, classes and a shape, for `load_data`.
-    Raises ValueError for data with more classes than the network has outputs.  The note of the data says where they have fewer,
+    Raises ValueError for data with more classes than the network has outputs.  Data with fewer classes get a note that says so;
+    so do data for weights of half precision, which are computed in float32.
     and where weights of half precision are computed in float32.
     """
     found_by = found_by or {}
@@ -58,7 +59,7 @@ def read_model(
 
 
 def _fitting(network: nn.Module, images: Data) -> Data:
-    """The images, with a note where they have fewer classes than the network has outputs; ValueError where they have more."""
+    """The images, with a note if they have fewer classes than the network has outputs; ValueError if they have more."""
     check_mode(network, images.name)
     x = next(images[:2].batches(2)).x
     try:
@@ -66,10 +67,10 @@ def _fitting(network: nn.Module, images: Data) -> Data:
             logits = network(x[:1])
     except RuntimeError as error:
         raise ValueError(
-            f"the model fails on an image of {tuple(x.shape[1:])}: {error} (data '{images.name}'); --input C,H,W resizes them"
+            f"the model fails on an image of {tuple(x.shape[1:])}: {error} (data '{images.name}'); --input C,H,W resizes images"
         ) from error
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
-        return images  # which the judge's checks say
+        return images  # the judge's checks will report it
     count, outputs = len(images.classes), logits.shape[1]
     if count > outputs:
         raise ValueError(
@@ -80,12 +81,12 @@ def _fitting(network: nn.Module, images: Data) -> Data:
 
 
 def clean_images(data: str, network: nn.Module, *, seed: int, found_by: Mapping[str, Any]) -> Data:
-    """Training images for defenses that learn from some, `LEARNT` at most, in the shape that the network takes."""
+    """Training images for defenses that learn from them, at most `LEARNT`, in the shape that the network takes."""
     return load_data(data, "train", **{"shape": input_shape(network), **found_by}).at_most(LEARNT, seed=seed)
 
 
 def with_stand_ins(network: nn.Module, texts: Sequence[str]) -> nn.Module:
-    """The network, whose modules named in ``MODULE=path/to/file.py:function`` attackers differentiate through the function."""
+    """The network with surrogates: each text ``MODULE=path/to/file.py:function`` gives a module a function to differentiate."""
     for text in texts:
         name, equals, surrogate = text.partition("=")
         modules = dict(network.named_modules())
@@ -102,9 +103,10 @@ def with_stand_ins(network: nn.Module, texts: Sequence[str]) -> nn.Module:
 def read_source(
     text: str, chosen: Data, *, out: Path, seed: int, dry_run: bool, progress: bool, found_by: Mapping[str, Any]
 ) -> nn.Module | None:
-    """The network whose examples are tried, too; None for "none", and where there are no training images to fit one to.
+    """The network whose examples the adaptive attacker also tries.
 
-    chosen: the images to be judged.  dry_run: fit none; what is not there yet has random weights.
+    None for "none", and if there are no training images to fit one.
+    chosen: the images to be judged.  dry_run: fit none; a network that is not there yet has random weights.
     """
     if text == "none":
         return None
@@ -114,16 +116,16 @@ def read_source(
         _, channels, height, width = next(chosen[:1].batches(1)).x.shape
         images = load_data(chosen.name, "train", **{**found_by, "shape": (channels, height, width)})
     except ValueError as error:
-        log.warning("examples of another network are not tried, there is nothing to fit one to: %s", error)
+        log.warning("examples of another network are not tried, because there are no training images to fit one: %s", error)
         return None
     kept = out / "source" / f"{images[:1000].fingerprint}-{seed}.safetensors"
     if dry_run and not kept.exists():
-        log.warning("before the cells, a small network is fitted in about a minute, whose examples are tried, too")
+        log.warning("first, a small network is fitted in about a minute; the adaptive attacker also tries its examples")
         return PlainCNN(channels, len(images.classes)).eval()
     return plain_network(images, seed=seed, kept=kept, progress=progress)
 
 
 def usual_source(model: str, weights: str | None, effort: str) -> str:
-    """ "none" for the quick effort, and for a network with weights of ours, of which nothing is hidden; else "fit"."""
+    """ "none" for the quick effort and for networks with weights of ours, which are public; else "fit"."""
     ours = model.partition(":")[0] in MODELS and (weights is None or weights in {name for _, name in PRETRAINED})
     return "none" if ours or effort == "quick" else "fit"

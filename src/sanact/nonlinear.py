@@ -1,4 +1,4 @@
-"""Which operations of a traced network are nonlinearities of the activations that reach them."""
+"""Which operations of a traced network are nonlinearities of the activations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SOFTMAXES = (nn.Softmax, nn.Softmax2d, nn.Softmin)
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 NOT_ELEMENTWISE = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin)
 # Names of torch, torch.nn.functional, operator and torch.Tensor, without the underscores of the in-place and reflected ones.
-POWERS = _names("abs absolute exp float_power ipow log pow reciprocal rsqrt sqrt square")  # norms by hand have them
+POWERS = _names("abs absolute exp float_power ipow log pow reciprocal rsqrt sqrt square")  # also used in hand-written norms
 NONLINEAR = POWERS | _names("""
     acos acosh arccos arccosh arcsin arcsinh arctan arctan2 arctanh asin asinh atan atan2 atanh ceil celu clamp clamp_max
     clamp_min clip copysign cos cosh elu erf erfc exp2 expit expm1 fix floor fmax fmin fmod frac gelu glu hardshrink hardsigmoid
@@ -40,14 +40,14 @@ SIZES = _names("""
     bernoulli dim empty_like full_like getattr new_empty new_full new_ones new_tensor new_zeros numel ones_like rand_like
     randint_like randn_like size zeros_like
     """)
-OF_VALUES = frozenset({"H", "T", "imag", "mH", "mT", "real", "values"})  # attributes that are no sizes
-WIDEST = 64  # operations between a fork and where its branches meet again
+OF_VALUES = frozenset({"H", "T", "imag", "mH", "mT", "real", "values"})  # attributes that hold values, not sizes
+WIDEST = 64  # most operations between a fork and where its branches meet again
 
 Modules = Mapping[str, nn.Module]
 
 
 def operation(node: fx.Node) -> str:
-    """The name of the function or method a node calls, the same for `relu_`, `F.relu` and `x.relu()`."""
+    """The name of the function or method that a node calls; `relu_`, `F.relu` and `x.relu()` have the same name."""
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     return "" if node.op in ("call_module", "get_attr", "placeholder", "output") else name.strip("_")
 
@@ -57,7 +57,7 @@ def is_layer(node: fx.Node, modules: Modules) -> bool:
 
 
 def varying(nodes: Iterable[fx.Node]) -> set[fx.Node]:
-    """The operations whose result depends on the values of the input: not parameters, constants, sizes and random numbers."""
+    """The operations whose result depends on input values, unlike parameters, constants, sizes and random numbers."""
     found: set[fx.Node] = set()
     for node in nodes:
         if node.op == "placeholder" or (not _is_size(node) and found.intersection(node.all_input_nodes)):
@@ -77,11 +77,11 @@ def is_reduction(node: fx.Node, modules: Modules) -> bool:
 
 
 def nonlinearities(nodes: Sequence[fx.Node], modules: Modules) -> dict[fx.Node, str]:
-    """The operations that are nonlinearities, each with its name; "" are those that look so, but are part of another or a norm.
+    """The nonlinear operations, each with its name; "" for one that only looks so, as a part of a norm or of another.
 
-    Where an activation forks, and its branches meet again before the next layer with a nonlinearity among them, the operation
-    where they meet is the nonlinearity, and none of those between: x · sigmoid(x), where(x > 0, x, 0.1 x).  A norm written by
-    hand, (x - mean) / sqrt(variance), is none.
+    If an activation forks, and its branches meet again before the next layer with a nonlinearity among them, the operation
+    where they meet counts as the nonlinearity, and none in between: x · sigmoid(x), where(x > 0, x, 0.1 x).  A hand-written
+    norm, (x - mean) / sqrt(variance), is not a nonlinearity.
     """
     changing = varying(nodes)
     statistics = _statistics(nodes, changing, modules)
@@ -104,7 +104,7 @@ def nonlinearities(nodes: Sequence[fx.Node], modules: Modules) -> dict[fx.Node, 
 
 
 def masks(nodes: Iterable[fx.Node]) -> set[fx.Node]:
-    """Comparisons, and what logical operations, casts and shapes make of them."""
+    """Comparisons, and the results of logical operations, casts and reshapes on them."""
     found: set[fx.Node] = set()
     carrying = CASTS | SHAPING | {"and", "or", "xor", "invert", "logical_and", "logical_or", "logical_not"}
     for node in nodes:
@@ -116,7 +116,7 @@ def masks(nodes: Iterable[fx.Node]) -> set[fx.Node]:
 
 
 def _single(node: fx.Node, modules: Modules, changing: set[fx.Node]) -> str:
-    """The name of the nonlinearity that an operation is by itself, or ""."""
+    """The name of the nonlinearity that an operation is on its own, or ""."""
     if node.op == "call_module":
         return "" if is_layer(node, modules) else nonlinear_module(modules[str(node.target)])
     name, inputs = operation(node), changing.intersection(node.all_input_nodes)
@@ -138,7 +138,7 @@ def _single(node: fx.Node, modules: Modules, changing: set[fx.Node]) -> str:
 
 
 def _is_maxout(node: fx.Node, changing: set[fx.Node]) -> bool:
-    """Whether a maximum along a dimension is what becomes of all of an activation; that over a whole map is pooling."""
+    """Whether a maximum along a dimension is the only use of an activation; a maximum over a whole map is pooling."""
     if operation(node) not in EXTREMES:
         return False
     alone = all(len(changing.intersection(value.users)) == 1 for value in node.all_input_nodes)
@@ -146,13 +146,13 @@ def _is_maxout(node: fx.Node, changing: set[fx.Node]) -> bool:
 
 
 def reduced(node: fx.Node) -> set[int]:
-    """The dimensions along which a reduction goes; none where it says none."""
+    """The dimensions of a reduction; empty if it names none."""
     along = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
     return {along} if isinstance(along, int) else {*along} if isinstance(along, (tuple, list)) else set()
 
 
 def _statistics(nodes: Iterable[fx.Node], changing: set[fx.Node], modules: Modules) -> set[fx.Node]:
-    """Means and the like of activations, and what is computed of nothing else."""
+    """Means and other reductions of activations, and operations computed from these alone."""
     found: set[fx.Node] = set()
     for node in nodes:
         inputs = changing.intersection(node.all_input_nodes)
@@ -162,7 +162,7 @@ def _statistics(nodes: Iterable[fx.Node], changing: set[fx.Node], modules: Modul
 
 
 def _of_a_norm(node: fx.Node, statistics: set[fx.Node], changing: set[fx.Node]) -> bool:
-    """Whether a power is taken of a statistic, or only for one that norms others."""
+    """Whether a power is taken of a statistic, or only to compute one that normalizes other activations."""
     if changing.intersection(node.all_input_nodes) <= statistics:
         return True
     return all(user in statistics and _comes_back(user, statistics, changing) for user in node.users)
@@ -181,7 +181,7 @@ def _comes_back(node: fx.Node, statistics: set[fx.Node], changing: set[fx.Node])
 def _closed(
     fork: fx.Node, later: Sequence[fx.Node], changing: set[fx.Node], modules: Modules
 ) -> tuple[fx.Node, list[fx.Node]] | None:
-    """The operation where all branches of an activation meet again without a layer on the way, and those between."""
+    """The operation where all branches of an activation meet without a layer on the way, and the operations in between."""
     ends = len(changing.intersection(fork.users))
     if ends < 2:
         return None
@@ -202,7 +202,7 @@ def _closed(
 
 
 def _name(meeting: fx.Node, between: Sequence[fx.Node], single: Mapping[fx.Node, str], changing: set[fx.Node]) -> str | None:
-    """What to call the nonlinearity of a fork and its meeting: "" for a norm, None for nothing but linear operations."""
+    """The name of the nonlinearity between a fork and its meeting: "" for a norm, None if all operations are linear."""
     inner = [name for node in between if (name := single[node] or _compared(node))]
     own = single[meeting]
     measured = any(operation(node) in REDUCTIONS or operation(node).endswith("norm") for node in between)
@@ -232,7 +232,7 @@ def is_softmax(node: fx.Node, modules: Modules) -> bool:
 
 
 def _inside(module: nn.Module) -> list[str]:
-    """The operations of a module of the user's own."""
+    """The operations inside a module of the user's own."""
     if type(module).__module__.startswith("torch.nn"):
         return []
     try:
@@ -242,7 +242,7 @@ def _inside(module: nn.Module) -> list[str]:
 
 
 def nonlinear_module(module: nn.Module) -> str:
-    """The class of the nonlinearity that a module without layers is or holds, or ""."""
+    """The class of the nonlinearity that a module without layers is or contains, or ""."""
     for part in module.modules():
         if type(part).__module__ == nn.ReLU.__module__ and not isinstance(part, NOT_ELEMENTWISE):
             return type(part).__name__

@@ -1,4 +1,4 @@
-"""How things show themselves in a notebook."""
+"""How results are shown in a notebook."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from html import escape
 
 
 def html_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], notes: Iterable[str] = ()) -> str:
-    """A table as HTML; each argument is text, in which a line break stays one."""
+    """A table as HTML.  Each argument is plain text; line breaks are kept."""
 
     def text(words: str) -> str:
         return escape(words).replace("\n", "<br>")

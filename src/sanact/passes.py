@@ -14,9 +14,9 @@ _tally: ContextVar[Tensor | None] = ContextVar("passes", default=None)
 
 @contextmanager
 def counting(x: Tensor, of: Tensor | None = None) -> Iterator[Tensor]:
-    """For the block, the passes of each of these N examples, (N,): a forward pass is one, a backward pass another.
+    """Count passes in the block for each of these N examples, (N,).  A forward pass is one, a backward pass another.
 
-    of: which of the examples of the block around this one they are, (N,); their passes are then added there.
+    of: (N,), which examples of the surrounding block these are; their passes are then added there, too.
     """
     tally = torch.zeros(len(x), dtype=torch.long, device=x.device)
     before = _tally.set(tally)
@@ -29,9 +29,10 @@ def counting(x: Tensor, of: Tensor | None = None) -> Iterator[Tensor]:
 
 
 def count(batch: int, of: Tensor | None) -> None:
-    """Note one pass of a batch.
+    """Count one pass of a batch.
 
-    of: which of the examples are in it, (batch,); None: all, or, where the number is another, images that serve all of them.
+    of: which of the examples are in the batch, (batch,).  None: all of them, or, if the batch has another size, images
+        used for all of them.
     """
     tally = _tally.get()
     if tally is None:

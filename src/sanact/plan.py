@@ -1,4 +1,4 @@
-"""Plans: which sanitizer sits after which layers of a model; attaching them, saving them, seeing what they hit."""
+"""Plans: which sanitizer goes after which layers of a model.  Attach them, save them, and see what they change."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class SanitizedModel(nn.Module):
 
     forward: x as the network takes it → its logits.
     It is an ordinary module, which deep-copies, pickles, compiles, and exports.  Inside is a copy of the network as a graph of
-    operations, with the sanitizers among them.  Where a graph would compute something else than the network, the copy runs its
-    own code, and the sanitizers are behind its modules; see `untraced.Untraced`.
+    operations, with the sanitizers among them.  Where such a graph would not compute the same as the network, the copy runs
+    the network's own code, with the sanitizers behind its modules; see `untraced.Untraced`.
 
     plan: pattern → configuration of the sanitizer, as JSON would hold it.
     left_out: layers that "*" left alone, because no nonlinearity was found between them and the next layer.
@@ -66,14 +66,15 @@ class SanitizedModel(nn.Module):
         return logits
 
     def save_pretrained(self, folder: Path | str, *, verdict: Any = None) -> None:
-        """Write what `push_to_hub` uploads to a folder, which `from_pretrained` reads."""
+        """Write to a folder what `push_to_hub` uploads; `from_pretrained` reads it."""
         self._as_repository(str(folder), verdict).save_pretrained(folder, config=self._facts)
 
     def push_to_hub(self, repo_id: str, *, verdict: Any = None, **how: Any) -> str:
         """Upload weights, plan and a model card to the Hugging Face Hub; returns the address of the commit.
 
-        verdict: of the judge, for the card: what `sanact.evaluate` returned, or Markdown; None says that it was not judged.
-        how: as for huggingface_hub's `ModelHubMixin.push_to_hub`: private, token, branch, commit_message, …
+        verdict: the judge's verdict for the card: a result of `sanact.evaluate`, or Markdown.  With None, the card says that
+            the model was not judged.
+        how: arguments of huggingface_hub's `ModelHubMixin.push_to_hub`: private, token, branch, commit_message, …
         """
         return str(self._as_repository(repo_id, verdict).push_to_hub(repo_id, config=self._facts, **how))
 
@@ -83,8 +84,8 @@ class SanitizedModel(nn.Module):
     ) -> SanitizedModel:
         """Read what `push_to_hub` or `save_pretrained` wrote, as a network in evaluation mode.
 
-        repo_id: on the Hub, or a folder.  model, example: as for `load`; the name of a model will do, see `build_model`.
-        how: revision, token, cache_dir, … as for huggingface_hub's mixin.
+        repo_id: on the Hub, or a folder.  model, example: as for `load`; model may be a name, see `build_model`.
+        how: revision, token, cache_dir, … for huggingface_hub's mixin.
         """
         from sanact.sharing import Repository
 
@@ -106,9 +107,9 @@ class SanitizedModel(nn.Module):
         return Repository(self.save, card(f"{self.architecture}, sanitized", facts, usage, written))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As of any module; or the weights of the undefended network, under its own names, beside which sanitizers stay.
+        """Load weights of this network, or of the undefended one under its own names; then sanitizers keep their own.
 
-        Raises RuntimeError for weights that do not fit, as PyTorch does.
+        Raises RuntimeError for weights that do not fit, like PyTorch.
         """
         own = self.state_dict()
         front = "network.body." if isinstance(self.network, Untraced) else "network."
@@ -124,14 +125,14 @@ class SanitizedModel(nn.Module):
         return {part.where: part for part in sanitizers_of(self)}
 
     def save(self, path: Path | str) -> None:
-        """Write weights and plan to one safetensors file; the plan is JSON in its header."""
+        """Write weights and plan to one safetensors file.  The plan is JSON in its header."""
         with replacing(path) as temporary:
             save_model(self.network, str(temporary), metadata={"plan": json.dumps(self.plan)})
 
     def __repr__(self) -> str:
         lines = [f"  ({layer}): {sanitizer!r}" for layer, sanitizer in self.sanitizers.items()]
         if self.left_out:
-            lines.append(f"  not, as they look linear: {', '.join(self.left_out)}")
+            lines.append(f"  not sanitized, because they look linear: {', '.join(self.left_out)}")
         return "\n".join([f"SanitizedModel({self.architecture}, sanitizing", *lines, ")"])
 
     def _repr_html_(self) -> str:
@@ -141,19 +142,20 @@ class SanitizedModel(nn.Module):
 
 
 def sanitize(model: nn.Module, plan: Sanitizer | Plan | str, *, example: Tensor | None = None) -> SanitizedModel:
-    """Attach sanitizers to a copy of ``model``; the model itself is left as it was found.
+    """Attach sanitizers to a copy of ``model``.  The model itself does not change.
 
-    plan: a sanitizer, for every hidden activation of a convolution or linear layer, after its nonlinearity; or patterns of
-        layer names, each with its sanitizer: ``{"conv*": Mask(0.2), "fc7": MedianFilter(3)}``, or, as the command line writes
-        it, ``"conv*=mask:0.2; fc7=median:3"``.  A pattern is a name, a glob,
-        or a regular expression after ``re:`` that the whole name must match.  ``"*"`` means what a sanitizer alone means;
-        any other pattern also hits linear layers (those without a nonlinearity) at their own output.
-    example: an input, (N, C, H, W), of which the shape counts; None takes the shape that the model says, or finds one.
+    plan: a sanitizer, for every hidden activation of a convolution or linear layer, after its nonlinearity.  Or patterns of
+        layer names, each with its sanitizer: ``{"conv*": Mask(0.2), "fc7": MedianFilter(3)}``; as text, like on the command
+        line: ``"conv*=mask:0.2; fc7=median:3"``.  A pattern is a name, a glob, or a regular expression after ``re:``, which
+        must match the whole name.  ``"*"`` hits the same places as a sanitizer alone.  Any other pattern also hits linear
+        layers (those without a nonlinearity) at their own output.
+    example: an input, (N, C, H, W), of which only the shape counts.  None takes the shape from the model, or finds one.
 
-    Each place gets a copy of its sanitizer.  Pooling and output layers are never sanitized.  Without its sanitizers the copy
-    has the model's logits and input gradients; this is checked, on one random image and on several.  Raises ValueError, and
-    attaches nothing, if a pattern matches no hidden layer, if two patterns meet at one place, if the model is sanitized
-    already, if an activation is neither (N, C, H, W) nor (N, F), or if no faithful copy can be made.
+    Each place gets its own copy of the sanitizer.  Pooling and output layers are never sanitized.
+    With its sanitizers bypassed, the copy must have the model's logits and input gradients; this is checked on one random
+    image and on several.  Raises ValueError, and attaches nothing, if a pattern matches no hidden layer, if two patterns hit
+    one place, if the model is sanitized already, if an activation is neither (N, C, H, W) nor (N, F), or if no exact copy can
+    be made.
     """
     model = unwrapped(model)
     if not isinstance(model, nn.Module):
@@ -200,16 +202,16 @@ def load(path: Path | str, model: nn.Module, *, example: Tensor | None = None) -
 
 
 def _with_weights(model: nn.Module, path: Path) -> nn.Module:
-    """A copy of the model with the weights of a file that fit it: the model that was sanitized, to compare the copy with."""
+    """A copy of the model with those weights of a file that fit: the original network, to compare the sanitized copy with."""
     twin = copied(model)
     weights = {name.removeprefix("body."): value for name, value in load_file(path).items()}
-    with contextlib.suppress(RuntimeError):  # of another architecture, which is told afterwards
+    with contextlib.suppress(RuntimeError):  # weights of another architecture, which `load` reports later
         twin.load_state_dict(weights, strict=False)
     return twin
 
 
 def as_plan(plan: Sanitizer | Plan | str) -> Plan:
-    """Patterns and sanitizers; TypeError for anything else, ValueError for none."""
+    """A plan as patterns with sanitizers; TypeError for anything else, ValueError for an empty plan."""
     patterns = read_plan(plan) if isinstance(plan, str) else plan
     patterns = {"*": patterns} if isinstance(patterns, Sanitizer) else patterns
     if not isinstance(patterns, Mapping) or not all(
@@ -226,7 +228,7 @@ def plan_to_dict(plan: Sanitizer | Plan) -> dict[str, dict[str, Any]]:
 
 
 def plan_from_dict(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Sanitizer]:
-    """The inverse of `plan_to_dict`; ValueError for an unknown sanitizer or argument, TypeError for what is no such dict."""
+    """The inverse of `plan_to_dict`; ValueError for an unknown sanitizer or argument, TypeError for anything else."""
     if not isinstance(configs, Mapping) or not all(isinstance(config, Mapping) for config in configs.values()):
         raise TypeError(f"a plan must map patterns to {{name: …, argument: …}}, got {shown(configs)}")
     if nameless := [pattern for pattern, config in configs.items() if "name" not in config]:
@@ -235,9 +237,9 @@ def plan_from_dict(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Saniti
 
 
 def read_plan(text: str, made: Callable[[Any], Any] | None = None) -> Any:
-    """A plan as text, with semicolons between its parts, or from a JSON file as `plan_to_dict` has it.
+    """A plan from text, with semicolons between its parts, or from a JSON file in the form of `plan_to_dict`.
 
-    made: what makes the plan of what the file holds; None is `plan_from_dict`.
+    made: makes the plan from the content of the file; None is `plan_from_dict`.
     """
     if not text.endswith(".json"):
         return parse_plan([part.strip() for part in text.split(";") if part.strip()] or [text])
@@ -251,7 +253,7 @@ def read_plan(text: str, made: Callable[[Any], Any] | None = None) -> Any:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, whose names must differ: of two alike Python keeps the last without a word."""
+    """A JSON object whose names must differ: of two equal ones, Python would silently keep the last."""
     names = [name for name, _ in pairs]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"'{twice[0]}' is given twice")
@@ -259,7 +261,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse_plan(texts: Iterable[str]) -> dict[str, Sanitizer]:
-    """A plan as the command line writes it, ``[PATTERN=]NAME[:ARGUMENT,…]`` each: ``conv*=mask:0.3,reading=mean_std``."""
+    """A plan as on the command line, each part ``[PATTERN=]NAME[:ARGUMENT,…]``: ``conv*=mask:0.3,reading=mean_std``."""
     plan: dict[str, Sanitizer] = {}
     names = "|".join(SANITIZERS)
     for text in texts:
@@ -272,7 +274,7 @@ def parse_plan(texts: Iterable[str]) -> dict[str, Sanitizer]:
 
 
 def _without_pattern(text: str) -> str:
-    """What is left of ``PATTERN=NAME:…`` where the name is mistyped, so that the message is about it."""
+    """``PATTERN=NAME:…`` without its pattern, so that the message about a mistyped name is about the name."""
     head, colon, rest = text.partition(":")
     return head.rpartition("=")[2] + colon + rest
 
@@ -281,7 +283,7 @@ def _without_pattern(text: str) -> str:
 class ListedLayer:
     """A convolution or linear layer, for a table.
 
-    shape: of its output without the batch.  role, hidden: see `graph.Layer`.  sanitizer: what the plan attaches, or "".
+    shape: of its output, without the batch.  role, hidden: see `graph.Layer`.  sanitizer: what the plan attaches, or "".
     """
 
     name: str
@@ -297,7 +299,7 @@ def list_layers(
 ) -> list[ListedLayer]:
     """The convolution and linear layers of ``model`` in the order of execution, and what ``plan`` attaches to each.
 
-    example: an input, (N, C, H, W), to see output shapes with; None takes the shape the model says it was made for.
+    example: an input, (N, C, H, W), from which output shapes are found.  None takes the input shape from the model.
     """
     model = unwrapped(model)
     layers = find_layers(trace(model, example))
@@ -339,7 +341,7 @@ def _output_shapes(model: nn.Module, example: Tensor | None) -> dict[str, tuple[
 
 
 def calibrate(defended: SanitizedModel, images: Tensor, *, batch_size: int = 500) -> None:
-    """Show clean images to the sanitizers that need them, layer by layer: each sees what those before it leave.
+    """Show clean images to the sanitizers that need them, layer by layer.  Each sees the output of those before it.
 
     images: (N, C, H, W) as the network takes them, of training data; N ≥ 1.  The network runs in evaluation mode.
     """
@@ -370,9 +372,9 @@ def _inputs(defended: nn.Module, sanitizer: nn.Module, batches: Iterable[Tensor]
 
 @torch.no_grad()
 def changed(defended: nn.Module, x: Tensor) -> dict[Part, float]:
-    """The share of the elements that each part which is not bypassed changes on x; 0 is a part that does nothing.
+    """The share of elements that each active part changes on x, from 0 to 1.  A part with 0 does nothing.
 
-    The network runs in evaluation mode.  Of a part that returns another shape than it is given nothing is said.
+    The network runs in evaluation mode.  Parts whose output has another shape than their input are left out.
     """
     shares: dict[Part, float] = {}
 
@@ -392,7 +394,7 @@ def changed(defended: nn.Module, x: Tensor) -> dict[Part, float]:
 
 
 def _hits(layers: list[Layer], patterns: Iterable[str]) -> dict[Any, str]:
-    """The places to sanitize, each with the one pattern that hits it."""
+    """The places to sanitize, each with the single pattern that hits it."""
     hits: dict[Any, str] = {}
     for pattern in patterns:
         for layer in matching(layers, pattern):
@@ -404,7 +406,7 @@ def _hits(layers: list[Layer], patterns: Iterable[str]) -> dict[Any, str]:
 
 
 def matching(layers: list[Layer], pattern: str) -> list[Layer]:
-    """The layers that have a hidden activation and that the pattern means; ValueError if there are none."""
+    """The layers with a hidden activation that the pattern matches; ValueError if there are none."""
     if pattern == "*":
         matching = [layer for layer in layers if layer.hidden]
     else:
@@ -424,7 +426,7 @@ def matching(layers: list[Layer], pattern: str) -> list[Layer]:
 
 
 def activation_name(layers: list[Layer], place: fx.Node) -> tuple[str, Layer]:
-    """What a hidden activation is called, and the layer whose it is: of those that share it, the last."""
+    """The name of a hidden activation, and its layer; if several layers share it, the last one."""
     owner = [layer for layer in layers if layer.place is place][-1]
     once = sum(layer.name == owner.name for layer in layers) == 1
     return owner.name if once else f"{owner.name} ({place})", owner

@@ -1,4 +1,4 @@
-"""Leave no trace on a model that is only looked at, and copy it."""
+"""Inspect or copy a model without leaving traces on it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
-    """Stop gradients to the parameters for the block; afterwards they, and each module's training flag, are as found."""
+    """Stop gradients to the parameters for the block.  Then restore them, and each module's training flag."""
     modes = {
         module: module.training for module in model.modules() if hasattr(module, "training")
-    }  # frozen TorchScript has none
-    leaves = (parameter for parameter in model.parameters() if parameter.is_leaf)  # those of copied TorchScript are not
+    }  # frozen TorchScript has no flag
+    leaves = (parameter for parameter in model.parameters() if parameter.is_leaf)  # those of copied TorchScript are not leaves
     wanted = {parameter: parameter.requires_grad for parameter in leaves}
     try:
         for parameter in wanted:
@@ -36,7 +36,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
-    """Let the model run for the block; afterwards its attributes and the values of its buffers are as found."""
+    """Let the model run in the block.  Then restore its attributes and the values of its buffers."""
     attributes = [(module, dict(vars(module)), dict(module._buffers)) for module in model.modules()]
     values = [(buffer, buffer._version, buffer.detach().clone()) for buffer in model.buffers()]
     try:
@@ -54,7 +54,7 @@ def restored(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def seeded(model: nn.Module, seed: int = 0) -> Iterator[None]:
-    """All global random states set for the block, and as found afterwards."""
+    """Seed all global random states for the block, then restore them."""
     devices = {part.device.index or 0 for part in model.parameters() if part.device.type == "cuda"}
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
@@ -69,21 +69,21 @@ def seeded(model: nn.Module, seed: int = 0) -> Iterator[None]:
 
 
 def copied(model: Model) -> Model:
-    """A deep copy, also of a model that holds results of earlier computations, as weight norm and pruning with hooks do.
+    """A deep copy, also of a model that holds results of earlier computations, like weight norm and pruning with hooks.
 
     Raises ValueError for a model that cannot be copied.
     """
     computed = [value for module in model.modules() for value in _tensors(vars(module)) if not value.is_leaf]
     try:
         return copy.deepcopy(model, {id(value): value.detach().clone() for value in computed})
-    except Exception as error:  # of as many kinds as there are attributes
+    except Exception as error:  # attributes may raise any error
         raise ValueError(
             f"{type(model).__name__} cannot be copied, and only copies are sanitized or judged: {type(error).__name__}: {error}"
         ) from error
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in what a module's attribute holds."""
+    """The tensors inside the value of a module's attribute."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict):

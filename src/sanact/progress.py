@@ -1,4 +1,4 @@
-"""One progress bar for all long work: what is running, how far, how long still."""
+"""One progress bar for all long work: what is running, how far it is, and the time left."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Advance = Callable[..., None]
 
 class Tell(Protocol):
     def __call__(self, share: float, left: float, what: str | None = None) -> None:
-        """share: of the work, that is done, 0 to 1.  left: seconds from now to the end."""
+        """share: share of the work that is done, 0 to 1.  left: seconds until the end."""
 
 
 @contextmanager
 def progress_bar(what: str, total: int, *, show: bool = True) -> Iterator[Advance]:
-    """Yield ``advance(n=1, what=None)``, drawn on standard error, so that results can be piped from standard output.
+    """Yield ``advance(n=1, what=None)``.  The bar is drawn on standard error, so that standard output can be piped.
 
     what: the text before the bar; ``advance`` may replace it.  total: the units of work.  show: False draws nothing; nor is
     anything drawn in a file or a pipe.
@@ -47,9 +47,9 @@ def progress_bar(what: str, total: int, *, show: bool = True) -> Iterator[Advanc
 
 @contextmanager
 def forecast_bar(what: str, *, show: bool = True) -> Iterator[Tell]:
-    """Yield ``tell(share, left, what=None)``: the same bar for work of which is told, again and again, how long it will take.
+    """Yield ``tell(share, left, what=None)``: a bar for work whose remaining time is forecast again and again.
 
-    Between two tellings the time left runs down by the clock.
+    Between two forecasts the time left runs down by the clock.
     """
     with _bar(TaskProgressColumn(), _TimeLeft(), show=show) as bar:
         task = bar.add_task(what, total=1.0, until=None)
@@ -76,7 +76,7 @@ def _bar(count: ProgressColumn, left: ProgressColumn, *, show: bool) -> Progress
 
 
 class _TimeLeft(ProgressColumn):
-    """Until when a forecast says that it will take."""
+    """The time left, as forecast."""
 
     def render(self, task: Task) -> Text:
         until = task.fields["until"]
@@ -84,7 +84,7 @@ class _TimeLeft(ProgressColumn):
 
 
 def duration(seconds: float) -> str:
-    """A time as it is said: "40 s", "12 min", "3 h 20 min"."""
+    """A duration in words: "40 s", "12 min", "3 h 20 min"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

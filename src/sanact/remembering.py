@@ -1,4 +1,4 @@
-"""Looking at things once while nothing changes them: a network and its images are hashed once a run, not once a cell."""
+"""Remember the hash of things that do not change: networks and images are hashed once a run, not once a cell."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _remembered: ContextVar[dict[Any, tuple[Any, str]] | None] = ContextVar("remembe
 
 @contextmanager
 def remembered() -> Iterator[None]:
-    """For the block, what `once` has looked at is not looked at again: nothing may change it meanwhile."""
+    """For the block, remember the results of `once`; the values must not change meanwhile."""
     token = _remembered.set(_remembered.get() or {})
     try:
         yield
@@ -21,10 +21,10 @@ def remembered() -> Iterator[None]:
 
 
 def once(value: Any, key: Callable[[], str], *more: Any) -> str:
-    """``key()``, which looks at ``value``; in a block of `remembered` it is called once for this value and ``more``."""
+    """``key()``, a function of ``value``; inside `remembered` it is called only once for this value and ``more``."""
     known = _remembered.get()
     if known is None:
         return key()
     if (id(value), *more) not in known:
-        known[id(value), *more] = value, key()  # the value stays alive, and so nobody else gets its address
+        known[id(value), *more] = value, key()  # keeps the value alive, so that no other gets its address
     return known[id(value), *more][1]

@@ -1,4 +1,4 @@
-"""What an evaluation is asked for, as a file that a user writes, and as the options of ``sanact evaluate`` say it."""
+"""A request for an evaluation: as a file that a user writes, and as the options of ``sanact evaluate``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def text(value: Any, name: str, where: str) -> str:
 
 @dataclass(frozen=True)
 class Several:
-    """A list, each of whose members another rule allows, each at most once."""
+    """A rule for lists: every member must fulfil another rule, and no member may come twice."""
 
     rule: Rule
 
@@ -40,7 +40,7 @@ class Several:
 
 @dataclass(frozen=True)
 class Net:
-    """A network: its name, and the weights and stand-ins of modules that it is to have, as the command line writes them."""
+    """A network: its name, and the weights and stand-ins for its modules, as written on the command line."""
 
     name: str
     weights: str | None = None
@@ -48,7 +48,7 @@ class Net:
 
     @classmethod
     def of(cls, value: Any, name: str, where: str) -> Net:
-        """From a name, or a table of what a `Net` has."""
+        """From a name, or a table with the fields of a `Net`."""
         if isinstance(value, Net):
             return value
         table = value if isinstance(value, dict) else {"name": value}
@@ -79,7 +79,7 @@ def _folder(value: Any, name: str, where: str) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class RunFile:
-    """Which networks are judged on which images, with which defenses, against whom; as `sanact run` reads it from TOML.
+    """Which networks are judged, on which images, with which defenses and attacks; `sanact run` reads it from TOML.
 
         models = ["mnist-cnn", { name = "mnist-cnn", weights = "mnist-pgd" }]
         data = "mnist"
@@ -87,14 +87,13 @@ class RunFile:
         attacks = ["pgd:eps=0.3,steps=100"]
         examples = 100
 
-    Each key is an option of `sanact evaluate`, or the plural of one, and is written as there.  A key that is left out has its
-    default.
+    Each key is an option of `sanact evaluate`, or its plural, and has the same syntax.  A missing key has its default.
     Paths are relative to the folder that the command is run in.
-    models: names, or tables of name, weights and stand_ins.  defenses: with plans among them.
-    input: (C, H, W), as [3, 224, 224], that images are resized to; None is what the network was made for, or no change.
-    attacks: none is FGSM and PGD at the usual budget of the data.  examples: None takes 1000, or all.
+    models: names, or tables of name, weights and stand_ins.  defenses: plans, too.
+    input: (C, H, W), as [3, 224, 224], to resize images to; None takes the network's input shape, or leaves images as they are.
+    attacks: none is FGSM and PGD at the usual budget of the data.  examples: None takes 1000, or all if there are fewer.
     source: None is "none" for the quick effort and for weights of ours, else "fit".
-    workers: None is one a core, or one a GPU.
+    workers: None is one per core, or one per GPU.
     Raises ValueError that names the key, what came, and what is allowed.
     """
 
@@ -147,13 +146,13 @@ class RunFile:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> RunFile:
-        """From options by name; those that are None or empty have the default, and others than a run has are not looked at."""
+        """From options by name.  None and empty ones take the default; names that a run does not have are ignored."""
         known = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in options.items() if name in known and value not in (None, [], ())})
 
     @classmethod
     def read(cls, path: Path) -> RunFile:
-        """From a file; ValueError that names it, and what in it is wrong."""
+        """From a file; a ValueError names the file and what in it is wrong."""
         try:
             given = tomllib.loads(path.read_text(encoding="utf-8"))
             _check_keys(given, cls, "a run")
@@ -166,20 +165,20 @@ class RunFile:
             raise ValueError(f"'{path}': {error}") from error
 
     def write(self, path: Path) -> None:
-        """To a file, every key with its value, but for those that are None."""
+        """To a file: every key with its value, except those that are None."""
         lines = ["# Run again: sanact run FILE"]
         lines += [f"{key} = {_toml(value)}" for key, value in asdict(self).items() if value is not None]
         write_text(path, "\n".join(lines) + "\n")
 
     @property
     def found_by(self) -> dict[str, Any]:
-        """What `load_data` is to know of the columns and classes of the data, and the shape if one is asked for."""
+        """Arguments of `load_data` about columns and classes of the data, and the shape if one is asked for."""
         shape = {"shape": self.input} if self.input else {}
         return {"image": self.image_column, "label": self.label_column, "classes": self.class_names, **shape}
 
     @property
     def means(self) -> dict[str, Any]:
-        """What `engine.run` is to know of the machines."""
+        """Arguments of `engine.run` about the machines."""
         return {name: getattr(self, name) for name in ("out", "engine", "workers", "address", "batch_size", "device")}
 
 

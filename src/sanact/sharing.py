@@ -15,7 +15,7 @@ WEIGHTS = "model.safetensors"
 
 
 class Repository(ModelHubMixin):
-    """A model as a repository of the Hub has it.
+    """A model as a repository on the Hub.
 
     save: writes the weights to a path.  card: Markdown, the README.  `push_to_hub` and `save_pretrained` are the mixin's.
     """
@@ -31,14 +31,14 @@ class Repository(ModelHubMixin):
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, read: Callable[[Path], T], **how: Any) -> T:  # type: ignore[override]
-        """What ``read`` makes of the weights in a local folder, or in a repository of the Hub."""
+        """The result of ``read`` on the weights, from a local folder or a repository on the Hub."""
         local = Path(model_id) / WEIGHTS
         known = {key: value for key, value in how.items() if key in ("revision", "cache_dir", "force_download", "token")}
         return read(local if os.path.isdir(model_id) else Path(hf_hub_download(model_id, WEIGHTS, **known)))
 
 
 def card(title: str, facts: Mapping[str, str], usage: str, verdict: str) -> str:
-    """A model card: what it is, how to load it, and what the judge found."""
+    """A model card: the model, how to load it, and the judge's verdict."""
     listed = "\n".join(f"- {name}: {value}" for name, value in facts.items())
     return (
         "---\nlibrary_name: sanact\ntags:\n- sanact\n- adversarial-robustness\n---\n\n"

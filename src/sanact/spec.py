@@ -1,4 +1,4 @@
-"""How the command line writes an attack or a sanitizer with its settings: ``NAME[:VALUE | KEY=VALUE, …]``."""
+"""Attacks and sanitizers as the command line writes them: ``NAME[:VALUE | KEY=VALUE, …]``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def make(kind: str, known: Mapping[str, Callable[..., T]], /, name: str = "", *positional: Any, **named: Any) -> T:
-    """``known[name](...)``; ValueError for a name or an argument that does not exist, saying which do."""
+    """``known[name](...)``; ValueError for an unknown name or argument, with a list of the known ones."""
     if not isinstance(name, str) or name not in known:
         raise ValueError(f"{kind} must be one of {', '.join(known)}, got {_quoted(name)}{meant(name, known)}")
     try:
@@ -55,7 +55,7 @@ def _value(text: str) -> Any:
             value = number(text)
         except ValueError:
             continue
-        return text if value in (math.inf, -math.inf) and "inf" not in text.lower() else value  # of too many digits
+        return text if value in (math.inf, -math.inf) and "inf" not in text.lower() else value  # too large for a float
     numerator, slash, denominator = text.partition("/")
     try:
         return float(numerator) / float(denominator) if slash else text

@@ -1,4 +1,4 @@
-"""Training a classifier: one plain loop, seeded, with a card that says how the weights came about."""
+"""Training a classifier: one plain, seeded loop, and a card that says how the weights were made."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ from sanact.sanitizers import Sanitizer
 from sanact.values import BATCH_SIZE, SEED, SHARE, Number, OneOf, Rules, Whole, flag, shown
 
 Schedule = Literal["constant", "cosine", "one-cycle"]
-LONGEST = 200  # bytes of a name: most systems allow 255, and what is not finished has a longer one
-CALIBRATION = 1000  # images that sanitizers see before they are trained
+LONGEST = 200  # bytes of a name: most systems allow 255, and unfinished files have longer names
+CALIBRATION = 1000  # images shown to sanitizers before training
 PASSES = 15_000  # of images through the plain network in training, at least
 PIXELS = Whole(0, 4096, words="not be negative")
 
@@ -48,16 +48,16 @@ PIXELS = Whole(0, 4096, words="not be negative")
 class Recipe:
     """Stochastic gradient descent with Nesterov momentum on the cross-entropy.
 
-    epochs, batch_size: whole numbers ≥ 1.  lr: step size, > 0.  momentum: in [0, 1).  seed: of the fresh weights, the order of
-    the examples, dropout and augmentation.
-    schedule: "constant"; "cosine", from lr to 0; or "one-cycle", up to lr in the first 30 % of the steps, and then down.
-    weight_decay: ≥ 0.  label_smoothing: in [0, 1), the share of the target that all classes get alike.
-    crop: pixels by which images are widened by reflection, then cut back at random, ≥ 0.  flip: mirror every other image.
-    cutout: side in pixels of a square that is lost of each image, ≥ 0 (DeVries and Taylor 2017, arXiv:1708.04552).
-    ema: in [0, 1), decay per step of the average of the weights that is kept in their place; 0 keeps the weights.
-    mixed_precision: the forward pass in bfloat16 where PyTorch's autocast finds it safe; weights stay float32.
-    channels_last: images and weights with the channels innermost in memory.  compile: with `torch.compile`.  These three are
-        about speed, and change the weights by rounding only.
+    epochs, batch_size: whole numbers ≥ 1.  lr: step size, > 0.  momentum: in [0, 1).
+    seed: for fresh weights, the order of the examples, dropout and augmentation.
+    schedule: "constant"; "cosine", from lr to 0; or "one-cycle", up to lr in the first 30 % of the steps, then down.
+    weight_decay: ≥ 0.  label_smoothing: in [0, 1), the share of the target that is spread equally over all classes.
+    crop: pixels of padding by reflection before a random crop, ≥ 0.  flip: mirror images with probability 1/2.
+    cutout: side in pixels of a square erased in each image, ≥ 0 (DeVries and Taylor 2017, arXiv:1708.04552).
+    ema: in [0, 1), decay per step of a moving average of the weights, which replaces them at the end; 0 is no average.
+    mixed_precision: run the forward pass in bfloat16 where PyTorch's autocast finds it safe; weights stay float32.
+    channels_last: store images and weights with the channels innermost.  compile: use `torch.compile`.  These three are for
+        speed, and change the weights by rounding only.
     The defaults are those of `train_models.py` in Carlini and Wagner's `nn_robust_attacks` (MNIST).
     Deviation: no time decay of the step size (1e-6 per step there).
     """
@@ -114,14 +114,14 @@ def train(
 ) -> float:
     """Train ``model`` in place and leave it in evaluation mode; returns its accuracy on ``validation`` in percent.
 
-    objective: what is driven down; None is the cross-entropy.
-    checkpoint: a file that is written after each epoch, and that an interrupted training goes on from; on the CPU it ends with
-        the same weights as one that was left alone.  It stays when training is done.
-    watch: called after each epoch with its number, its mean loss, the accuracy in percent on the training batches as they came
-        and on ``validation``, the last step size, and its minutes; for the epochs of an interrupted training once more.
-    A last batch of one image joins the one before it, for batch norm has no variance of one: the step after it is left out.
+    objective: what is minimized; None is the cross-entropy.
+    checkpoint: a file written after each epoch, from which an interrupted training continues.  On the CPU it ends with the
+        same weights as an uninterrupted one.  The file stays when training is done.
+    watch: called after each epoch with its number, mean loss, accuracies in percent on the augmented training batches and on
+        ``validation``, last step size, and minutes.  A continued training repeats the calls of finished epochs.
+    If the last batch has one image, it joins the batch before, because batch norm has no variance of one image.
     The global random state ends as it was found.  Raises ValueError if the loss becomes NaN or infinite, for a checkpoint of
-    another training, for a model that has nothing to learn, and for images and labels that do not fit it.
+    another training, for a model without parameters to train, and for images and labels that do not fit it.
     """
     _check_fit(model, data, validation, recipe)
     device = next(model.parameters()).device
@@ -182,7 +182,7 @@ def train(
 
 
 def _bounds(count: int, size: int) -> list[slice]:
-    """Where the batches of so many examples lie; a last one of one example joins the one before."""
+    """Slices of the batches of ``count`` examples; a last batch of one joins the one before."""
     starts = list(range(0, count, size))
     if size > 1 and len(starts) > 1 and count - starts[-1] == 1:
         starts.pop()
@@ -191,7 +191,7 @@ def _bounds(count: int, size: int) -> list[slice]:
 
 @torch.no_grad()
 def _check_fit(model: nn.Module, data: Data, validation: Data, recipe: Recipe) -> None:
-    """Raise ValueError for what would stop the training somewhere on its way."""
+    """Raise ValueError now for anything that would stop the training later."""
     if not len(data) or not len(validation):
         raise ValueError(f"training and validation need images, got {len(data)} and {len(validation)} (data '{data.name}')")
     if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -213,11 +213,11 @@ def _check_fit(model: nn.Module, data: Data, validation: Data, recipe: Recipe) -
 
 
 def plain_network(data: Data, *, seed: int = 0, kept: Path | None = None, progress: bool = False) -> nn.Module:
-    """A small undefended network, fitted to training images in about a minute: a source of examples that may transfer.
+    """A small undefended network, fitted to training images in about a minute; its examples may transfer to others.
 
-    data: training images.  At most 10,000 are used, fewer of larger images, so that the time stays the same; a twelfth of them
+    data: training images.  At most 10,000 are used, or fewer large ones, so that the time stays the same; a twelfth of them
         is held out.
-    kept: a file of weights, read if it is there and written if not.
+    kept: a file of weights, read if it exists and written if not.
     """
     (first,) = data[:1].batches(1)
     few = min(len(data), max(1000, 10_000 * 28 * 28 // first.x[0, 0].numel()))
@@ -237,10 +237,10 @@ def plain_network(data: Data, *, seed: int = 0, kept: Path | None = None, progre
 
 
 class _Run:
-    """A training under way: the weights, what moves them, and what is kept of them.
+    """The state of a training: weights, optimizer, and what is kept of them.
 
-    taken: steps so far.  history: what is told of each epoch.  draws: for the objective.  kept: the model itself, or the
-    average of its weights.
+    taken: steps so far.  history: the metrics of each epoch.  draws: random numbers for the objective.  kept: the model
+    itself, or the moving average of its weights.
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe, steps: int) -> None:
@@ -278,7 +278,7 @@ class _Run:
         return logits.to(x.dtype)
 
     def step(self, objective: Objective, x: Tensor, y: Tensor) -> tuple[float, int]:
-        """Move the weights along the gradient of the loss, unless that is no number; the loss, and how many were right."""
+        """Move the weights along the gradient of the loss, if finite; returns the loss and the number of correct ones."""
         share = (self.taken + 1) / self.steps
         loss, logits = objective(Step(self.model, self._forward, x, y, share, self.draws, self.recipe.label_smoothing))
         if loss.isfinite():
@@ -300,7 +300,7 @@ class _Run:
         write_checkpoint(state, path)
 
     def resume(self, path: Path, identity: str) -> None:
-        """Go on from a checkpoint; ValueError for one that is broken or of another training."""
+        """Continue from a checkpoint; ValueError for one that is broken or of another training."""
         state = read_checkpoint(path, identity, "recipe, data, objective or start")
         for name in ("model", "optimizer", "schedule", "average"):
             if name in state:
@@ -311,19 +311,19 @@ class _Run:
 
 
 def write_checkpoint(state: Mapping[str, Any], path: Path) -> None:
-    """Write the state of a training, with its identity, whole or not at all."""
-    saved = io.BytesIO()  # a full disk is then an error that Python raises
+    """Write the state of a training with its identity, whole or not at all."""
+    saved = io.BytesIO()  # so that a full disk raises an error in Python
     torch.save(state, saved)
     with replacing(path) as temporary:
         temporary.write_bytes(saved.getbuffer())
 
 
 def read_checkpoint(path: Path, identity: str, decides: str) -> dict[str, Any]:
-    """The state of a training; ValueError for a file that is broken or of another one.  decides: what tells them apart."""
+    """The state of a training; ValueError for a broken file or another training.  decides: what identifies a training."""
     try:
         state = torch.load(path, weights_only=True)
-    except Exception as error:  # of as many kinds as a file can be broken
-        raise ValueError(f"'{path}' holds no training to go on with, delete it to begin again: {error}") from error
+    except Exception as error:  # a broken file may raise any error
+        raise ValueError(f"'{path}' holds no training to continue, delete it to begin again: {error}") from error
     if not isinstance(state, dict) or state.get("identity") != identity:
         raise ValueError(f"'{path}' is of a training with another {decides}: delete it to begin again")
     return state
@@ -332,7 +332,7 @@ def read_checkpoint(path: Path, identity: str, decides: str) -> dict[str, Any]:
 def augmented(x: Tensor, crop: int, flip: bool, cutout: int = 0) -> Tensor:
     """Images (N, C, H, W), each moved by up to ``crop`` pixels and, if ``flip``, mirrored half of the time.
 
-    A square of ``cutout`` pixels a side takes the image's mean colour. It is centred on any pixel, and cut off at the border.
+    A square with sides of ``cutout`` pixels gets the image's mean colour.  Its centre is any pixel; it is cut at the border.
     """
     n, _, height, width = x.shape
     if crop:
@@ -351,7 +351,7 @@ def augmented(x: Tensor, crop: int, flip: bool, cutout: int = 0) -> Tensor:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, data: Data, *, top: int = 1, batch_size: int = 500) -> float:
-    """Share of ``data`` whose label is among the ``top`` classes that ``model`` finds likeliest, in percent."""
+    """The share of ``data``, in percent, whose label is among the ``top`` likeliest classes."""
     device = next(model.parameters()).device
     hits = 0
     for batch in data.batches(batch_size):
@@ -361,9 +361,9 @@ def accuracy(model: nn.Module, data: Data, *, top: int = 1, batch_size: int = 50
 
 
 def save_trained(model: nn.Module, path: Path | str, card: Mapping[str, Any], *, half: bool = False) -> None:
-    """Write the weights as safetensors, the card in its header, and the card again beside it for people, as Markdown.
+    """Write the weights as safetensors with the card in its header, and the card as Markdown beside it.
 
-    Of a sanitized model the file is one that `sanact.load` reads.  half: the weights in 16 bits.
+    For a sanitized model, `sanact.load` reads the file.  half: store the weights in 16 bits.
     """
     path, header = Path(path), {"card": json.dumps(card)}
     if isinstance(model, SanitizedModel):
@@ -378,7 +378,7 @@ def save_trained(model: nn.Module, path: Path | str, card: Mapping[str, Any], *,
 
 
 class Metrics:
-    """What is told of each epoch, as a CSV file that is whole at any time, and for TensorBoard if a folder is given."""
+    """The metrics of each epoch: a CSV file that is always complete, and for TensorBoard if a folder is given."""
 
     def __init__(self, path: Path, tensorboard: Path | str | None = None) -> None:
         self.path, self.entries, self.board = path, list[Mapping[str, float]](), None
@@ -430,18 +430,19 @@ def train_and_save(
     start: a file of weights to start from; None draws fresh ones.
     plan: sanitizers to train the network with; the file is then one of `SanitizedModel.save`.  Those that need clean data see
         1,000 training images first.
-    gradient: what is differentiated in their place, by the attack as by the training: "exact", "identity", a surrogate's name,
-        or "drawn", another each step.
-    out: the weights; beside them the card as Markdown, and as CSV the metrics of each epoch, as `train` tells them.
+    gradient: what is differentiated in place of sanitizers, by training and attack: "exact", "identity", a surrogate's name,
+        or "drawn", another one at each step.
+    out: the weights.  Beside them go the card as Markdown, and the metrics of each epoch (see `train`) as CSV.
     tensorboard: a folder to write these metrics to as well, for TensorBoard (extra "tensorboard").
     validation: training images held out, with the class shares of the whole; None is a twelfth of them.
     objective: see `train`.  defense: what the network is trained for, with its own objective.
-    examples: of the training images that are left, so many with the class shares of the whole; None takes all.
-    classes: by name, images of these only, in training and test; the network has logits for all.  Nothing takes all.
+    examples: how many of the remaining training images to use, with the class shares of the whole; None takes all.
+    classes: names of classes; only their images are used, in training and test, but the network has logits for all classes.
+        An empty list takes all.
     image, label, names: the columns, and the classes in the order of the logits; see `load_data`.
-    shape: (C, H, W) that images are resized to; None takes what the network was made for, or leaves them as they are.
+    shape: (C, H, W) to resize images to; None takes the network's input shape, or leaves images as they are.
     half: save the weights in 16 bits; the accuracies on the card are those of the rounded weights.
-    A training that was interrupted goes on from ``<out>.partial``, which is gone when it is done.
+    An interrupted training continues from ``<out>.partial``, which is removed at the end.
     Raises ValueError before any work if ``out`` does not end in ``.safetensors``, by which `load_weights` knows the format.
     """
     if Path(out).suffix != ".safetensors" or os.path.isdir(out):
@@ -514,7 +515,7 @@ def _with_parts(model: nn.Module, plan: Sanitizer | Plan, clean: Data) -> Saniti
 
 
 def _origin(start: Path) -> str:
-    """The command that made these weights, and where they in turn started from."""
+    """The command that made these weights, and the weights that it started from."""
     card = read_card(start)
     before = f"; started from {card['started from']}" if "started from" in card else ""
     return f"{start}, by {card.get('command', 'somebody else')}{before}"

@@ -1,4 +1,4 @@
-"""A network that runs its own forward method, with sanitizers behind some of its modules."""
+"""A network that runs its own forward method, with sanitizers attached behind some of its modules."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sanact.sanitizers import Sanitizer
 
 
 class Untraced(nn.Module):
-    """A copy of a network as its author wrote it, hooks and all; a sanitizer cleans what a module returns.
+    """A copy of a network as its author wrote it, with all hooks; sanitizers clean the outputs of modules.
 
-    parts: by module name and number of its call in a pass, the sanitizer, in the order of execution.  calls: how often each of
-        these modules runs in a pass.
-    forward: raises RuntimeError where a module runs another number of times: a sanitizer would be left out.
-    It deep-copies and pickles as far as the network does.
+    parts: the sanitizers by module name and number of the call in a pass, in the order of execution.  calls: how often each
+        of these modules runs in a pass.
+    forward: raises RuntimeError if a module runs a different number of times, because a sanitizer would be skipped.
+    It can be deep-copied and pickled if the network can.
     """
 
     def __init__(self, body: nn.Module, parts: Mapping[tuple[str, int], Sanitizer], calls: Mapping[str, int]) -> None:
@@ -41,14 +41,14 @@ class Untraced(nn.Module):
         return output
 
     def check_once(self) -> None:
-        """Raise ValueError if a backward pass ran modules again, which a sanitizer of one of several calls cannot follow."""
+        """Raise ValueError if a backward pass runs modules again, and so mixes up the numbers of their calls."""
         for behind in self.behind:
             if behind.calls > 1 and behind.count != behind.calls:
                 raise ValueError(f"'{behind.name}' runs again in the backward pass (activation checkpointing)")
 
 
 class Behind:
-    """A forward hook: what a module returns goes through the sanitizer of this call."""
+    """A forward hook that passes a module's output through the sanitizer of this call."""
 
     def __init__(self, name: str, parts: Mapping[int, Sanitizer], calls: int) -> None:
         self.name, self.parts, self.calls, self.count = name, dict(parts), calls, 0
@@ -66,7 +66,7 @@ class Behind:
 
 
 def calls_of(traced: fx.GraphModule) -> dict[fx.Node, tuple[str, int, int]]:
-    """For each call of a module: the module's name, the number of this call in a pass, and how many there are."""
+    """For each call of a module: the module's name, the number of this call in a pass, and the number of all its calls."""
     modules = dict(traced.named_modules(remove_duplicate=False))
     nodes = [node for node in traced.graph.nodes if node.op == "call_module"]
     totals, seen = Counter(modules[str(node.target)] for node in nodes), Counter[nn.Module]()
@@ -80,9 +80,9 @@ def calls_of(traced: fx.GraphModule) -> dict[fx.Node, tuple[str, int, int]]:
 
 
 def untraced(model: nn.Module, traced: fx.GraphModule, parts: Mapping[fx.Node, Sanitizer]) -> Untraced:
-    """A copy of the model with sanitizers behind the modules that these operations of its graph are.
+    """A copy of the model with sanitizers behind the modules that these graph operations call.
 
-    Raises ValueError, with the reason alone, for an operation that is no module.
+    Raises ValueError, whose message is only the reason, for an operation that is not a module.
     """
     calls = calls_of(traced)
     for node, part in parts.items():

@@ -1,4 +1,4 @@
-"""What a user's own Python file defines: "path/to/file.py:function"."""
+"""Functions from a user's own Python file: "path/to/file.py:function"."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IN_A_FILE = re.compile(r"(?P<file>.+\.py):(?P<function>\w+)(?P<arguments>:.*)?")
 
 
 def parse_function(kind: str, make: Callable[..., T], text: str) -> T | None:
-    """``make(function, key=…)`` of what ``path/to/file.py:function[:KEY=VALUE,…]`` describes; None for other texts."""
+    """``make(function, key=…)`` for a text ``path/to/file.py:function[:KEY=VALUE,…]``; None for other texts."""
     found = IN_A_FILE.fullmatch(text)
     if found is None:
         return None
@@ -36,7 +36,7 @@ def parse_function(kind: str, make: Callable[..., T], text: str) -> T | None:
 
 
 def load_function(name: str) -> Callable[..., Any]:
-    """A function, or a class, by "path/to/file.py:function".  ValueError where there is none, or the file fails."""
+    """A function or class by "path/to/file.py:function".  ValueError if it does not exist, or the file fails."""
     path, colon, function = name.rpartition(":")
     if not (colon and path.endswith(".py")):
         raise ValueError(f"a function must be written path/to/file.py:function, got {shown(name)}")
@@ -49,16 +49,16 @@ def load_function(name: str) -> Callable[..., Any]:
 
 
 def run_file(path: Path, use: Callable[[ModuleType], None], name: str) -> None:
-    """Run a user's file and do something with what it defines; its errors, of any kind, are ValueError."""
+    """Run a user's file and use what it defines; its errors, of any kind, become ValueError."""
     spec = importlib.util.spec_from_file_location("sanact_user_" + re.sub(r"\W", "_", path.stem), path)
     if spec is None or spec.loader is None or not os.path.isfile(path):
         raise ValueError(f"no file '{path}' to take '{name}' from")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # so that what it defines can be pickled
+    sys.modules[spec.name] = module  # so that its classes and functions can be pickled
     neighbours = str(path.parent.resolve())
     sys.path.insert(0, neighbours)  # as Python does for a script
     try:
-        with redirect_stdout(sys.stderr):  # where the results go, nothing else may be printed
+        with redirect_stdout(sys.stderr):  # standard output is for results alone
             spec.loader.exec_module(module)
             use(module)
     except AttributeError as error:

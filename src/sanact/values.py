@@ -1,4 +1,4 @@
-"""What the value of an argument may be: checked where it comes in, and kept as a plain Python value.
+"""Rules for the values of arguments: checked on input, and kept as plain Python values.
 
 A rule is called with a value, the name of the argument, and where it was given; it returns the value, or raises ValueError.
 NumPy's numbers become Python's, so that a configuration prints, hashes and is written to JSON in one way.
@@ -24,9 +24,9 @@ LONGEST = 80  # characters of a value in a message
 
 @dataclass(frozen=True)
 class Whole:
-    """A whole number from ``least`` to ``most``: an int, or what stands for one as an index, as NumPy's do; no bool.
+    """A whole number from ``least`` to ``most``: an int, or what stands for one as an index (NumPy's integers), but no bool.
 
-    most: what memory and time allow.  odd: whether even numbers are refused.  words: in place of "be a whole number ≥ least".
+    most: a limit for memory and time.  odd: whether to refuse even numbers.  words: replaces "be a whole number ≥ least".
     """
 
     least: int
@@ -53,7 +53,7 @@ class Whole:
 class Number:
     """A real number, as a float; no NaN, no bool.
 
-    least, most: the ends.  open_least, open_most: whether an end is left out itself.  words: in place of "be in [least, most]".
+    least, most: the ends.  open_least, open_most: whether an end is excluded.  words: replaces "be in [least, most]".
     """
 
     least: float = -math.inf
@@ -85,14 +85,14 @@ class Number:
         return f"be in {low}{self.least:g}, {self.most:g}{high}"
 
 
-LARGE = 1e9  # what float32 can still square; no pixel, logit or weight is near it
+LARGE = 1e9  # float32 can still square it; no pixel, logit or weight is near it
 POSITIVE = Number(0, LARGE, open_least=True, words="be a positive number")
 NOT_NEGATIVE = Number(0, LARGE, words="be a number ≥ 0")
 SHARE = Number(0, 1, open_most=True)
 
 
 def flag(value: Any, name: str, where: str) -> bool:
-    """True or False, and nothing that only counts as such: "no" would be true."""
+    """True or False only: as a truth value, the text "no" would be true."""
     if not _is_bool(value):
         raise refusal(name, "be True or False", value, where)
     return bool(value)
@@ -131,7 +131,7 @@ CLASSES = Whole(1, 100_000)
 
 
 def image_shape(value: Any, name: str, where: str) -> tuple[int, int, int]:
-    """(C, H, W) of an image, of no more than `PIXELS` numbers."""
+    """(C, H, W) of an image of at most `PIXELS` numbers."""
     try:
         channels, height, width = (SIDE(side, name, where) for side in value)
     except (TypeError, ValueError):
@@ -147,7 +147,7 @@ def refusal(name: str, allowed: str, value: Any, where: str, hint: str = "") -> 
 
 
 def foreseen(error: Exception) -> bool:
-    """Whether it says what came and what is allowed: an error of the system, or one that our own code raised."""
+    """Whether an error already says what came and what is allowed: it comes from the system, or from our own code."""
     if isinstance(error, OSError):
         return True
     frames = list(traceback.walk_tb(error.__traceback__))
@@ -156,17 +156,17 @@ def foreseen(error: Exception) -> bool:
 
 
 def meant(value: Any, known: Iterable[str]) -> str:
-    """ "; did you mean 'median'?" for a name that is nearly one of several that are known, else nothing."""
+    """ "; did you mean 'median'?" if the name is close to a known one, else nothing."""
     named = {name.lower(): name for name in known}
     near = difflib.get_close_matches(value.lower(), named, n=1) if isinstance(value, str) and len(named) > 1 else []
     return f"; did you mean '{named[near[0]]}'?" if near else ""
 
 
 def shown(value: Any) -> str:
-    """A value for a message: in one line, and not a screen of digits."""
+    """A value for a message: in one line, and cut if too long."""
     try:
         text = " ".join(repr(value).split())
-    except ValueError:  # of more digits than Python writes
+    except ValueError:  # more digits than Python writes
         text = f"a number of {value.bit_length():,} bits"
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text):,} characters)"
 

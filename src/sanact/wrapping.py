@@ -1,4 +1,4 @@
-"""What others put around a network for speed: it is taken off, since the module inside computes the same."""
+"""Wrappers for speed are taken off, since the module inside computes the same."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def unwrapped(model: Any) -> Any:
 
 
 def in_float32(model: nn.Module) -> tuple[nn.Module, str]:
-    """The network, or, where its weights are of half precision, a copy in float32, and a note that says so.
+    """The network itself; if its weights are of half precision, a copy in float32.  The second value is a note that says so.
 
-    Points of a small ball cannot be told apart in 16 bits, nor can gradients be trusted in them.
+    16 bits cannot tell apart the points of a small ball, and gradients in them cannot be trusted.
     """
     half = {weight.dtype for weight in model.parameters() if weight.is_floating_point() and weight.element_size() < 4}
     if not half:

@@ -463,5 +463,5 @@ def test_refuses_a_wrong_number_of_generators(attack, model, batch):
 
 @each(ALL)
 def test_warns_of_probabilities(attack, model, batch):
-    with pytest.warns(UserWarning, match="probabilities where logits are due"):
+    with pytest.warns(UserWarning, match="probabilities in place of logits"):
         attack(nn.Sequential(model, nn.Softmax(1)).eval(), *batch)

@@ -176,7 +176,7 @@ def _read(path: Path) -> Any:
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
         if "TorchScript" in str(error):
             raise ValueError(
-                f"'{path}' is TorchScript, into which nobody can look; save model.state_dict() in its place"
+                f"'{path}' is TorchScript, whose layers cannot be changed; save model.state_dict() in its place"
             ) from error
         raise ValueError(f"'{path}' holds no weights: {type(error).__name__}: {error}") from error
     except Exception as error:  # UnpicklingError, for anything but tensors
