@@ -1,4 +1,4 @@
-"""Image-classification data sets: by Hub name, from a local folder, from what users hold, or the bundled digits."""
+"""Image-classification data sets: by Hub name, from a local folder, from objects in memory, or the bundled digits."""
 
 from sanact.data.base import Batch, Data
 from sanact.data.column import pixels

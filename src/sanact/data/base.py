@@ -1,4 +1,4 @@
-"""What the judge sees of a data set: labelled images of one split, with a name and a fingerprint."""
+"""A data set as the judge sees it: labelled images of one split, with a name and a fingerprint."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sanact.values import BATCH_SIZE, SEED, meant, shown
 
 @dataclass(frozen=True)
 class Batch:
-    """index (N,): places in the split.  x: (N, C, H, W) float32 in [0, 1].  y: (N,) class indices."""
+    """index (N,): positions in the split.  x: (N, C, H, W) float32 in [0, 1].  y: (N,) class indices."""
 
     index: Integers
     x: Tensor
@@ -28,10 +28,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Data:
-    """Labelled images of one split, or of a part of it; pixels are decoded only when a batch is asked for.
+    """Labelled images of one split, or of a part of it; pixels are decoded only when a batch is requested.
 
-    index: places in the split, (N,).  labels: class indices of these places, (N,).  classes: their names.
-    chosen: the classes that were asked for, of all; see `only`.  note: what is to be said beside every figure measured on them.
+    index: positions in the split, (N,).  labels: class indices at these positions, (N,).  classes: their names.
+    chosen: the requested classes, if only some; see `only`.  note: a remark to be shown beside every figure measured on them.
     """
 
     name: str
@@ -55,14 +55,14 @@ class Data:
         label: str | None = None,
         shape: tuple[int, int, int] | None = None,
     ) -> Data:
-        """Data from whatever holds labelled images; see `sanact.data.sources.data_of`, which says what that may be."""
+        """Data from any object that holds labelled images; see `sanact.data.sources.data_of` for what it may be."""
         from sanact.data.sources import data_of
 
         return data_of(source, labels, name=name, classes=classes, image=image, label=label, shape=shape)
 
     @classmethod
     def from_tensors(cls, x: Tensor, y: Tensor, *, name: str = "tensors", classes: Sequence[str] = ()) -> Data:
-        """Data held in memory: x (N, C, H, W), float in [0, 1] or uint8, y (N,) class indices, none of which lacks a name."""
+        """Data held in memory: x (N, C, H, W), float in [0, 1] or uint8; y (N,) class indices, each with a name."""
         for what, value in (("x", x), ("y", y)):
             if not isinstance(value, Tensor):
                 raise TypeError(f"{what} must be a tensor, got {type(value).__name__} (data '{name}')")
@@ -86,12 +86,12 @@ class Data:
 
     @property
     def marks(self) -> dict[str, Any]:
-        """What sets these images apart from the whole split as it was published: some classes only, a note; mostly nothing."""
+        """How these images differ from the whole published split: only some classes, a note; usually empty."""
         return ({"classes": list(self.chosen)} if self.chosen else {}) | ({"note": self.note} if self.note else {})
 
     @property
     def fingerprint(self) -> str:
-        """Which images these are, whatever the machine: a hash of name, split, places, labels, and all pixels."""
+        """A hash of name, split, positions, labels, and all pixels; the same on every machine."""
         return once(self, self._fingerprint)
 
     def _fingerprint(self) -> str:
@@ -101,17 +101,17 @@ class Data:
         return digest.hexdigest()[:16]
 
     def shared(self, other: Data) -> int:
-        """How many images of the same split the two have in common."""
+        """The number of images of the same split that the two have in common."""
         if (self.name, self.split) != (other.name, other.split):
             return 0
         both = np.intersect1d(self.index, other.index)
         if not (self.images.anonymous or other.images.anonymous):
             return len(both)
-        mine, others = self.images.read(both), other.images.read(both)  # which may have the same name, and be others
+        mine, others = self.images.read(both), other.images.read(both)  # two sets of the same name may hold different images
         return int((mine == others).flatten(1).all(1).sum()) if mine.shape == others.shape else 0
 
     def only(self, names: Sequence[str]) -> Data:
-        """The images of these classes, whose indices stay what they are; ValueError for a class that does not exist."""
+        """Only the images of these classes, which keep their indices; ValueError for a class that does not exist."""
         if unknown := [name for name in names if name not in self.classes]:
             known = ", ".join(self.classes[:20]) + ", …" * (len(self.classes) > 20)
             hint = meant(unknown[0], self.classes)
@@ -122,25 +122,25 @@ class Data:
         return replace(self[np.flatnonzero(np.isin(self.labels, wanted))], chosen=tuple(dict.fromkeys(names)))
 
     def sample(self, examples: int, *, seed: int = 0) -> Data:
-        """A random part with the class shares of the whole, in the order of the split."""
+        """A random sample with the class shares of the whole, in the order of the split."""
         return self.split_off(examples, seed=seed)[0]
 
     def at_most(self, examples: int, *, seed: int = 0) -> Data:
-        """The same, or the whole where there are no more."""
+        """The same, or all images if there are no more than that."""
         return self.sample(min(examples, len(self)), seed=seed)
 
     def noted(self, note: str) -> Data:
-        """With one more note; "" adds none."""
+        """The same images with one more note; "" adds none."""
         return replace(self, note=", ".join(filter(None, (self.note, note))))
 
     def split_off(self, examples: int, *, seed: int = 0) -> tuple[Data, Data]:
-        """Two parts: ``examples`` drawn at random with the class shares of the whole, and the others."""
+        """Two parts: ``examples`` images drawn at random with the class shares of the whole, and the rest."""
         SEED(seed, "seed", f"data '{self.name}'")
         if isinstance(examples, bool) or not isinstance(examples, (int, np.integer)) or not 0 < examples <= len(self):
             raise ValueError(f"examples must be in 1..{len(self)}, got {shown(examples)} (data '{self.name}', {self.split})")
         order = np.random.default_rng(seed).permutation(len(self))
         order = order[np.argsort(self.labels[order], kind="stable")]  # class by class, shuffled within each
-        spaced = (2 * np.arange(examples) + 1) * len(self) // (2 * examples)  # evenly, so each class has its share
+        spaced = (2 * np.arange(examples) + 1) * len(self) // (2 * examples)  # evenly spaced, so each class has its share
         drawn = np.isin(np.arange(len(self)), order[spaced])
         return self[np.flatnonzero(drawn)], self[np.flatnonzero(~drawn)]
 
@@ -148,7 +148,7 @@ class Data:
         return replace(self, index=self.index[places], labels=self.labels[places])
 
     def batches(self, size: int, *, order: Integers | None = None) -> Iterator[Batch]:
-        """Consecutive batches, or along ``order``: positions within this part, (M,)."""
+        """Consecutive batches, or batches along ``order``: positions within this part, (M,)."""
         size = BATCH_SIZE(size, "batch_size", f"data '{self.name}'")
         order = np.arange(len(self)) if order is None else order
         for start in range(0, len(order), size):

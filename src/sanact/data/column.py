@@ -1,4 +1,4 @@
-"""Images in a column of a Hugging Face data set, decoded when they are asked for."""
+"""Images in a column of a Hugging Face data set, decoded on demand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 GRAY = {"1", "L", "LA"}  # Pillow's modes of grayscale
 
-LONG = 1.0  # seconds of hashing after which the hash is kept
+LONG = 1.0  # seconds of hashing after which the hash is cached
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ class Column:
         return stacked.permute(0, 3, 1, 2).float().div(255).contiguous()
 
     def sign(self, index: Integers) -> bytes:
-        """A hash of all pixels; where that took long it is kept, and holds as long as the files keep size and time."""
+        """A hash of all pixels.  If that took long, it is cached, and stays valid while the files keep size and time."""
         kept = _kept(self._stamp(index))
         if kept and kept.is_file() and len(digest := kept.read_bytes()) == hashlib.sha256().digest_size:
             return digest
         start, digest = time.monotonic(), self._hashed(index)
         if kept and time.monotonic() - start > LONG:
-            with suppress(OSError), replacing(kept) as temporary:  # a home that nobody may write to
+            with suppress(OSError), replacing(kept) as temporary:  # the home folder may not be writable
                 temporary.write_bytes(digest)
         return digest
 
@@ -66,7 +66,7 @@ class Column:
         return digest.digest()
 
     def _stamp(self, index: Integers) -> list[Any]:
-        """What the pixels depend on, the files by size and time; nothing for images in memory or far away."""
+        """What the pixels depend on: files with their size and time.  Empty for images in memory or on a server."""
         paths = {file["filename"] for file in self.rows.cache_files}
         if paths:
             images = self.rows.data.column(self.column).combine_chunks()
@@ -91,7 +91,7 @@ class Column:
 
 
 def _kept(stamp: list[Any]) -> Path | None:
-    """Where a hash of these pixels is kept in the user's cache; None for what no files stand for."""
+    """Where the hash of these pixels is cached; None for images without local files."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sanact" / "pixels"
     return cache / hashlib.sha256(repr(stamp).encode()).hexdigest() if stamp else None
 
@@ -106,10 +106,10 @@ def pixels(image: Any, mode: str, size: tuple[int, int] | None) -> npt.NDArray[n
 
 
 def decoded(rows: datasets.Dataset, places: Integers, column: str) -> list[Any]:
-    """Pillow's images at these places; ValueError that names the first that cannot be read."""
+    """Pillow's images at these positions; a ValueError names the first that cannot be read."""
     try:
         images: list[Any] = rows[places.tolist()][column]
-    except Exception:  # of as many kinds as a file can be broken
+    except Exception:  # a broken file may raise any error
         images = [_one(rows, int(place), column) for place in places]
     if None in images:
         raise ValueError(f"image {places[images.index(None)]} is missing (column '{column}')")
@@ -121,7 +121,7 @@ def _one(rows: datasets.Dataset, place: int, column: str) -> Any:
 
     try:
         return rows[place][column]
-    except FileNotFoundError:  # which names the file
+    except FileNotFoundError:  # its message names the file
         raise
     except Exception as error:
         stored = rows.cast_column(column, datasets.Image(decode=False))[place][column]
@@ -130,7 +130,7 @@ def _one(rows: datasets.Dataset, place: int, column: str) -> Any:
 
 
 def mode_of(modes: set[str], column: str) -> str:
-    """ "L" if all of Pillow's modes are grayscale, else "RGB"; ValueError for more than 8 bits, which Pillow would cut off."""
+    """ "L" if all of Pillow's modes are grayscale, else "RGB"; ValueError for more than 8 bits, which Pillow would clip."""
     if deep := sorted(mode for mode in modes if mode.startswith(("I", "F"))):
         raise ValueError(f"images must have 8 bits a channel, got Pillow's mode '{deep[0]}' (column '{column}')")
     return "L" if modes <= GRAY else "RGB"

@@ -1,4 +1,4 @@
-"""Local folders: which of their folders are splits and which are classes, and which file is broken."""
+"""Local folders: which of their folders are splits, which are classes, and which file is broken."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sanact.values import shown
 if TYPE_CHECKING:
     import datasets
 
-SPLITS = {  # what a folder of a split may be called, as `datasets` has it
+SPLITS = {  # names that a folder of a split may have, as in `datasets`
     "train": ("train", "training"),
     "validation": ("validation", "valid", "dev", "val"),
     "test": ("test", "testing", "eval", "evaluation"),
@@ -24,10 +24,10 @@ TABLES = (".parquet", ".arrow")
 
 
 def open_folder(folder: str) -> Mapping[str, datasets.Dataset]:
-    """All splits of a folder.  Raises what `datasets` raises, and ValueError for a file that is broken, which it names."""
+    """All splits of a folder.  Raises whatever `datasets` raises, and ValueError that names a broken file."""
     import datasets
 
-    path = os.path.abspath(folder)  # never taken for a builder of `datasets`, whatever it is called
+    path = os.path.abspath(folder)  # an absolute path is never mistaken for the name of a builder of `datasets`
     try:
         if (Path(path) / "dataset_dict.json").is_file():
             return dict(datasets.load_from_disk(path))
@@ -37,7 +37,7 @@ def open_folder(folder: str) -> Mapping[str, datasets.Dataset]:
         if files := image_splits(Path(path)):
             return dict(datasets.load_dataset("imagefolder", data_dir=path, data_files=files))
         splits: Mapping[str, datasets.Dataset] = datasets.load_dataset(path)
-    except Exception as error:  # of a dozen kinds
+    except Exception as error:  # `datasets` raises a dozen kinds
         _check_tables(path)
         raise error
     _check_classes(path)
@@ -45,10 +45,10 @@ def open_folder(folder: str) -> Mapping[str, datasets.Dataset]:
 
 
 def image_splits(folder: Path) -> dict[str, list[str]]:
-    """The patterns of the files of each split, for a folder of images; nothing where `datasets` is to find out.
+    """The patterns of the files of each split, for a folder of images; empty where `datasets` should decide.
 
-    Only folders at the top are splits: one called "test" inside "train" is a class.  Folders around it that hold nothing else
-    are passed over.  Raises ValueError where folders of splits and others stand side by side.
+    Only folders at the top are splits: one called "test" inside "train" is a class.  A folder that holds nothing but one other
+    folder is skipped.  Raises ValueError if folders of splits stand beside other folders.
     """
     if _describes_itself(folder):
         return {}
@@ -72,7 +72,7 @@ def image_splits(folder: Path) -> dict[str, list[str]]:
 
 
 def _describes_itself(folder: Path) -> bool:
-    """Whether a README says which files are which split, or a table of labels lies at the top."""
+    """Whether a README assigns files to splits, or a table of labels lies at the top."""
     readme = folder / "README.md"
     if readme.is_file() and "configs:" in readme.read_text(encoding="utf-8", errors="replace").partition("\n---")[0]:
         return True
@@ -95,12 +95,12 @@ def _check_tables(folder: str) -> None:
     for path in _tables(folder):
         try:
             pq.read_schema(path)
-        except Exception as error:  # of as many kinds as a file can be broken
+        except Exception as error:  # a broken file may raise any error
             raise ValueError(f"'{path}' cannot be read: {' '.join(str(error).split())}") from error
 
 
 def _check_classes(folder: str) -> None:
-    """Raise ValueError if the files of a folder number their classes in different ways: `datasets` reads all as the first."""
+    """Raise ValueError if the files of a folder number their classes differently: `datasets` would read all like the first."""
     import pyarrow.parquet as pq
 
     first: dict[str, tuple[Path, list[str]]] = {}

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face Hub, of which those that are not there are told so at once."""
+"""Data sets of the Hugging Face Hub; a missing one is reported at once."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from unittest.mock import patch
 if TYPE_CHECKING:
     import datasets
 
-ANSWER = 5.0  # seconds that the Hub has to say whether it has a data set
+ANSWER = 5.0  # seconds that the Hub has to answer whether it has a data set
 
 
 def from_hub(name: str) -> Mapping[str, datasets.Dataset]:
-    """All splits of a data set on the Hub, or, where the Hub cannot be reached, of what was downloaded before.
+    """All splits of a data set on the Hub; if the Hub cannot be reached, those downloaded before.
 
-    Raises ValueError where the Hub has none of this name or cannot be reached, and what `datasets` raises.
+    Raises ValueError if the Hub has no such data set, or cannot be reached and nothing was downloaded; and whatever
+    `datasets` raises.
     """
     import datasets
 
@@ -25,12 +26,12 @@ def from_hub(name: str) -> Mapping[str, datasets.Dataset]:
     with _offline():
         try:
             return dict(datasets.load_dataset(name))
-        except Exception as error:  # of a dozen kinds
+        except Exception as error:  # `datasets` raises a dozen kinds
             raise ValueError(f"the Hub cannot be reached, and no data set '{name}' was downloaded before") from error
 
 
 def _is_there(name: str) -> bool:
-    """Whether the Hub has it; False where nobody answers, which is asked once: `datasets` would ask for half a minute."""
+    """Whether the Hub has it; False if the Hub does not answer.  `datasets` itself would retry for half a minute."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
@@ -39,15 +40,15 @@ def _is_there(name: str) -> bool:
     except RepositoryNotFoundError as error:
         raise ValueError(f"the Hub has no data set '{name}', or only a private one (hf auth login)") from error
     except HfHubHTTPError:
-        return True  # it answers: what is wrong, `datasets` will say
-    except Exception:  # of as many kinds as a network can fail
+        return True  # the Hub answers, so `datasets` will report the problem
+    except Exception:  # a network may raise any error
         return False
     return True
 
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """For the block, nobody asks the Hub."""
+    """For the block, make no request to the Hub."""
     import datasets
     import huggingface_hub
 

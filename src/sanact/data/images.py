@@ -1,4 +1,4 @@
-"""Where the pixels of a data set come from: whatever can read images at given places, and tensors in memory as the plainest."""
+"""Sources of pixels: anything that can read images at given positions; the simplest is a tensor in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-FEW = 100  # images in memory at once while they are hashed
+FEW = 100  # images held in memory at once while they are hashed
 
 Integers = npt.NDArray[np.int64]
 
@@ -20,14 +20,14 @@ Integers = npt.NDArray[np.int64]
 class Images(Protocol):
     """The images of one split.
 
-    anonymous: whether the name of the data says nothing of them, as for tensors: two sets of one name may be others.
+    anonymous: whether the data's name does not identify them, as for tensors: two sets of one name may hold other images.
     """
 
     @property
     def anonymous(self) -> bool: ...
 
     def read(self, index: Integers) -> Tensor:
-        """The images at these places, (N, C, H, W) float in [0, 1]."""
+        """The images at these positions, (N, C, H, W) float in [0, 1]."""
 
     def sign(self, index: Integers) -> bytes:
         """A hash of all pixels of these images."""
@@ -35,7 +35,7 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class InMemory:
-    """x: (N, C, H, W), float in [0, 1], or uint8, which is divided by 255 when it is read."""
+    """x: (N, C, H, W), float in [0, 1], or uint8, which is divided by 255 on reading."""
 
     x: Tensor
 
@@ -54,5 +54,5 @@ class InMemory:
 
 
 def few(index: Integers) -> Iterator[Integers]:
-    """So many images at a time that memory does not grow with a data set."""
+    """Groups of indices, so small that memory does not grow with the data set."""
     return (index[start : start + FEW] for start in range(0, len(index), FEW))

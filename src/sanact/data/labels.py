@@ -1,4 +1,4 @@
-"""Labels as places among the classes, and which columns of a data set hold images and labels."""
+"""Labels as class indices, and which columns of a data set hold images and labels."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def choose_columns(rows: datasets.Dataset, name: str, image: str | None, label: str | None) -> tuple[str, str]:
-    """The image and the label column: those that were named, or else found.
+    """The image and the label column: those that were named, or else the ones that fit.
 
-    The image column is the only one of images.  The label column is the only one of class labels; where there is none, the only
-    one of whole numbers, or of several the one called "label".  Text is taken for classes in memory and in the metadata of a
-    folder of images; elsewhere its column must be named.  Raises ValueError where that decides nothing.
+    The image column is the only one of images.  The label column is the only one of class labels.  If there is none, it is the
+    only one of whole numbers, or among several the one called "label".  A text column counts as classes in memory and in the
+    metadata of a folder of images; elsewhere it must be named.  Raises ValueError if these rules do not decide.
     """
     import datasets
 
@@ -54,7 +54,7 @@ def choose_columns(rows: datasets.Dataset, name: str, image: str | None, label: 
 
 
 def _kind(feature: Any) -> str:
-    """What a column holds, for messages: Image, ClassLabel, int64, string, …"""
+    """The type of a column, for messages: Image, ClassLabel, int64, string, …"""
     return (
         str(getattr(feature, "dtype", "")).removeprefix("large_")
         if type(feature).__name__ == "Value"
@@ -65,7 +65,7 @@ def _kind(feature: Any) -> str:
 def read_labels(
     splits: Mapping[str, datasets.Dataset], split: str, column: str, classes: Sequence[str], name: str
 ) -> tuple[Integers, tuple[str, ...]]:
-    """The labels of a split as places among the classes, and the classes: those that were given, or those of all splits."""
+    """The labels of a split as class indices, and the class names: the given ones, or those of all splits."""
     rows = splits[split]
     parts = {one: part for one, part in splits.items() if column in part.features}
     own = getattr(rows.features[column], "names", None)
@@ -78,7 +78,7 @@ def read_labels(
         own = sorted({str(word) for words in values.values() for word in words if word is not None})
         places = {word: place for place, word in enumerate(own)}
         values[split] = np.array([places.get(word, -1) for word in values[split]], dtype=np.int64)
-    if unknown := int((~(values[split] >= 0)).sum()):  # -1, or NaN for none
+    if unknown := int((~(values[split] >= 0)).sum()):  # -1, or NaN for a missing one
         raise ValueError(f"{unknown} of {len(rows)} images have no label (column '{column}', split '{split}', data '{name}')")
     labels = values[split].astype(np.int64)
     if own is None:
@@ -94,7 +94,7 @@ def _values(rows: datasets.Dataset, column: str) -> npt.NDArray[Any]:
 
 
 def ordered(labels: Integers, own: Sequence[str], classes: Sequence[str], name: str) -> tuple[Integers, tuple[str, ...]]:
-    """Labels among classes of one's own, as places among those that were given; as they are where none were."""
+    """Labels renumbered from their own classes to the given ones; unchanged if none were given."""
     if not classes:
         return labels, tuple(own)
     given = class_names(classes, 0, name)
@@ -106,7 +106,7 @@ def ordered(labels: Integers, own: Sequence[str], classes: Sequence[str], name: 
 
 
 def class_names(given: Sequence[str], needed: int, data: str) -> tuple[str, ...]:
-    """The names that were given, at least so many and each once, or numbers where there are none."""
+    """The given names, each once and at least as many as needed; or numbers if none were given."""
     if isinstance(given, str) or not all(isinstance(one, str) for one in given):
         raise ValueError(f"classes must be a list of names, got {shown(given)} (data '{data}')")
     names = tuple(given) or tuple(map(str, range(needed)))

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     import datasets
 
 HUB = {"mnist": "ylecun/mnist", "cifar10": "uoft-cs/cifar10", "tiny-imagenet": "zh-plus/tiny-imagenet"}
-TEST = {"tiny-imagenet": "valid"}  # what stands in for "test" where the labels of that are not public
-LOSSLESS = {"mnist", "cifar10"}  # published so; a copy of them in JPEG is not the same
-FOLDER = "SANACT_DATA"  # environment variable: where `mnist/`, `cifar10/`, … may lie on disk
+TEST = {"tiny-imagenet": "valid"}  # used for "test" where the test labels are not public
+LOSSLESS = {"mnist", "cifar10"}  # published without loss; a JPEG copy is not the same
+FOLDER = "SANACT_DATA"  # environment variable: the folder where `mnist/`, `cifar10/`, … may lie
 ALLOWED = f"Allowed: digits, {', '.join(HUB)}, a Hub name, a local folder"
 
 ON_HUB = re.compile(r"\w[\w.-]{,95}(/\w[\w.-]{,95})?", re.ASCII)
@@ -43,20 +43,20 @@ def load_data(
 ) -> Data:
     """Load a split of an image-classification data set.
 
-    name: "digits" (bundled, nothing is downloaded), a local folder, or a name on the Hugging Face Hub; "mnist", "cifar10"
-        and "tiny-imagenet" are short for their Hub names and are first looked for in the folder that SANACT_DATA names; another
-        folder of that name is "./mnist".
-    split: in the slicing syntax of `datasets`: "test", "train[:5000]", "train[5000:]", …  For Tiny ImageNet "test" is its split
-        "valid": the labels of its test images are not public.
-    shape: (C, H, W) that a model takes: images are resized to it, and grayscale is repeated in three channels if C is 3.
+    name: "digits" (bundled, without download), a local folder, or a name on the Hugging Face Hub.  "mnist", "cifar10" and
+        "tiny-imagenet" are short for their Hub names, and are first looked for in the folder that SANACT_DATA names.  A local
+        folder with one of these names is written "./mnist".
+    split: in the slicing syntax of `datasets`: "test", "train[:5000]", "train[5000:]", …  For Tiny ImageNet, "test" means
+        "valid", because the labels of its test images are not public.
+    shape: (C, H, W) that a model takes.  Images are resized to it, and grayscale is repeated in three channels if C is 3.
         None leaves them as they are.
-    image, label: the columns; None finds them by their types.
-    classes: names in the order of the model's logits, for a set that lacks some of them or has them in another order; labels
-        that have names are put into this order.  Nothing takes the classes of the set: of all its splits, not of this one only.
+    image, label: names of the columns; None finds them by their types.
+    classes: names in the order of the model's logits, for a data set that lacks some of them or has another order; named
+        labels are renumbered to this order.  An empty list takes the classes of all splits of the data set.
 
-    A set whose images are all grayscale gives one channel, any other three.  Raises ValueError if the data, the split or a
-    column cannot be found, saying what was tried; for an image that cannot be read, or a label that no class has; and for
-    colour images where one channel is asked for: what to do with the colours is not ours to guess.
+    If all images are grayscale there is one channel, otherwise three.  Raises ValueError if the data, the split or a column
+    cannot be found, with what was tried; for an image that cannot be read, or a label that no class has; and for colour
+    images where one channel is asked for, because there is more than one way to drop the colours.
     """
     for what, text in (("data", name), ("split", split)):
         if not isinstance(text, str) or not text:
@@ -89,7 +89,7 @@ def from_rows(
     classes: Sequence[str],
     anonymous: bool = False,
 ) -> Data:
-    """All of a split, of which the others are known, too; arguments as for `load_data`, anonymous as for `Images`."""
+    """All images of a split, whose data set has these splits; arguments as for `load_data`, anonymous as for `Images`."""
     rows = splits[split]
     image, label = choose_columns(rows, name, image, label)
     labels, names = read_labels(splits, split, label, classes, name)
@@ -106,7 +106,7 @@ def from_rows(
 
 
 def _slice(split: str, base: str, count: int, name: str) -> Integers:
-    """The places that a split as "train[:100]" means; ValueError for one that cannot be read, or reaches beyond the end."""
+    """The positions that a split such as "train[:100]" means; ValueError for bad syntax, or positions beyond the end."""
     import datasets
 
     try:
@@ -119,8 +119,8 @@ def _slice(split: str, base: str, count: int, name: str) -> Integers:
 
 
 def _load(name: str, split: str) -> Mapping[str, datasets.Dataset]:
-    """All splits of a data set; ValueError where there is none, or not this split."""
-    tried = [] if name in HUB else [Path(name)]  # a folder of results may well be called cifar10
+    """All splits of a data set; ValueError if it, or this split, does not exist."""
+    tried = [] if name in HUB else [Path(name)]  # a folder of results may be called cifar10, too
     if FOLDER in os.environ:
         tried.append(Path(os.environ[FOLDER]) / name)
     folder = next((str(path) for path in tried if os.path.isdir(path)), None)
@@ -147,7 +147,7 @@ def _load(name: str, split: str) -> Mapping[str, datasets.Dataset]:
 
 
 def _nearby(name: str) -> str:
-    """A folder beside it that may have been meant."""
+    """A folder with a similar name, which may have been meant."""
     path = Path(name).expanduser()
     beside = [str(path.parent / other) for other in _folders(path.parent)]
     return meant(str(path), [*beside, ""])
@@ -161,7 +161,7 @@ def _folders(path: Path) -> list[str]:
 
 
 def _cause(error: BaseException) -> str:
-    """The error at the bottom of one that only says that another happened; of our own the message alone."""
+    """The original cause of a chain of errors; for an error of our own, only its message."""
     while error.__cause__ is not None and not isinstance(error, ValueError):
         error = error.__cause__
     message = " ".join(str(error).split())

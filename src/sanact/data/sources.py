@@ -1,4 +1,4 @@
-"""Data from what users hold: tensors, arrays, data sets of PyTorch and of Hugging Face."""
+"""Data from objects in memory: tensors, arrays, data sets of PyTorch and of Hugging Face."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from sanact.data.labels import class_names, ordered
 from sanact.data.loading import from_rows, load_data
 from sanact.values import image_shape, shown
 
-CHANNELS = (1, 3)  # by which the axis of the channels is told from height and width
-LOOKED_AT = 8  # images that are read twice, for a data set that draws them at random
+CHANNELS = (1, 3)  # sizes by which the channel axis is told from height and width
+LOOKED_AT = 8  # images that are read twice, to detect a data set that draws them at random
 TAKEN = (
     "a name, a pair of images and labels (tensors or arrays), a data set of PyTorch whose items are (image, label), a "
     "DataLoader of one, or a Dataset of Hugging Face"
@@ -47,18 +47,18 @@ def data_of(
     label: str | None = None,
     shape: tuple[int, int, int] | None = None,
 ) -> Data:
-    """Data from whatever holds labelled images.
+    """Data from any object that holds labelled images.
 
-    source: `TAKEN` says what it may be.  Images are uint8, or float in [0, 1]; (N, C, H, W), (N, H, W, C) with one or three
-        channels, or gray (N, H, W).  Of a DataLoader that gives its whole data set, shuffled or not, that is taken as it lies;
-        any other is read to its end.
-    labels: beside images that come alone.  Class indices, or names.
-    name: for people, and for the budget that is usual for it.
+    source: see `TAKEN` for what it may be.  Images are uint8, or float in [0, 1]; (N, C, H, W), (N, H, W, C) with one or three
+        channels, or gray (N, H, W).  If a DataLoader gives its whole data set, shuffled or not, the data set itself is taken;
+        any other DataLoader is read to its end.
+    labels: for images without labels: class indices, or names.
+    name: for display; a known name also decides the usual budget.
     classes: names in the order of the model's logits; None takes the data set's own, sorted names, or numbers.
-    image, label, shape: of a name or a Dataset, as for `load_data`.
+    image, label, shape: for a name or a Dataset, as in `load_data`.
 
-    Raises TypeError for anything else, ValueError for images and labels that do not fit each other, and for a data set that
-    returns other images each time.
+    Raises TypeError for anything else, ValueError if images and labels do not fit each other, and for a data set that returns
+    other images each time.
     """
     found_by: dict[str, Any] = {"image": image, "label": label, "shape": shape}
     where = f"data '{name or 'data'}'"
@@ -118,7 +118,7 @@ def _from_hugging_face(rows: Any, name: str, classes: Sequence[str], found_by: d
 
 @dataclass(frozen=True)
 class Items:
-    """The images of a data set of PyTorch, read when they are asked for."""
+    """The images of a PyTorch data set, read on demand."""
 
     rows: Any
 
@@ -157,7 +157,7 @@ def _from_items(rows: Any, name: str, classes: Sequence[str]) -> Data:
 
 
 def _targets(rows: Any) -> list[Any]:
-    """The labels of all items: ``targets``, as torchvision has them, where these are the labels; else item by item."""
+    """The labels of all items: ``targets``, as torchvision has them, if they are the labels; else read item by item."""
     kept = getattr(rows, "targets", None)
     if kept is not None and len(kept) == len(rows):
         places = {0, len(rows) // 2, len(rows) - 1}
@@ -171,7 +171,7 @@ def _plain(label: Any) -> Any:
 
 
 def _behind(loader: DataLoader[Any], where: str) -> Any:
-    """The data set of a loader, where it gives all of it as it is; else what it gives, as a pair."""
+    """The data set of a loader that gives all of it unchanged; otherwise the loader's output, as a pair."""
     sampler, rows = loader.sampler, loader.dataset
     whole = isinstance(sampler, SequentialSampler) or (
         isinstance(sampler, RandomSampler) and not sampler.replacement and sampler.num_samples == len(rows)  # type: ignore[arg-type]
@@ -190,7 +190,7 @@ def _behind(loader: DataLoader[Any], where: str) -> Any:
 
 
 def _image(item: Any) -> Any:
-    """One image as a batch of one: a tensor or an array, or one of Pillow."""
+    """One image as a batch of one: from a tensor, an array, or a Pillow image."""
     if not isinstance(item, (Tensor, np.ndarray)):
         mode = getattr(item, "mode", None)
         if mode is None:
@@ -200,12 +200,12 @@ def _image(item: Any) -> Any:
 
 
 def as_images(x: Any, where: str) -> Tensor:
-    """Images of any usual layout, as (N, C, H, W) uint8, or float in [0, 1]; else TypeError or ValueError."""
+    """Images of any usual layout as (N, C, H, W), uint8 or float in [0, 1]; else TypeError or ValueError."""
     if isinstance(x, (list, tuple)):
         x = np.asarray(x)
     is_tensor = isinstance(x, Tensor)
     if isinstance(x, np.ndarray) and x.dtype.kind in "fu":
-        x = x.astype(np.float32) if x.dtype.kind == "f" else x  # NumPy's own is float64, which few models take
+        x = x.astype(np.float32) if x.dtype.kind == "f" else x  # NumPy's default is float64, which few models take
         images = torch.from_numpy(np.require(x, requirements=["C", "W"]))
     elif isinstance(x, Tensor):
         images = x.detach()
@@ -233,7 +233,7 @@ def as_images(x: Any, where: str) -> Tensor:
 
 
 def _labels(given: Any, classes: Sequence[str], name: str) -> tuple[Integers, tuple[str, ...]]:
-    """Class indices and the classes, from class indices, or names."""
+    """Class indices and class names, from either indices or names."""
     values = given.numpy(force=True) if isinstance(given, Tensor) else np.asarray(given)
     if values.dtype.kind in "UO" and values.ndim == 1 and all(isinstance(one, str) for one in values.tolist()):
         own = sorted(set(map(str, values.tolist())))

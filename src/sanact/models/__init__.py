@@ -32,7 +32,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": ResNet18,
     "resnet18-64": ResNet18For64,
 }
-PRETRAINED: dict[tuple[str, str], str] = {  # (model, name of the weights) → file here
+PRETRAINED: dict[tuple[str, str], str] = {  # (model, name of the weights) → our file
     ("mnist-cnn", "mnist"): "mnist_cnn.safetensors",
     ("mnist-cnn", "mnist-pgd"): "mnist_cnn_pgd.safetensors",
     ("resnet18:width=24", "cifar10"): "resnet18_cifar10.safetensors",
@@ -40,7 +40,7 @@ PRETRAINED: dict[tuple[str, str], str] = {  # (model, name of the weights) → f
     ("resnet18:width=48", "cifar10"): "resnet18_w48_cifar10.safetensors",
     ("resnet18-64:width=32", "tiny-imagenet"): "resnet18_tiny_imagenet.safetensors",
 }
-DEFENDED = (  # files here of networks that were trained for a defense, which is how they are asked for
+DEFENDED = (  # our files of networks trained for a defense; they are loaded by the defense's name
     "mnist_cnn_adp.safetensors",
     "mnist_cnn_distillation.safetensors",
     "mnist_cnn_ecoc.safetensors",
@@ -79,14 +79,14 @@ __all__ = [
 def load_model(name: str, *, weights: Path | str | None = None, classes: int | None = None) -> nn.Module:
     """A network in evaluation mode, with weights.
 
-    name: ours, of `MODELS`, with options as in "resnet18:width=24"; "timm:NAME" with timm's pretrained weights, or with timm's
-        options, as in "timm:resnet18:num_classes=10", and weights of one's own; or "path/to/file.py:factory", a function
-        without required arguments, or a class, that returns an `nn.Module`.
-    weights: a safetensors file or a state dict saved by PyTorch; or ours, by the data: "mnist", "cifar10", "tiny-imagenet", and
-        "mnist-pgd" and "cifar10-pgd", trained on PGD's examples.  None takes what the model has: ours, timm's, the user's as
-        its factory made it.
-    classes: of the network that the given weights belong to; None leaves it to the network.
-    For images in colour its weights lie with the channels innermost in memory, which is faster, on the CPU at least.
+    name: one of `MODELS`, with options as in "resnet18:width=24"; "timm:NAME" with timm's pretrained weights, or with timm's
+        options, as in "timm:resnet18:num_classes=10", and your own weights; or "path/to/file.py:factory", a function without
+        required arguments, or a class, that returns an `nn.Module`.
+    weights: a safetensors file, or a state dict saved by PyTorch.  Or one of ours, by the name of its data: "mnist", "cifar10",
+        "tiny-imagenet"; "mnist-pgd" and "cifar10-pgd" are adversarially trained with PGD.  None takes the model's own: ours,
+        timm's, or what the user's factory made.
+    classes: number of classes of the given weights; None leaves it to the network.
+    Networks for colour images get the memory format channels_last, which is faster, at least on the CPU.
     Raises ValueError for an unknown name, a factory that fails, or weights that are missing, corrupt, or of another network.
     """
     if not isinstance(name, str):
@@ -121,9 +121,9 @@ def _ready(model: nn.Module) -> nn.Module:
 
 
 def build_model(name: str, *, classes: int | None = None, pretrained: bool = False) -> nn.Module:
-    """A network with fresh weights, or for timm with its pretrained ones; see `load_model` for the names.
+    """A network with fresh weights, or timm's with its pretrained ones; see `load_model` for the names.
 
-    classes: how many; None leaves it to the network.  A factory of the user's own decides for itself.
+    classes: number of classes; None leaves it to the network.  A user's factory decides for itself.
     """
     number = {} if classes is None else {"classes": CLASSES(classes, "classes", f"model '{name}'")}
     ours = name.partition(":")[0]
@@ -142,10 +142,9 @@ def build_model(name: str, *, classes: int | None = None, pretrained: bool = Fal
 def load_weights(model: nn.Module, path: Path | str) -> None:
     """Fill ``model`` from a safetensors file or a PyTorch state dict (tensors only: nothing in it is executed).
 
-    A state dict may lie in a checkpoint, under one of the names in `WRAPPED`, and its names may have one of `PREFIXES` in
-    front, as `DataParallel` and `torch.compile` put it there.  Raises ValueError for a file that is missing, corrupt, or of
-    another network; for whole numbers where the network has real ones; and for what `SanitizedModel.save` wrote: its plan would
-    be lost.
+    A state dict may lie inside a checkpoint, under one of the names in `WRAPPED`.  Its names may have one of the `PREFIXES`
+    that `DataParallel` and `torch.compile` add.  Raises ValueError for a file that is missing, corrupt, or of another network;
+    for whole numbers where the network has real ones; and for a file of `SanitizedModel.save`, whose plan would be lost.
     """
     path = Path(path)
     if plan := read_plan(path):
@@ -179,7 +178,7 @@ def _read(path: Path) -> Any:
                 f"'{path}' is TorchScript, whose layers cannot be changed; save model.state_dict() in its place"
             ) from error
         raise ValueError(f"'{path}' holds no weights: {type(error).__name__}: {error}") from error
-    except Exception as error:  # UnpicklingError, for anything but tensors
+    except Exception as error:  # UnpicklingError for anything but tensors
         raise ValueError(f"'{path}' is no state dict of tensors; save model.state_dict(), as safetensors best") from error
 
 
@@ -191,7 +190,7 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _unwrapped(state: Any, model: nn.Module, path: Path) -> Any:
-    """The state dict in a checkpoint, its names without what wrappers put in front, where there is but one reading."""
+    """The state dict in a checkpoint, without the prefixes of wrappers, if only one reading is possible."""
     wanted = model.state_dict().keys()
     if isinstance(state, Mapping) and not wanted & state.keys():
         inner = [name for name in WRAPPED if isinstance(state.get(name), Mapping)]
@@ -207,7 +206,7 @@ def _unwrapped(state: Any, model: nn.Module, path: Path) -> Any:
         if prefix is None or found.keys() == counted:
             break
         found = {name.removeprefix(prefix): value for name, value in found.items() if name not in counted}
-    if isinstance(getattr(model, "normalize", None), Normalize):  # timm's own weights, without what is in front of the network
+    if isinstance(getattr(model, "normalize", None), Normalize):  # timm's own weights, without our normalization in front
         around = {name: value for name, value in model.state_dict().items() if not name.startswith("network.")}
         if {f"network.{name}" for name in found} | around.keys() == wanted:
             return {f"network.{name}": value for name, value in found.items()} | around
@@ -215,7 +214,7 @@ def _unwrapped(state: Any, model: nn.Module, path: Path) -> Any:
 
 
 def _check_types(model: nn.Module, state: Any, path: Path) -> None:
-    """Raise ValueError where whole numbers stand for real ones, which PyTorch would take for such: quantized weights."""
+    """Raise ValueError for whole numbers in place of real ones (quantized weights), which PyTorch would accept."""
     for name, own in model.state_dict().items() if isinstance(state, Mapping) else []:
         value = state.get(name)
         if isinstance(own, Tensor) and isinstance(value, Tensor) and own.is_floating_point() and not value.is_floating_point():
@@ -225,12 +224,12 @@ def _check_types(model: nn.Module, state: Any, path: Path) -> None:
 
 
 def read_plan(path: Path | str) -> dict[str, Any]:
-    """The plan in a file that `SanitizedModel.save` wrote, as JSON has it; nothing in any other file."""
+    """The plan in a file of `SanitizedModel.save`, as JSON has it; empty for any other file."""
     return _from_header(path, "plan")
 
 
 def read_card(path: Path | str) -> dict[str, str]:
-    """What `sanact train` wrote of how the weights in a file came about; nothing for anybody else's."""
+    """The card that `sanact train` wrote about how the weights were made; empty for other files."""
     return _from_header(path, "card")
 
 
@@ -305,7 +304,7 @@ def _timm(text: str, pretrained: bool, classes: int | None) -> nn.Module:
 
 
 def _per_channel(values: Sequence[float], channels: int) -> Sequence[float]:
-    """Of three channels, or their mean for another number of them, as timm adapts its first layer."""
+    """Values for three channels; for another number of channels their mean, as timm adapts its first layer."""
     return values if len(values) == channels else [sum(values) / len(values)] * channels
 
 

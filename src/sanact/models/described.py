@@ -1,4 +1,4 @@
-"""Networks beside the classifier, whose kind and size the card in their file of weights says."""
+"""Networks besides the classifier; the card in their file of weights says their kind and size."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def load_described(
 ) -> Network:
     """A network with weights, in evaluation mode.
 
-    name: one of ``ours``, which has our files of weights by name, or a file of one's own.  kinds: of networks, by the name in a
-        card.  what, where: for messages; missing: what is said of a file without a card.
+    name: one of ``ours``, which maps names to our files of weights, or the user's file.  kinds: networks by the name in a card.
+    what, where: for messages; missing: the message about a file without a card.
     Raises ValueError for another name, and for a file without a card or with weights that do not fit.
     """
     if isinstance(name, str) and name in ours:

@@ -1,4 +1,4 @@
-"""MNIST-CNN, the network of the paper's Table 1, and its like for colour images."""
+"""MNIST-CNN, the network of the paper's Table 1, and a wider version for colour images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class MNISTCNN(nn.Module):
     """Four convolutions and three linear layers: the MNIST network of Carlini and Wagner, which the paper calls MNIST-CNN.
 
     forward: x (N, 1, 28, 28) in [0, 1] → logits (N, classes).  312,202 parameters with ten classes.
-    The first operation shifts x to [-0.5, 0.5], as the network's authors trained it.
+    The first operation shifts x to [-0.5, 0.5], as in the authors' training.
     Paper: Carlini and Wagner 2017, arXiv:1608.04644; `train_models.py` of their `nn_robust_attacks`.
     """
 
@@ -37,7 +37,7 @@ class MNISTCNN(nn.Module):
         self.fc8 = nn.Linear(hidden, hidden)
         self.logits = nn.Linear(hidden, classes)
         for layer in self.modules():
-            if isinstance(layer, (nn.Conv2d, nn.Linear)):  # Keras' defaults, which the authors trained with
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):  # Keras' defaults, which the authors used
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
@@ -55,7 +55,7 @@ class MNISTCNN(nn.Module):
 
 
 class CIFARCNN(MNISTCNN):
-    """The same with twice the channels: the CIFAR network of Carlini and Wagner.
+    """The same network with twice the channels: the CIFAR network of Carlini and Wagner.
 
     forward: x (N, 3, 32, 32) in [0, 1] → logits (N, classes).  1,147,978 parameters with ten classes.
     """

@@ -1,4 +1,4 @@
-"""A small network for MNIST that bounds are trained and computed on in minutes."""
+"""A small network for MNIST, on which bounds can be trained and computed in minutes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small network for any images: quickly fitted, and undefended."""
+"""A small undefended network for any images, which is fitted quickly."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 class PlainCNN(nn.Sequential):
-    """Three convolutions with batch norm, an average over what is left of the image, and a linear layer.
+    """Three convolutions with batch norm, global average pooling, and a linear layer.
 
     forward: x (N, channels, H, W) in [0, 1], of any size → logits (N, classes).  About 93,000 parameters.
     """

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from sanact.values import CLASSES, Whole
 
-WIDTH = Whole(1, 512, words="be at least 1")  # of 512 the weights take 3 GB
-SHIFT, SCALE = 0.5, 4.0  # of pixels: about mean 0 and standard deviation 1 for photographs
+WIDTH = Whole(1, 512, words="be at least 1")  # with 512 the weights take 3 GB
+SHIFT, SCALE = 0.5, 4.0  # of pixels: photographs then have about mean 0 and standard deviation 1
 
 
 class Block(nn.Module):
-    """Two convolutions beside a shortcut, which is a 1x1 convolution where the shape changes."""
+    """Two convolutions beside a shortcut; where the shape changes, the shortcut is a 1x1 convolution."""
 
     def __init__(self, channels: int, out: int, stride: int) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Block(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """Eight blocks of two convolutions, behind a 3x3 convolution in place of ImageNet's 7x7 and pooling.
+    """Eight blocks of two convolutions, after a 3x3 convolution in place of ImageNet's 7x7 convolution and pooling.
 
     forward: x (N, 3, 32, 32) in [0, 1] → logits (N, classes).  11,173,962 parameters with ten classes.
     width: channels of the first blocks; the last have eight times as many.
@@ -61,7 +61,7 @@ class ResNet18(nn.Module):
 
 
 class ResNet18For64(ResNet18):
-    """The same for x (N, 3, 64, 64), its first convolution with stride 2.  11,271,432 parameters with 200 classes."""
+    """The same network for x (N, 3, 64, 64): its first convolution has stride 2.  11,271,432 parameters with 200 classes."""
 
     input_shape = (3, 64, 64)
 
