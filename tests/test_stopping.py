@@ -28,7 +28,7 @@ def test_a_signal_ends_a_command_in_one_line(tmp_path, user_model, number, statu
     running.send_signal(number)
     said, told = running.communicate(timeout=60)
     assert (running.returncode, said) == (status, "")
-    assert told.strip() == "stopped; run again to go on from here"
+    assert told.strip() == "stopped; run again to continue from here"
 
 
 def test_outside_of_a_command_the_signal_is_left_as_it_was():

@@ -28,7 +28,7 @@ app = typer.Typer(
 
 
 def version(asked: bool) -> None:
-    """Print the version of sanact, of torch, and which kernels are at work."""
+    """Print the versions of sanact and torch, and which kernels are in use."""
     if asked:
         from importlib.metadata import version
 
@@ -42,7 +42,7 @@ def version(asked: bool) -> None:
 def options(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=version, is_eager=True, help="Say which version this is, and which kernels work."),
+        typer.Option("--version", callback=version, is_eager=True, help="Show the version, and which kernels are in use."),
     ] = False,
 ) -> None:
     """Sanitize the hidden activations of a CNN, attack it, and judge honestly what the defense bought."""
@@ -57,7 +57,7 @@ for verb in VERBS:
 
 
 def main() -> None:
-    """Run the command line; an error that a user can mend is one line, not a traceback."""
+    """Run the command line; an error that a user can fix is one line, not a traceback."""
     tell(logging.WARNING)
     try:
         app()

@@ -1,4 +1,4 @@
-"""The verb that certifies."""
+"""The verb that certifies robust accuracy."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ def certify(
     defense: Annotated[str | None, typer.Option("--defense", help=DEFENSE, show_default="none")] = None,
     eps: Annotated[
         list[float] | None,
-        typer.Option("--eps", help="Radius, in input units; repeat for a curve. Of a smoothed network in L2, else in Linf."),
+        typer.Option("--eps", help="Radius, in input units: L2 for a smoothed network, else Linf. Repeat for a curve."),
     ] = None,
     examples: Annotated[
-        int | None, typer.Option(min=1, help="Images, with the class shares of the whole.", show_default="1000, or all")
+        int | None, typer.Option(min=1, help="Number of images; classes keep their shares.", show_default="1000, or all")
     ] = None,
     classes: Classes = None,
-    draws: Annotated[int, typer.Option(help="Noisy copies of an image, for a smoothed network.")] = 1000,
-    alpha: Annotated[float, typer.Option(help="Chance of a wrong radius, an image, for a smoothed network.")] = 0.001,
+    draws: Annotated[int, typer.Option(help="Noisy copies of each image, for a smoothed network.")] = 1000,
+    alpha: Annotated[float, typer.Option(help="Chance of a wrong radius per image, for a smoothed network.")] = 0.001,
     adaptive: Annotated[
-        bool, typer.Option("--adaptive", help="Attack the same images, too: the true accuracy lies between.")
+        bool, typer.Option("--adaptive", help="Also attack the same images: the true accuracy lies between the two.")
     ] = False,
     effort: EffortOption = "standard",
     out: Out = Path("runs"),
@@ -68,8 +68,8 @@ def certify(
 ) -> None:
     """Prove a robust accuracy: by interval bounds in Linf or, for a smoothed network, by noise in L2.
 
-    What is certified no attack can break. What is not certified may still hold. A network that was not trained for it is mostly
-    certified at no radius worth having.
+    No attack can break a certified image. An image that is not certified may still be robust. A network that was not trained
+    for certification is rarely certified at a useful radius.
 
     Example: sanact certify mnist-cnn --weights ibp.safetensors --eps 0.05 --eps 0.1 --examples 1000
     Example: sanact certify mnist-cnn --defense smoothing:sigma=0.25 --eps 0.25 --draws 1000 --examples 100
@@ -113,7 +113,7 @@ def certify(
 
 
 def _listing(job: Any, table: Any, attacked: dict[float, Any]) -> Any:
-    """A row a radius: clean, certified and, if there are attacks, what they leave."""
+    """One row per radius: clean accuracy, certified accuracy and, if there are attacks, the accuracy under them."""
     from sanact.certificates import certified, clean, contradicted
     from sanact.evaluation.rows import accuracy
     from sanact.report.tables import Listing

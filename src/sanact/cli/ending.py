@@ -1,4 +1,4 @@
-"""How a command ends that cannot go on: one line, whatever happened, and for what nobody foresaw the traceback in a file."""
+"""How a command ends when it fails: one line in any case, and for unforeseen errors the traceback in a file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sanact.values import foreseen
 
 
 def contained(verb: Callable[..., None]) -> Callable[..., None]:
-    """The verb, for which a user's code that ends the program is an error like any other: nothing was judged."""
+    """The verb, where user code that ends the program is an ordinary error: nothing was judged."""
 
     @functools.wraps(verb)
     def run(*given: Any, **named: Any) -> None:
@@ -26,7 +26,7 @@ def contained(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 def told(error: Exception) -> str:
-    """An error as one line.  One that nobody foresaw has its kind before it, and names the file that has its traceback."""
+    """An error as one line.  An unforeseen one begins with its type, and names the file with its traceback."""
     message = " ".join(str(error).split()) or "no message"
     if foreseen(error):
         return message

@@ -59,7 +59,7 @@ log = logging.getLogger(__name__)
 
 def demo(
     out: Out = Path("runs/demo"),
-    examples: Annotated[int, typer.Option(min=1, max=449, help="Test images.")] = 60,
+    examples: Annotated[int, typer.Option(min=1, max=449, help="Number of test images.")] = 60,
     opened: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
     seed: Seed = 0,
     device: Device = "auto",
@@ -68,7 +68,7 @@ def demo(
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """See the point in a minute: what replayed examples make of three sanitizers, and what an attacker who knows leaves.
+    """See the point in a minute: three sanitizers under replayed examples, and under an attacker who knows of them.
 
     Example: sanact demo --open
     """
@@ -83,10 +83,10 @@ def demo(
     typer.echo()
     for sentence in sentences(table):
         console().print(sentence, highlight=False, soft_wrap=True)
-    typer.echo(f"\nThe picture is {out / 'demo.png'}, all of it on one page {page}\n")
+    typer.echo(f"\nThe picture is {out / 'demo.png'}; everything is on one page: {page}\n")
     typer.echo(
         "Next:\n"
-        "  sanact layers mnist-cnn --plan 'conv*=mask:0.3'         which activations a plan hits\n"
+        "  sanact layers mnist-cnn --plan 'conv*=mask:0.3'         the activations that a plan sanitizes\n"
         "  sanact evaluate mnist-cnn --data digits --plan median    your own plan, model, data, attacks\n"
         "  sanact reproduce table2 --data mnist --examples 100      the paper's Table 2"
     )
@@ -115,14 +115,14 @@ def evaluate(
         typer.Option(
             "--attack",
             "-a",
-            help="NAME[:KEY=VALUE,…], as in 'pgd:eps=8/255,steps=100'; repeat for more. Names: fgsm, bim, ilcm, mim, pgd, cw, "
-            "apgd, square, fab, rays, autoattack; or path/to/file.py:function:eps=8/255, one of your own.",
+            help="NAME[:KEY=VALUE,…], as in 'pgd:eps=8/255,steps=100'. Repeat for more. Names: fgsm, bim, ilcm, mim, pgd, cw, "
+            "apgd, square, fab, rays, autoattack; or your own, path/to/file.py:function:eps=8/255.",
             show_default="fgsm and pgd at the data's usual budget",
         ),
     ] = None,
     knowledge: KnowledgeOption = None,
     examples: Annotated[
-        int | None, typer.Option(min=1, help="Images, with the class shares of the whole.", show_default="1000, or all")
+        int | None, typer.Option(min=1, help="Number of images; classes keep their shares.", show_default="1000, or all")
     ] = None,
     classes: Classes = None,
     effort: EffortOption = RunFile.effort,
@@ -139,7 +139,7 @@ def evaluate(
     save_run: Annotated[
         Path | None,
         typer.Option(
-            parser=path, metavar="PATH", help="Write all this to a file, too, which sanact run takes.", show_default="do not"
+            parser=path, metavar="PATH", help="Also write these options to a file for sanact run.", show_default="do not"
         ),
     ] = None,
     dry_run: DryRun = False,
@@ -147,7 +147,7 @@ def evaluate(
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Judge a model, undefended and with each plan and each defense, under attack.
+    """Judge a model under attack: undefended, with each plan, and with each defense.
 
     Example: sanact evaluate mnist-cnn --data mnist --plan 'conv[12]=mask:0.3' --attack pgd:eps=0.1 --examples 100
     Example: sanact evaluate mnist-cnn --plan median:3 --defense feature-squeezing:bits=1 --examples 100
@@ -156,7 +156,7 @@ def evaluate(
 
     plans = plan or []
     for text in plans:
-        read_plan(text)  # whose errors speak of sanitizers, while a defense may be anything
+        read_plan(text)  # here, because its errors are about sanitizers; those of a defense are more general
     described = RunFile.of(
         context.params
         | {
@@ -185,7 +185,7 @@ def run(
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Judge what a file describes: models, data, defenses, attacks, and whatever else the options of evaluate say.
+    """Judge what a file describes: models, data, defenses, attacks, and all other options of evaluate.
 
     Example: sanact evaluate mnist-cnn --plan median:3 --examples 100 --save-run my.toml
     Example: sanact run my.toml
@@ -196,7 +196,7 @@ def run(
 
 
 def carry_out(described: RunFile, *, dry_run: bool, quiet: bool, as_json: bool) -> None:
-    """Judge what is described and show the tables; or, for a dry run, what would be done."""
+    """Judge what is described and show the tables; in a dry run, show what would be done."""
     from sanact import engine
     from sanact.evaluating import cells_of, tables_of
 
@@ -216,18 +216,19 @@ def reproduce(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Whose row of the paper: mnist, cifar10, tiny-imagenet.",
+            help="Data set of the paper: mnist, cifar10, tiny-imagenet.",
             show_default="mnist; fig4: cifar10; fig5: tiny-imagenet",
         ),
     ] = None,
     examples: Annotated[
-        int | None, typer.Option(min=1, help="Images, with equal class shares.", show_default="1000, for fig1, 6, 7 100")
+        int | None,
+        typer.Option(min=1, help="Number of images, classes keep their shares.", show_default="1000, for fig1, 6, 7 100"),
     ] = None,
     classes: Classes = None,
     out: Out = Path("runs/reproduce"),
     knowledge: KnowledgeOption = None,
     effort: EffortOption = "standard",
-    distance: Annotated[str, typer.Option(help="Of fig7: relative, rms, direction.")] = "relative",
+    distance: Annotated[str, typer.Option(help="Distance in fig7: relative, rms, direction.")] = "relative",
     seed: Seed = 0,
     device: Device = "auto",
     batch_size: BatchSize = 100,
@@ -239,17 +240,17 @@ def reproduce(
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Make a table or figure of the paper, or what it rests on, and put it beside what the paper reports.
+    """Reproduce a table or figure of the paper, or an experiment behind it, next to the paper's own figures.
 
     table2: accuracy under FGSM, C&W and PGD: adaptive, white-box, and oblivious as in the paper.
-    robust: the same sanitizers on a net that was trained adversarially.
+    robust: the same sanitizers on an adversarially trained network.
     fig1: what an adversarial image does to the hidden activations.  fig6: the same with the mask sanitizer.
-    fig3, fig4, fig5: the sanitizers beside PGD-based training, PixelDefend and feature squeezing, a figure a data set.
-    landscape: every defense there is: what is claimed of it, and what an attacker leaves who knows it.
-    fig7: how far it moves them, layer by layer, before and after sanitizing.
-    mask-readings: which reading of the lost mask formula comes closest.
-    budgets: at which eps the undefended net lands near the paper's figures.
-    plans: each sanitizer's best layers and strengths.
+    fig3, fig4, fig5: the sanitizers next to PGD-based training, PixelDefend and feature squeezing, one figure per data set.
+    landscape: all defenses: what their papers claim, and the accuracy that is left by an attacker who knows them.
+    fig7: how far the activations move, layer by layer, before and after sanitizing.
+    mask-readings: which reading of the lost mask formula comes closest to the paper.
+    budgets: the eps at which the undefended network comes near the paper's figures.
+    plans: the best layers and strengths for each sanitizer.
 
     Example: sanact reproduce table2 --data mnist --examples 100
     """

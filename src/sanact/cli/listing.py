@@ -1,4 +1,4 @@
-"""Verbs that say what there is: attacks, sanitizers, defenses, and what each of them can be told."""
+"""Verbs that list attacks, sanitizers and defenses, and show the parameters of each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from sanact.cli.options import Json, console
 
-Name = Annotated[str | None, typer.Argument(help="One of them, for all that is to be known of it.", show_default="all")]
+Name = Annotated[str | None, typer.Argument(help="Show this one, with all its parameters.", show_default="list all")]
 
 
 def attacks(name: Name = None, as_json: Json = False) -> None:
@@ -37,7 +37,7 @@ def sanitizers(name: Name = None, as_json: Json = False) -> None:
 
 
 def defenses(name: Name = None, as_json: Json = False) -> None:
-    """List the defenses, or show the card of one: its paper, what it claims, what broke it, its parameters with their defaults.
+    """List the defenses, or show the card of one: its paper, its claim, what broke it, its parameters with their defaults.
 
     Example: sanact defenses
     Example: sanact defenses feature-squeezing
@@ -56,7 +56,7 @@ def defenses(name: Name = None, as_json: Json = False) -> None:
 def _list(
     kind: str, known: Mapping[str, Any], name: str | None, as_json: bool, example: str, card: Mapping[str, Any] | None = None
 ) -> None:
-    """All of a kind with a sentence each; or of one the card, the parameters and the docstring."""
+    """All of a kind with a sentence each; or, for one of them, its card, parameters and docstring."""
     from rich.table import Table
 
     from sanact.values import meant
@@ -80,7 +80,7 @@ def _list(
 
 
 def _arguments(kind: Any) -> str:
-    """The parameters as the command line takes them, a line each, with their defaults."""
+    """The parameters as on the command line, one per line, with their defaults."""
     parameters = inspect.signature(kind).parameters.values()
     return "\n".join(
         f"{one.name}: {one.annotation}" + ("" if one.default is one.empty else f" = {one.default}") for one in parameters

@@ -1,4 +1,4 @@
-"""What the verbs share: options, and how plans are read and results shown."""
+"""What the verbs share: options, and functions that read plans and show results."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
 MODEL = "mnist-cnn, mnist-small, cifar-cnn, resnet18[:width=24], resnet18-64[:width=32], timm:NAME, or path/to/file.py:factory."
 DATA = "digits, mnist, cifar10, tiny-imagenet, a Hub name, or a local folder."
 PLAN = (
-    "Sanitizers, [PATTERN=]NAME[:ARGUMENT,…] with semicolons between, as in 'median:3' or 'conv*=mask:0.3; fc7=median:3'; or a "
+    "Sanitizers, [PATTERN=]NAME[:ARGUMENT,…] separated by semicolons, as in 'median:3' or 'conv*=mask:0.3; fc7=median:3'; or a "
     "JSON file. Names: mask, median, nl-means, mean-sparse, k-wta, sap, ash, smooth-mask, soft-shrink, denoise."
 )
 DEFENSE = (
-    "NAME[:ARGUMENT,…], as in 'feature-squeezing:bits=1,median=2'; a plan is one, too. 'A | B' chains: images pass A first. "
-    "path/to/file.py:function is one of your own. sanact defenses lists them; all-attached is every one that needs neither "
+    "NAME[:ARGUMENT,…], as in 'feature-squeezing:bits=1,median=2'; or a plan. 'A | B' chains two: images pass A first. "
+    "path/to/file.py:function is your own. sanact defenses lists them; all-attached stands for all that need neither "
     "training nor data."
 )
 
 
-DEVICE = "auto, cpu, cuda, cuda:1, …; auto takes CUDA where there is one."
-OUT = "Folder for rows; a run that was interrupted goes on from what it finds there."
+DEVICE = "auto, cpu, cuda, cuda:1, …; auto is CUDA if available, else the CPU."
+OUT = "Folder for rows; an interrupted run continues from the rows in it."
 
 
 def _quiet(quiet: bool) -> bool:
-    """Ask the libraries that fetch data and weights for silence; they look when they are imported, which is later."""
+    """Silence the libraries that fetch data and weights; they read the setting when they are imported, which is later."""
     if quiet:
         os.environ |= {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         tell(logging.INFO)
@@ -61,58 +61,56 @@ def path(text: Any) -> Path:
 
 
 Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="No progress bars: a line for each cell that is done.", callback=_quiet)
+    bool, typer.Option("--quiet", "-q", help="No progress bars, but a line for each finished cell.", callback=_quiet)
 ]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Say what is done, when, and where its files lie.", callback=_verbose)]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Log what is done, when, and where files lie.", callback=_verbose)]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Seed = Annotated[int, typer.Option(help="Of every random draw.", callback=lambda seed: SEED(seed, "seed", "--seed"))]
+Seed = Annotated[int, typer.Option(help="Seed of all random numbers.", callback=lambda seed: SEED(seed, "seed", "--seed"))]
 Device = Annotated[str, typer.Option(help=DEVICE)]
-BatchSize = Annotated[
-    int, typer.Option(min=1, max=BATCH_SIZE.most, help="Examples at once: memory, not results, depends on it.")
-]
+BatchSize = Annotated[int, typer.Option(min=1, max=BATCH_SIZE.most, help="Examples at once; affects memory, not results.")]
 Workers = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Processes that judge, a batch at a time; the rows are the same whatever their number. 1: this one alone.",
-        show_default="one a core, or one a GPU",
+        help="Parallel processes; the rows are the same for any number of them. 1: only this process.",
+        show_default="one per core, or one per GPU",
     ),
 ]
 EngineOption = Annotated[str, typer.Option("--engine", help="local: this machine. ray: a Ray cluster, or one started here.")]
 Address = Annotated[
-    str | None, typer.Option(help="Of the Ray cluster, as ray://HOST:10001 or auto.", show_default="one started here")
+    str | None, typer.Option(help="Address of the Ray cluster: ray://HOST:10001 or auto.", show_default="one started here")
 ]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="List the cells, which of them are there already, and how long it would take; run nothing."),
+    typer.Option("--dry-run", help="List the cells, which of them are done, and the time the others need; run nothing."),
 ]
 KnowledgeOption = Annotated[
     list[str] | None, typer.Option("--knowledge", "-k", help="oblivious, white-box, adaptive; repeat.", show_default="all")
 ]
-EffortOption = Annotated[str, typer.Option("--effort", help="Of the adaptive attacker: quick, standard, thorough.")]
+EffortOption = Annotated[str, typer.Option("--effort", help="Effort of the adaptive attacker: quick, standard, thorough.")]
 Out = Annotated[
     Path,
     typer.Option(parser=path, metavar="PATH", help=OUT),
 ]
 OutFile = typer.Option(parser=path, metavar="PATH", help="File to write.")
 ImageColumn = Annotated[
-    str | None, typer.Option("--image-column", help="Of the data.", show_default="the only one that holds images")
+    str | None, typer.Option("--image-column", help="Column of images.", show_default="the only one that holds images")
 ]
 LabelColumn = Annotated[
-    str | None, typer.Option("--label-column", help="Of the data.", show_default="the only one that holds classes")
+    str | None, typer.Option("--label-column", help="Column of labels.", show_default="the only one that holds classes")
 ]
 ClassNames = Annotated[
     str | None,
     typer.Option(
         "--class-names",
-        help="All classes in the order of the model's outputs, for data that lack some or order them otherwise: "
-        "a file with a name a line, or names with commas between.",
+        help="All classes in the order of the model's outputs, if the data lack some or have another order: "
+        "a file with one name per line, or names separated by commas.",
         show_default="those of the data, over all splits",
     ),
 ]
 InputShape = Annotated[
     str | None,
-    typer.Option("--input", help="C,H,W: images are resized to it.", show_default="what the model was made for, or no change"),
+    typer.Option("--input", help="C,H,W to resize images to.", show_default="the model's input shape, or no change"),
 ]
 Weights = Annotated[
     str | None,
@@ -123,13 +121,13 @@ Weights = Annotated[
 ]
 Classes = Annotated[
     list[str] | None,
-    typer.Option("--classes", "--class", help="Only images of this class; repeat for more.", show_default="all"),
+    typer.Option("--classes", "--class", help="Only images of this class. Repeat for more.", show_default="all"),
 ]
 Source = Annotated[
     str | None,
     typer.Option(
-        help="Another network of the same data, written as the model is; the adaptive attacker tries its examples, too. "
-        "fit: a small one, fitted to the training images in about a minute. none: leave it out.",
+        help="Another network for the same data, written like the model. The adaptive attacker also tries its examples. "
+        "fit: a small network, fitted to the training images in about a minute. none: no other network.",
         show_default="fit, for a model of your own and an effort that is not quick",
     ),
 ]
@@ -138,21 +136,21 @@ StandIns = Annotated[
     typer.Option(
         "--stand-in",
         help="MODULE=path/to/file.py:function, or MODULE=identity: what attackers differentiate in place of a module of the "
-        "model that has no useful gradient; repeat for more.",
+        "model that has no useful gradient. Repeat for more.",
         show_default="none",
     ),
 ]
-Split = Annotated[str, typer.Option(help="Of the data: test, validation, train[:5000], …")]
+Split = Annotated[str, typer.Option(help="Split of the data: test, validation, train[:5000], …")]
 L2 = Annotated[
     str,
     typer.Option(
-        help="Budget in L2 at which attacks without one (cw) are reported; usual are 2 for MNIST and digits, else 0.5."
+        help="L2 budget at which attacks without a budget (cw) are reported; usual is 2 for MNIST and digits, else 0.5."
     ),
 ]
 
 
 def read_radius(text: str) -> Radius:
-    """What L2 was given, as a number where it is one."""
+    """The value of --l2: a number if it is one, else text."""
     if text == "usual":
         return "usual"
     try:
@@ -165,14 +163,14 @@ def read_radius(text: str) -> Radius:
 
 
 def read_model(*given: Any, **named: Any) -> Any:
-    """See `naming.read_model`, which is imported where it is needed: it needs torch."""
+    """See `naming.read_model`, which is imported only here, because it imports torch."""
     from sanact.naming import read_model as read
 
     return read(*given, **named)
 
 
 def columns(image: str | None, label: str | None, class_names: str | None, shape: str | None) -> dict[str, Any]:
-    """What `load_data` is to know of the columns and classes of the data, and the shape if one is asked for."""
+    """Arguments of `load_data` about columns and classes, and the shape if one is asked for."""
     found_by = {"image": image, "label": label, "classes": read_class_names(class_names)}
     return found_by | ({"shape": read_shape(shape)} if shape is not None else {})
 
@@ -186,7 +184,7 @@ def read_shape(text: str | None) -> tuple[int, int, int] | None:
 
 
 def read_class_names(text: str | None) -> list[str]:
-    """Names from a file, a line each, or with commas between; none for None."""
+    """Names from a file, one per line, or separated by commas; none for None."""
     if text is None:
         return []
     lines = Path(text).read_text(encoding="utf-8").splitlines() if os.path.isfile(text) else text.split(",")
@@ -197,7 +195,7 @@ def read_class_names(text: str | None) -> list[str]:
 
 
 def every_table(grids: list[Grid], listings: Sequence[Listing] = ()) -> list[Grid | Listing]:
-    """With those of what the adaptive attacker won by."""
+    """The tables, and those that show which part of the adaptive attack won."""
     from sanact.report.tables import detections, every_result, shares
 
     found = every_result(grids)
@@ -216,7 +214,7 @@ def show(grids: list[Grid], as_json: bool, listings: Sequence[Listing] = ()) -> 
 
 
 def draw(tables: Sequence[Grid | Listing]) -> None:
-    """Tables on the terminal, and below them, once, what the words in them mean."""
+    """Show tables on the terminal, and below them, once, what their words mean."""
     from sanact.report.tables import rich_tables, words
 
     for table in tables:
@@ -227,7 +225,7 @@ def draw(tables: Sequence[Grid | Listing]) -> None:
 
 
 def write_report(runs: Sequence[Path], out: Path, l2: Radius) -> Path:
-    """The page of some runs; its path."""
+    """Write the page of some runs; returns its path."""
     from sanact.files import write_text
     from sanact.report.page import write_page
 
@@ -236,7 +234,7 @@ def write_report(runs: Sequence[Path], out: Path, l2: Radius) -> Path:
 
 
 def show_outlook(outlook: Outlook, as_json: bool) -> None:
-    """What a dry run has to tell."""
+    """Show the result of a dry run."""
     from rich.table import Table
 
     from sanact.progress import duration

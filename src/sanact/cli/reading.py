@@ -1,4 +1,4 @@
-"""Verbs that read: a model, or the rows of a run."""
+"""Verbs that read a model, or the rows of a run."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def layers(
     model: Annotated[str, typer.Argument(help=MODEL, show_default=False)],
     plan: Annotated[list[str] | None, typer.Option("--plan", "-p", help=PLAN)] = None,
     shape: Annotated[
-        str | None, typer.Option("--input", help="C,H,W of an input.", show_default="what the model was made for")
+        str | None, typer.Option("--input", help="C,H,W of an input.", show_default="the model's input shape")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the convolution and linear layers of a model, where their hidden activations are, and what a plan hits.
+    """List the convolution and linear layers of a model, where their hidden activations are, and what a plan sanitizes.
 
     Example: sanact layers timm:resnet18 --plan 'network.layer1.*=mask:0.3'
     """
@@ -75,16 +75,16 @@ def explore(
     shape: InputShape = None,
     plan: Annotated[
         str | None,
-        typer.Option("--plan", "-p", help="To begin with: a plan, or any other defense.", show_default="mask on all layers"),
+        typer.Option("--plan", "-p", help="First plan shown, or any other defense.", show_default="mask on all layers"),
     ] = None,
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Of this machine.", show_default="the first free one")
+        int | None, typer.Option(min=1, max=65535, help="Port of this machine.", show_default="the first free one")
     ] = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
 ) -> None:
-    """Open a local page: choose an image, turn the attack and the plan, and watch the hidden activations.
+    """Open a local page: choose an image, an attack and a plan, and see the hidden activations.
 
-    Nobody but this machine can reach it. It needs the extra app: pip install 'sanact[app]'.
+    Only this machine can reach the page. It needs the extra app: pip install 'sanact[app]'.
 
     Example: sanact explore mnist-cnn --plan runs/search/best.json
     """
@@ -112,9 +112,9 @@ def report(
     out: Annotated[Path, OutFile] = Path("report.html"),
     l2: L2 = "usual",
 ) -> None:
-    """Write one page of a run, or of several: verdict and headline first, then tables, curves, examples and parameters.
+    """Write one page about one or several runs: verdict and headline first, then tables, curves, examples and parameters.
 
-    It needs no model and no network, and can be mailed. Example: sanact report runs/demo --out demo.html
+    The page is a single file that needs no model and no network. Example: sanact report runs/demo --out demo.html
     """
     page = write_report(runs, out, read_radius(l2))
     typer.echo(f"{page}, {page.stat().st_size / 2**20:.1f} MiB: open it in a browser")
@@ -122,18 +122,18 @@ def report(
 
 def compare(
     a: Annotated[Path, typer.Argument(help="A file of rows, or a folder of them.", show_default=False)],
-    b: Annotated[Path | None, typer.Argument(help="Another.", show_default="the same folder again")] = None,
+    b: Annotated[Path | None, typer.Argument(help="Another one.", show_default="the same folder")] = None,
     against: Annotated[
-        str | None, typer.Option(help="Only pairs with this defense: none, or a name, or a plan.", show_default="all pairs")
+        str | None, typer.Option(help="Only pairs with this defense: none, a name, or a plan.", show_default="all pairs")
     ] = None,
     knowledge: KnowledgeOption = None,
     l2: L2 = "usual",
     as_json: Json = False,
 ) -> None:
-    """Compare two defenses on the same examples: which is better, by how much, and is it chance?
+    """Compare two defenses on the same examples: which is better, by how much, and may it be chance?
 
-    Of a folder, all cells are compared that agree in examples, model, attack and knowledge, and differ in the defense. The more
-    pairs there are, the wider each interval and the larger each p, so choose those that you ask about.
+    In a folder, all pairs of cells with the same examples, model, attack and knowledge but different defenses are compared.
+    More pairs mean wider intervals and larger p-values, so select the pairs that you ask about.
 
     Example: sanact compare runs/demo --against none --knowledge adaptive
     """
@@ -155,7 +155,7 @@ def compare(
 def pack(
     folder: Annotated[Path, typer.Argument(help="Folder of rows.", show_default=False)],
 ) -> None:
-    """Put the rows of all cells in a folder into one file, cells.parquet, which runs and reports read as before.
+    """Put the rows of all cells in a folder into one file, cells.parquet, which runs and reports read in the same way.
 
     Example: sanact pack runs/demo
     """
@@ -166,21 +166,23 @@ def pack(
 
 
 def robustbench(
-    rows: Annotated[list[Path], typer.Argument(help="Files of rows: of autoattack, adaptive, or both.", show_default=False)],
-    name: Annotated[str, typer.Option(help="Title of the paper, or what the model is called.", show_default=False)],
+    rows: Annotated[
+        list[Path], typer.Argument(help="Files of rows of autoattack, of the adaptive attacker, or both.", show_default=False)
+    ],
+    name: Annotated[str, typer.Option(help="Title of the paper, or name of the model.", show_default=False)],
     out: Annotated[Path, OutFile] = Path("record.json"),
     reported: Annotated[
         float | None,
         typer.Option(min=0, max=100, help="Robust accuracy that the authors claim, in %.", show_default="what the rows say"),
     ] = None,
-    architecture: Annotated[str, typer.Option(help="Of the network.", show_default="the model's name")] = "",
-    link: Annotated[str, typer.Option(help="To the paper.")] = "",
-    authors: Annotated[str, typer.Option(help="Of the paper.")] = "",
-    venue: Annotated[str, typer.Option(help="As in 'ICLR 2026'.")] = "",
-    additional_data: Annotated[bool, typer.Option("--additional-data", help="It was trained on more than its data.")] = False,
+    architecture: Annotated[str, typer.Option(help="Architecture of the network.", show_default="the model's name")] = "",
+    link: Annotated[str, typer.Option(help="Link to the paper.")] = "",
+    authors: Annotated[str, typer.Option(help="Authors of the paper.")] = "",
+    venue: Annotated[str, typer.Option(help="Where it was published, as in 'ICLR 2026'.")] = "",
+    additional_data: Annotated[bool, typer.Option("--additional-data", help="It was trained on additional data.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a result as RobustBench keeps them; of an oblivious or plain white-box attacker it takes none.
+    """Write a result in RobustBench's format. Rows of oblivious and plain white-box attackers are refused.
 
     Example: sanact robustbench runs/*_autoattack_white-box_*.parquet --name 'My Defense' --out my-defense.json
     """

@@ -1,4 +1,4 @@
-"""How a command ends that is stopped, by Ctrl-C or by a system that wants its machine back: in one line, everything kept."""
+"""How a command ends that is stopped by Ctrl-C or by the system: with one line, and everything kept."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, as Slurm and `docker stop` send it."""
+    """SIGTERM, as sent by Slurm and `docker stop`."""
 
 
 def stoppable(verb: Callable[..., None]) -> Callable[..., None]:
-    """The verb, which SIGTERM ends as Ctrl-C does: with one line, and 128 plus the signal's number as exit status."""
+    """The verb, ended by SIGTERM in the same way as by Ctrl-C: one line, and exit status 128 plus the signal's number."""
 
     @functools.wraps(verb)
     def run(*given: Any, **named: Any) -> None:
-        if threading.current_thread() is not threading.main_thread():  # which alone receives signals
+        if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
             return verb(*given, **named)
         before = signal.signal(signal.SIGTERM, _terminate)
         try:
@@ -27,7 +27,7 @@ def stoppable(verb: Callable[..., None]) -> Callable[..., None]:
             from rich.console import Console
 
             number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
-            Console(stderr=True).print("stopped; run again to go on from here", highlight=False, soft_wrap=True)
+            Console(stderr=True).print("stopped; run again to continue from here", highlight=False, soft_wrap=True)
             raise SystemExit(128 + number) from None
         finally:
             signal.signal(signal.SIGTERM, before)

@@ -1,4 +1,4 @@
-"""What a command tells on standard error while it is at work: warnings, a line a cell where it is quiet, or all it does."""
+"""What a command writes to standard error while it works: warnings, one line per cell if quiet, or a log of everything."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ STAMPED = "%(asctime)s %(name)s: %(message)s"
 
 
 class _Lines(logging.Handler):
-    """A line a message, above a progress bar if one is drawn."""
+    """One line per message, above a progress bar if one is drawn."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)  # asked for each time: a bar puts something else there
+        print(self.format(record), file=sys.stderr, flush=True)  # looked up each time: a progress bar replaces sys.stderr
 
 
 def tell(level: int, form: str = "%(message)s") -> None:
-    """From now on, tell what is of this level or above.  form: as `logging` has it."""
+    """Show messages of this level or above from now on.  form: the format, as for `logging`."""
     lines, ours = _Lines(), logging.getLogger("sanact")
     lines.setFormatter(logging.Formatter(form, "%H:%M:%S"))
     ours.handlers, ours.propagate = [lines], False

@@ -1,4 +1,4 @@
-"""The verb that trains."""
+"""The verb that trains a network."""
 
 from __future__ import annotations
 
@@ -39,61 +39,66 @@ def train(
     class_names: ClassNames = None,
     shape: InputShape = None,
     out: Annotated[
-        Path, typer.Option(parser=path, metavar="PATH", help="Safetensors file; a card in Markdown is put beside it.")
+        Path, typer.Option(parser=path, metavar="PATH", help="Safetensors file; its card in Markdown is put next to it.")
     ] = Path("weights.safetensors"),
-    start: Annotated[Path | None, typer.Option(help="File of weights to start from.", show_default="fresh ones")] = None,
+    start: Annotated[Path | None, typer.Option(help="File of weights to start from.", show_default="fresh weights")] = None,
     validation: Annotated[
-        int | None, typer.Option(min=1, help="Training images to hold out, with equal class shares.", show_default="a twelfth")
+        int | None,
+        typer.Option(min=1, help="Training images to hold out; classes keep their shares.", show_default="a twelfth"),
     ] = None,
     examples: Annotated[
-        int | None, typer.Option(min=1, help="Training images, with the class shares of the whole.", show_default="all")
+        int | None, typer.Option(min=1, help="Training images to use; classes keep their shares.", show_default="all")
     ] = None,
     classes: Classes = None,
     attack: Annotated[
         str | None,
-        typer.Option("--attack", "-a", help="Train on its examples: pgd:eps=0.3,steps=7.", show_default="on the images"),
+        typer.Option("--attack", "-a", help="Train on examples of this attack: pgd:eps=0.3,steps=7.", show_default="none"),
     ] = None,
     defense: Annotated[
         str | None,
         typer.Option(
-            help="Train for it, as in pgd-at:eps=0.3. Afterwards NAME:…,weights=FILE is what evaluate takes.",
+            help="Train for this defense, as in pgd-at:eps=0.3. Afterwards, evaluate takes NAME:…,weights=FILE.",
             show_default="none",
         ),
     ] = None,
     plan: Annotated[
         str | None,
-        typer.Option("--plan", "-p", help=PLAN + " The network is trained with them inside.", show_default="none"),
+        typer.Option("--plan", "-p", help=PLAN + " They are part of the network during training.", show_default="none"),
     ] = None,
     gradient: Annotated[
         str | None,
         typer.Option(
             help="What attack and training differentiate in place of the sanitizers: exact, identity, the name of a surrogate, "
-            "or drawn, another each step.",
+            "or drawn, which changes at each step.",
             show_default="exact",
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.", show_default="50")] = None,
     lr: Annotated[float | None, typer.Option(help="Step size.", show_default="0.01")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Examples a step.", show_default="128")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Examples per step.", show_default="128")] = None,
     schedule: Annotated[
-        str | None, typer.Option(help="Of the step size: constant, cosine, one-cycle.", show_default="constant")
+        str | None, typer.Option(help="Schedule of the step size: constant, cosine, one-cycle.", show_default="constant")
     ] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Of all weights, per step.", show_default="0")] = None,
-    label_smoothing: Annotated[float | None, typer.Option(help="Share of all classes alike.", show_default="0")] = None,
-    crop: Annotated[int | None, typer.Option(help="Move images by up to so many pixels.", show_default="0")] = None,
-    flip: Annotated[bool, typer.Option("--flip", help="Mirror images half of the time.")] = False,
-    cutout: Annotated[int | None, typer.Option(help="Lose a square of so many pixels a side.", show_default="0")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Weight decay, for all weights.", show_default="0")] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option(help="Share of the target spread over all classes.", show_default="0")
+    ] = None,
+    crop: Annotated[
+        int | None, typer.Option(help="Shift images at random by up to this many pixels.", show_default="0")
+    ] = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Mirror images with probability 1/2.")] = False,
+    cutout: Annotated[int | None, typer.Option(help="Erase a square of this side, in pixels.", show_default="0")] = None,
     ema: Annotated[
-        float | None, typer.Option(help="Keep the average of the weights, with this decay per step.", show_default="0")
+        float | None, typer.Option(help="Save a moving average of the weights, with this decay per step.", show_default="0")
     ] = None,
-    mixed_precision: Annotated[bool, typer.Option("--mixed-precision", help="The forward pass in bfloat16.")] = False,
+    mixed_precision: Annotated[bool, typer.Option("--mixed-precision", help="Run the forward pass in bfloat16.")] = False,
     channels_last: Annotated[
         bool, typer.Option("--channels-last", help="Channels innermost in memory: faster for colour images.")
     ] = False,
-    compiled: Annotated[bool, typer.Option("--compile", help="With torch.compile.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
     half: Annotated[bool, typer.Option("--half", help="Save the weights in 16 bits.")] = False,
     tensorboard: Annotated[
-        Path | None, typer.Option(help="Folder for the metrics of each epoch; they are in a CSV file in any case.")
+        Path | None, typer.Option(help="Folder for TensorBoard's metrics of each epoch; a CSV file is written in any case.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Overwrite finished weights of another training unasked.")] = False,
     seed: Seed = 0,
@@ -104,7 +109,7 @@ def train(
 ) -> None:
     """Train a model and save its weights with a card that says how.
 
-    The recipe is Carlini and Wagner's for MNIST-CNN. An interrupted training goes on where it was. Beside the weights lie their
+    The default recipe is Carlini and Wagner's for MNIST-CNN. An interrupted training continues. Next to the weights are their
     card, in Markdown, and loss, accuracies and step size of each epoch, as CSV.
 
     Example: sanact train mnist-cnn --data mnist --out mnist.safetensors
@@ -165,7 +170,7 @@ SAID = ("--yes", "-y", "--quiet", "-q", "--verbose", "--json")  # options that c
 
 
 def spare(out: Path, yes: bool) -> None:
-    """Ask before finished weights are overwritten that another command made; where nobody can be asked, ValueError."""
+    """Before overwriting finished weights that another command made, ask; if nobody can be asked, raise ValueError."""
     from sanact.models import read_card
 
     if yes or not out.is_file():
