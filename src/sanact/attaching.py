@@ -100,7 +100,7 @@ def _cause(model: nn.Module, lost: str, x: Tensor) -> str:
     if is_random(model, x):
         return " (random numbers are drawn once, when the network is traced)"
     if "gradient" in lost:
-        return " (tracing loses no_grad blocks, and the backward of a torch.autograd.Function)"
+        return " (tracing loses a no_grad block, or the backward of a torch.autograd.Function)"
     return " (tracing loses what Python decides while forward runs: autocast, isinstance, a counter)"
 
 

@@ -1,1 +1,1 @@
-"""Who attacks with what knowledge, what the judge decides, and the rows it writes."""
+"""Attackers and what they know, the judge's decisions, and the rows that record them."""

@@ -1,4 +1,4 @@
-"""What is judged: a cell, which is one unit of evaluation, with the key that its rows are kept under."""
+"""A cell: one unit of evaluation, with the key under which its rows are kept."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from sanact.sanitizers import Sanitizer
 from sanact.values import SEED, OneOf, shown
 from sanact.wrapping import unwrapped
 
-LONGEST = 150  # bytes of a cell's name before its hash: file systems take 255, of which endings need some
+LONGEST = 150  # bytes of a cell's name before its hash: file systems allow 255, and suffixes need some
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """One unit of evaluation.
 
-    model: undefended, in evaluation mode; x in [0, 1] → logits.  `DataParallel` and `torch.compile` are taken off.
-    model_name: for people; weights are told apart by content.
-    defense: of the model: a `Defense`, a sanitizer, a plan, a transform, or a list of them; None judges it as it is.
+    model: undefended, in evaluation mode; x in [0, 1] → logits.  `DataParallel` and `torch.compile` are unwrapped.
+    model_name: for display only; weights are told apart by content.
+    defense: a `Defense`, a sanitizer, a plan, a transform, or a list of them; None judges the model as it is.
     calibration: clean training data, for a defense that needs some; none of the judged images may be among them.
-    attack, knowledge: who attacks.  seed: of the attack's draws, of which each example has its own.
-    source: another network of the same data, whose examples the adaptive attacker tries, too.
+    attack, knowledge: who attacks.  seed: of the attack's random draws; each example has its own.
+    source: another network for the same data; the adaptive attacker also tries its examples.
     """
 
     data: Data
@@ -69,13 +69,13 @@ class Cell:
         object.__setattr__(self, "seed", SEED(self.seed, "seed", str(self)))
         if isinstance(self.attack, Adaptive) != (self.knowledge == "adaptive"):
             raise ValueError(f"an adaptive attacker, and nobody else, runs the attack Adaptive, got {self.attack} ({self})")
-        if self.defense is None and self.knowledge == "oblivious":  # there is nothing to be oblivious of
+        if self.defense is None and self.knowledge == "oblivious":  # without a defense this is the white-box attack
             object.__setattr__(self, "knowledge", "white-box")
         if self.attack.targeted:
             raise ValueError(f"the judge has labels, not targets: targeted must be False ({self.attack})")
 
     def _check_calibration(self) -> None:
-        """Raise ValueError where a defense that learns from images gets none, or those that are judged."""
+        """Raise ValueError if a defense that learns from images gets none, or gets images that are judged."""
         if self.defense is None:
             return
         defense = as_defense(self.defense)
@@ -95,14 +95,14 @@ class Cell:
 
     @property
     def _inside(self) -> dict[str, Any]:
-        """What defends the model from inside, by their modules' names."""
+        """The defenses inside the model, by the names of their modules."""
         active = [part for part in removable(self.model) if not part.bypassed]
         named = {part.where or name: part.config for name, part in self.model.named_modules() if part in active}
         return {"inside": named} if named else {}
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the rows depend on; two cells with the same identity have the same rows."""
+        """Everything that decides the rows; two cells with the same identity have the same rows."""
         return self._crafting() | {
             **({"defense": self._inside.get("inside")} if self.defense is None else as_defense(self.defense).identity),
             "calibration": self.calibration.fingerprint if self.calibration else None,
@@ -112,7 +112,7 @@ class Cell:
         }
 
     def _crafting(self) -> dict[str, Any]:
-        """What examples crafted on the undefended model depend on."""
+        """Everything that decides the examples crafted on the undefended model."""
         code = own_code(self.attack) or self.attack.code
         return {
             "data": {
@@ -143,17 +143,17 @@ class Cell:
 
     @property
     def replays(self) -> bool:
-        """Whether the examples are crafted on the undefended model: whatever its defense, they are the same."""
+        """Whether the examples are crafted on the undefended model; then they are the same for all defenses."""
         return self.knowledge == "oblivious" or (self.defense is None and self.knowledge == "white-box")
 
     @property
     def slug(self) -> str:
-        """A file name: for people, and a hash that tells all cells apart."""
+        """A file name: words for people, and a hash that tells all cells apart."""
         return _slug([self.data.name, self.model_name, self.defense_name, self.attack.name, self.knowledge], self.identity)
 
     @property
     def crafting_slug(self) -> str:
-        """Of the folder that holds the crafted examples; cells that replay the same share it."""
+        """The name of the folder that holds the crafted examples; cells that replay the same ones share it."""
         if not self.replays:
             return self.slug
         return _slug([self.data.name, self.model_name, self.attack.name], self._crafting())
@@ -176,11 +176,12 @@ def cells(
     l2: Radius | None = None,
     source: nn.Module | None = None,
 ) -> list[Cell]:
-    """Every combination, defense by defense; of the undefended model, replayed and white-box examples are the same.
+    """Every combination, defense by defense; on the undefended model, replayed and white-box attacks are one cell.
 
     calibration: for the defenses that need data.
-    effort, l2: of the adaptive attacker, who goes for each norm and budget of the attacks once, the smallest first, and for L2
-        balls of radius ``l2`` where an attack has no budget; "usual" is that of the data.  source: see `Cell`.
+    effort, l2: of the adaptive attacker.  It is run once for each norm and budget of the attacks, the smallest first.  For
+        attacks without a budget it is run in the L2 ball of radius ``l2``; "usual" is the usual one for the data.
+    source: see `Cell`.
     """
     attacks, knowledge = list(attacks), list(knowledge)
     attackers: list[tuple[Attack, Knowledge]] = [(a, k) for a, k in itertools.product(attacks, knowledge) if k != "adaptive"]
@@ -203,12 +204,12 @@ def cells(
         )
         for defense in defenses
         for attack, known in attackers
-        if defense is not None or known != "oblivious" or "white-box" not in knowledge  # that would be the same cell again
+        if defense is not None or known != "oblivious" or "white-box" not in knowledge  # otherwise it would be the same cell
     ]
 
 
 def _slug(words: Sequence[str], identity: dict[str, Any]) -> str:
-    """The words, the ends of them where they are too long for a file's name, and a hash."""
+    """The words, cut to their ends if too long for a file's name, and a hash."""
     parts = [re.sub(r"[^\w.-]+", "-", word) for word in words]
     if len("_".join(parts).encode()) > LONGEST:
         parts = [part.encode()[-(LONGEST // len(parts) - 1) :].decode(errors="ignore") for part in parts]

@@ -1,4 +1,4 @@
-"""Is this number an attack that failed?  Checks, each a figure beside its threshold, and the verdict that follows.
+"""Did the attack fail, rather than the defense succeed?  Checks with thresholds, and the verdict that follows from them.
 
 Sources: Athalye et al. 2018, arXiv:1802.00420; Carlini et al. 2019, arXiv:1902.06705; Croce and Hein 2020, arXiv:2003.01690;
 Pintor et al. 2022, arXiv:2106.09947.
@@ -26,11 +26,11 @@ from sanact.evaluation.honesty import again, answer, answers, draws_at_random, d
 from sanact.gradients import annealed, gradient, gradient_choices
 from sanact.parts import Part, bypass, removable
 
-EXAMPLES = 50  # that the model has right, for the checks that attack again
-PATIENT = 25  # of them, for what an adaptive attacker with more patience would try
-WATCHED = 3  # of them, one by one, for the points that an attack visits
+EXAMPLES = 50  # correctly classified ones, for the checks that attack again
+PATIENT = 25  # of these, for what an adaptive attacker with more patience would try
+WATCHED = 3  # of these, attacked one by one to see the points that the attack visits
 VANISHING = 1e-6
-SHARE = 0.02  # of them: one may be chance
+SHARE = 0.02  # of these: one may be chance
 LATER = 200  # steps of what the next effort would try
 
 
@@ -44,7 +44,7 @@ def now(name: str, compute: Figure) -> float:
 
 
 class Check(NamedTuple):
-    """A figure that makes a robust accuracy suspect where it is above its threshold."""
+    """A figure that makes a robust accuracy suspect if it is above its threshold."""
 
     name: str
     figure: float
@@ -56,7 +56,7 @@ class Check(NamedTuple):
 
 
 def verdict(checks: Iterable[Check], *, bound: bool = False) -> str:
-    """ "suspect: " and the checks that failed; else "reliable", or "upper bound" for an effort too small to be relied on."""
+    """ "suspect: " and the failed checks; else "reliable", or "upper bound" for an effort too small to be relied on."""
     failed = [f"{check.name} ({check.figure:.3g})" for check in checks if check.failed]
     if failed:
         return "suspect: " + ", ".join(failed)
@@ -66,34 +66,34 @@ def verdict(checks: Iterable[Check], *, bound: bool = False) -> str:
 def diagnose(
     attack: Attack, model: nn.Module, x: Tensor, y: Tensor, *, by: Sequence[str] | None = None, once: Once = now
 ) -> Iterator[Check]:
-    """Check an attack on ``model`` in every way that has exposed a failed attack before, on a few examples (N, C, H, W), (N,).
+    """Check an attack on ``model`` for the known ways in which attacks fail, on a few examples (N, C, H, W), (N,).
 
     by: what won each example when the attack was run on them, as in `rows.SCHEMA`; None runs it.
-    once: called with the name of each check that takes long and what computes its figure; `Journal.once` computes none twice.
-    The undefended model is this one with its parts bypassed.  The checks come one by one, the cheap ones first:
+    once: called with the name of each slow check and the function that computes its figure; `Journal.once` computes each once.
+    The undefended model is this one with its parts bypassed.  The checks come one by one, cheap ones first:
 
     - outputs differ: largest difference of two passes over the same images, relative to the largest logit.  Parts that say
-      that they draw at random begin their draws again.
-    - answers depend on the batch: the same between an image alone, in its batch, and in another order.
-    - answers depend on earlier queries: the same between a model that has answered others before, and a fresh copy.
-    - gradients in the forward pass: calls of autograd while predicting, by a model that optimizes or purifies.
-    - vanishing gradient: share of examples on which that of the margin, at the input or at a part, is so small that a
-      change as large as the activation would move the logits by less than a millionth of the largest.
-    - gradient against finite differences: median relative difference of the two slopes of the margin, along random directions,
-      and along the gradient's own sign; for the adaptive attacker, who has other gradients through the parts, without
-      them.
-    - silent success: share on which the attack met an adversarial example and returned another.  Not of a model that draws at
-      random, where that happens by chance.
-    - beaten by: share that something else wins and the attack does not: random noise, one step, twice the steps, the margin
-      loss, gradients averaged over random draws, its own examples crafted on the undefended model, another gradient through
-      the parts, queries without gradients.  A random model is beaten where it errs in more than half of 10 draws.
-      Of the adaptive attacker, what the next effort would try: more steps through each gradient, gates that close
-      slowly, and each gradient towards each of the likeliest classes; not for the effort "quick", which claims an upper bound.
-    - won by queries: of a suite, what queries alone won.
-    - larger budget: accuracy gained at twice the budget.
-      Neither this nor the next of a user's own attack that takes no eps.
-    - no bound: accuracy above chance where the budget covers half of the input range, all of it where the model can refuse, and
-      of an attack without a budget.
+      that they are random begin their draws again.
+    - answers depend on the batch: the same difference, between an image alone, in its batch, and in another order.
+    - answers depend on earlier queries: the same difference, between a model that has answered other queries and a fresh copy.
+    - gradients in the forward pass: calls of autograd during prediction, by a model that optimizes or purifies.
+    - vanishing gradient: share of examples whose margin has too small a gradient, at the input or at a part: a change as
+      large as the activation would move the logits by less than a millionth of the largest.
+    - gradient against finite differences: median relative difference of the two slopes of the margin, along random directions
+      and along the gradient's own sign.  The adaptive attacker has other gradients through the parts, so for it the parts are
+      bypassed.
+    - silent success: share on which the attack met an adversarial example but returned a harmless one.  Not checked for
+      random models, where this happens by chance.
+    - beaten by: share that something else wins but the attack does not: random noise, one step, twice the steps, the margin
+      loss, gradients averaged over random draws, examples crafted on the undefended model, another gradient through the
+      parts, queries without gradients.  A random model is beaten where it errs in more than half of 10 draws.
+      For the adaptive attacker it is what the next effort would try: more steps through each gradient, gates that close
+      slowly, and each gradient towards each of the likeliest classes.  Not for the effort "quick", which claims an upper bound.
+    - won by queries: for a suite, the share that only queries won.
+    - larger budget: accuracy gained at twice the budget.  Neither this nor the next check is made for a user's attack that
+      takes no eps.
+    - no bound: accuracy above chance at a budget of half the input range (all of it if the model can refuse), or under an
+      attack without a budget.
     """
     fresh = fresh_copy(model)
     with untouched(model):
@@ -104,7 +104,7 @@ def diagnose(
         return
     x, y = x[right], y[right]
     yield (differ := Check("outputs differ", _difference(model, x), 1e-4))
-    if not differ.failed:  # one that draws at random and does not say so answers differently in any case
+    if not differ.failed:  # a model with undeclared randomness fails the following checks in any case
         yield from (
             Check(f"answers depend on {what}", figure, 1e-3) for what, figure in answers(model, fresh, x, _noise_size(attack))
         )
@@ -134,7 +134,7 @@ def diagnose(
 
 
 def _noise_size(attack: Attack) -> float:
-    """How far from an image the attack may look, in Linf."""
+    """The distance in Linf from an image that the attack may reach."""
     norm, eps = attack.budget
     return min(eps, 0.1) if eps is not None and norm == "Linf" else 0.1
 
@@ -147,7 +147,7 @@ def _won_by(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> list[str]
 
 
 def _rivals(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, standing: Tensor) -> Iterator[tuple[str, Figure]]:
-    """What else wins, as a share of all, of the examples that are still standing."""
+    """The share of all examples that each rival wins among those still standing."""
 
     def share(rival: Rival) -> Figure:
         def measured() -> float:
@@ -163,7 +163,7 @@ def _rivals(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, standing: Te
 
 
 def _others(attack: Attack, model: nn.Module) -> Iterator[tuple[str, Rival]]:
-    """Who else attacks."""
+    """The rival attacks."""
 
     if not isinstance(attack, BudgetedAttack):
         return
@@ -192,7 +192,7 @@ def _others(attack: Attack, model: nn.Module) -> Iterator[tuple[str, Rival]]:
 
 
 def _next_effort(attack: Adaptive, model: nn.Module) -> Iterator[tuple[str, Rival]]:
-    """What the adaptive attacker with more patience would try on what is standing."""
+    """What a more patient adaptive attacker would try on the examples still standing."""
     ball: dict[str, Any] = {"eps": attack.eps, "norm": attack.norm}
     if draws_at_random(model):
         ball |= {"draws": 2 * draws_of(model), "early_stop": False}
@@ -223,7 +223,7 @@ def _through(attack: Attack, model: nn.Module, choice: str, bypassed: Sequence[P
 
 
 def _noise(model: Model, x: Tensor, y: Tensor, eps: float, norm: Any, draws: int = 100) -> Tensor:
-    """The first of 100 draws from the ball that is misclassified."""
+    """The first of 100 random points of the ball that is misclassified."""
     generator, best = torch.Generator().manual_seed(0), x.clone()
     left = torch.arange(len(x), device=x.device)
     for _ in range(draws):
@@ -283,7 +283,7 @@ def _vanishing_gradients(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, fl
 
 
 def _silent(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """The share of examples on which a point that the attack visited inside its ball is adversarial, and the returned not."""
+    """The share of examples for which the attack visited an adversarial point inside its ball but returned a harmless one."""
     norm, eps = attack.budget
     met = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     for i in range(len(x)):
@@ -306,7 +306,7 @@ def _silent(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> float:
 def _budgets(
     attack: Attack, model: nn.Module, x: Tensor, y: Tensor, accuracy: float, chance: float
 ) -> Iterator[tuple[str, Figure]]:
-    """Accuracy at twice the budget, and at one that makes any image gray."""
+    """Accuracy at twice the budget, and at a budget that can make any image gray."""
 
     def gained(eps: float, over: float) -> Figure:
         def measured() -> float:
@@ -320,7 +320,7 @@ def _budgets(
     if isinstance(attack, BudgetedAttack) and not attack.scalable:
         return
     if isinstance(attack, BudgetedAttack):
-        boundless = diameter(x, attack.norm) / (1 if refuses(model) else 2)  # gray is rightly refused
+        boundless = diameter(x, attack.norm) / (1 if refuses(model) else 2)  # refusing a gray image is right
         if 2 * attack.eps <= boundless:
             yield "larger budget", gained(2 * attack.eps, accuracy)
         yield "no bound", gained(max(boundless, attack.eps), chance)

@@ -1,4 +1,4 @@
-"""Does a model answer the same question the same way, and does its gradient say what it does?"""
+"""Does a model answer the same question in the same way, and does its gradient match finite differences?"""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from sanact.parts import parts_of
 from sanact.preserve import copied
 
 DIRECTIONS = 4
-SMALL = 1e-3  # a step short enough for the slope at a point
-QUERIES = 10  # batches that a model is asked before it is asked again
-DRAWS = 10  # of a model that draws at random, to see what it mostly answers
+SMALL = 1e-3  # a step short enough to measure the slope at a point
+QUERIES = 10  # batches of other queries before a model is asked again
+DRAWS = 10  # passes of a random model, to see its usual answer
 
 
 def draws_at_random(model: Model) -> bool:
-    """Whether a part of it says so of itself; see `Part.randomized`."""
+    """Whether one of its parts declares that it is random; see `Part.randomized`."""
     return any(part.randomized for part in parts_of(model))
 
 
 def draws_of(model: Model) -> int:
-    """How many passes show what a model mostly answers: 1, or enough for 10 draws of each random part."""
+    """How many passes show the usual answer of a model: 1, or enough for 10 draws of each random part."""
     return max((-(-DRAWS // part.averaged) for part in parts_of(model) if part.randomized), default=1)
 
 
 def answer(model: Model, x: Tensor) -> Tensor:
-    """The logits at x, whatever the labels; see `checks.logits_of`."""
+    """The logits at x, without labels; see `checks.logits_of`."""
     return logits_of(model, x, torch.zeros(len(x), dtype=torch.long, device=x.device), "checks")
 
 
@@ -42,18 +42,18 @@ def again(model: Model, x: Tensor) -> Tensor:
 
 
 def won(model: Model, x: Tensor, y: Tensor) -> Tensor:
-    """Whether another class than y is predicted at x, and the image accepted, in more than half of `draws_of` passes, (N,)."""
+    """Whether x is won, (N,): in more than half of `draws_of` passes another class is predicted and the image accepted."""
     passes = [fooled(model, answer(model, x), y) for _ in range(draws_of(model))]
     return 2 * torch.stack(passes).sum(0) > len(passes)
 
 
 def lead(model: Model, logits: Tensor, y: Tensor) -> Tensor:
-    """The margin in the model's logits, (N,): of another class than y, above y and the refusal."""
+    """The margin in the model's logits, (N,): another class than y, above y and above the refusal."""
     return margin(acceptable(model, logits, y), y)
 
 
 def fresh_copy(model: nn.Module) -> nn.Module:
-    """A copy that has answered nothing since; the model itself where it cannot be copied."""
+    """A copy that has not answered any query since; the model itself if it cannot be copied."""
     try:
         return copied(model)
     except ValueError:
@@ -61,11 +61,11 @@ def fresh_copy(model: nn.Module) -> nn.Module:
 
 
 def answers(model: nn.Module, fresh: nn.Module, x: Tensor, size: float) -> Iterator[tuple[str, float]]:
-    """What the logits depend on beside the image: the largest difference, relative to the largest logit.
+    """What the logits depend on besides the image: the largest difference, relative to the largest logit.
 
-    fresh: a copy of the model that has answered no question about x.  x: (N, C, H, W).  size: of the noise around them, in
-    Linf.  Random parts begin their draws again for each answer.  What they draw is another number at another place in the
-    batch, so of a model with such parts the batch is left out.
+    fresh: a copy of the model that has not seen x.  x: (N, C, H, W).  size: of the noise around them, in Linf.
+    Random parts begin their draws again for each answer.  Their draws differ by the place in the batch, so the check of the
+    batch is left out for models with such parts.
     """
     with untouched(model), untouched(fresh):
         yield "earlier queries", _memory(model, fresh, x, size)
@@ -79,7 +79,7 @@ def answers(model: nn.Module, fresh: nn.Module, x: Tensor, size: float) -> Itera
 
 
 def _memory(model: nn.Module, fresh: nn.Module, x: Tensor, size: float) -> float:
-    """How differently the fresh copy answers about points near x, of which it knows nothing."""
+    """The difference of the fresh copy's answers about points near x, which it has not seen."""
     generator = torch.Generator().manual_seed(0)
 
     def near() -> Tensor:
@@ -97,16 +97,16 @@ def _apart(a: Tensor, b: Tensor) -> float:
 
 
 def slopes(model: nn.Module, x: Tensor, y: Tensor, size: float) -> Iterator[tuple[str, float]]:
-    """How far the gradient of the margin is from what finite differences measure, 0 to 2.
+    """The difference between the gradient of the margin and finite differences, from 0 to 2.
 
         | s - ⟨∇m, d⟩ | / max( |s|, |⟨∇m, d⟩| ),   s = ( m(x + h d) - m(x - h d) ) / 2h
 
     The median over examples and directions d: random signs, and the sign of the gradient itself.  It is 0 for a smooth model
-    and small h, 1 for a gradient that has nothing to do with the model, and 2 for one that points the other way.
-    It is measured with a short step and with one of half the budget, and the smaller counts: an honest stand-in for a step
-    function is right on the long one only.
-    x: (N, C, H, W).  size: the budget in Linf.  Slopes too small for the arithmetic to measure are left out.
-    A random part makes the same draws for each.
+    and small h, 1 for a gradient unrelated to the model, and 2 for one that points the other way.
+    It is measured with a short step and with a step of half the budget, and the smaller value counts: a fair surrogate for a
+    step function is right only over the long one.
+    x: (N, C, H, W).  size: the budget in Linf.  Slopes too small to be measured in this arithmetic are left out.
+    A random part makes the same draws for all of them.
     """
     shortest = min(SMALL, size / 4)
     found: dict[str, list[float]] = {"random directions": [], "its own steps": []}
@@ -133,7 +133,7 @@ def _slope_at(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _error(model: nn.Module, x: Tensor, y: Tensor, gradient: Tensor, direction: Tensor, h: float) -> Tensor:
-    """Of the examples whose slope can be measured, (n,)."""
+    """The errors for those examples whose slope can be measured, (n,)."""
     with untouched(model):
         ahead, behind = again(model, x + h * direction), again(model, x - h * direction)
     measured = (lead(model, ahead, y).double() - lead(model, behind, y).double()) / (2 * h)

@@ -1,4 +1,4 @@
-"""What a long computation has found so far, so that a killed one goes on where it was."""
+"""A journal of a long computation, so that a killed one can continue."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 
 class Journal:
-    """Results by name in a file of JSON lines, one written as soon as it is known; results are what JSON can hold.
+    """Results by name in a file of JSON lines, each written as soon as it is known.  Results must fit into JSON.
 
-    A line that was cut off or changed is not taken: its result is computed again.
+    A line that was cut off or changed is ignored, and its result is computed again.
     path: the file; None keeps nothing.
     """
 
@@ -26,7 +26,7 @@ class Journal:
                 self.known.update(json.loads(text))
 
     def once(self, name: str, compute: Callable[[], Any]) -> Any:
-        """The result of this name: that in the file, or ``compute()``, which is then written there."""
+        """The result of this name: from the file, or ``compute()``, which is then written there."""
         if name not in self.known:
             self.known[name] = compute()
             if self.path:
@@ -38,7 +38,7 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with path.open("ab") as file:
-                file.write(b"\n" + _digest(text) + b" " + text)  # on a line of its own, also after one that was cut off
+                file.write(b"\n" + _digest(text) + b" " + text)  # on a line of its own, also after an incomplete one
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:

@@ -1,4 +1,4 @@
-"""The judge: has an attack run, re-checks what it returned, predicts again, and decides example by example."""
+"""The judge: runs an attack, checks again what it returned, predicts again, and decides example by example."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ from sanact.values import BATCH_SIZE, Whole
 
 GUIDES = 100
 KEPT = 16
-SAME = ("model", "defense", "data", "calibration")  # of cells whose models are the same
+SAME = ("model", "defense", "data", "calibration")  # if these agree, two cells have the same models
 KEEP = Whole(0, 2**31)
 
 
 class Judged(NamedTuple):
-    """rows: of a batch, as `rows.SCHEMA`.  crafted: those of its examples that were to be kept, or None."""
+    """rows: of a batch, as `rows.SCHEMA`.  crafted: its examples that were to be kept, or None."""
 
     rows: pa.Table
     crafted: pa.Table | None
 
 
 class Bench:
-    """A cell made ready on a device: it judges batches, in any order, in this process or another, with the same rows.
+    """A cell prepared on a device.  It judges batches in any order, in this process or another, with the same rows.
 
-    Nothing passes from one batch to the next.  Parts begin their draws again.  The global random states are set from the cell's
-    seed and the batch.  One thread computes, since sums over several threads differ in their last bits.
+    Batches do not affect each other: parts begin their draws again, and the global random states are set from the cell's seed
+    and the batch.  One thread computes, because sums over several threads differ in their last bits.
     """
 
     def __init__(self, cell: Cell, device: str | torch.device) -> None:
@@ -64,7 +64,7 @@ class Bench:
         self.base, self.bare, self.judged = _models(cell, self.device)
 
     def of(self, cell: Cell) -> Bench:
-        """A bench for another cell: with the same models, where it has the same model, defense and data."""
+        """A bench for another cell; it shares the models if model, defense and data are the same."""
         if any(getattr(cell, name) is not getattr(self.cell, name) for name in SAME):
             return Bench(cell, self.device)
         other = copy.copy(self)
@@ -80,7 +80,7 @@ class Bench:
     def judge(self, positions: Integers, *, examples: pa.Table | None = None, keep: int = 0) -> Judged:
         """The rows of the images at these positions in the cell's data.
 
-        examples: crafted before, to be replayed; None crafts them.  keep: how many of the cell's first to return.
+        examples: crafted before, to be replayed; None crafts them.  keep: how many of the cell's first examples to return.
         """
         cell = self.cell
         batch = next(cell.data.batches(len(positions), order=positions))
@@ -103,9 +103,9 @@ class Bench:
 
 
 class Case:
-    """A cell under way: which of its batches are judged, and where rows and examples are kept until all are.
+    """A cell in progress: which batches are judged, and where rows and examples are kept until all are.
 
-    folder: see `judge`; None keeps them in memory.  crafted: the examples of this and of other cells that replay the same.
+    folder: see `judge`; None keeps them in memory.  crafted: examples of this cell and of others that replay the same ones.
     """
 
     def __init__(self, cell: Cell, folder: Path | None, *, keep: int = KEPT, crafted: Parts | None = None) -> None:
@@ -116,14 +116,14 @@ class Case:
         self.tables: list[pa.Table] = []
 
     def missing(self, batch_size: int) -> list[Integers]:
-        """The batches to be judged, as positions in the data, whose borders hang on the batch size alone."""
+        """The batches still to be judged, as positions in the data.  Their borders depend only on the batch size."""
         index = self.cell.data.index
         left = self.finished.missing(index) if self.finished else np.arange(len(index))
         parts = (left[(left >= start) & (left < start + batch_size)] for start in range(0, len(index), batch_size))
         return [part for part in parts if len(part)]
 
     def given(self, positions: Integers) -> dict[str, Any]:
-        """What `Bench.judge` is to know of a batch."""
+        """The arguments of `Bench.judge` for a batch."""
         index = self.cell.data.index[positions]
         if self.crafted is None:
             return {}
@@ -132,7 +132,7 @@ class Case:
         return {"examples": self.crafted.read(index)} if self.cell.replays else {}
 
     def take(self, judged: Judged) -> None:
-        """Keep the rows of a batch, and before them its examples."""
+        """Keep the rows of a batch; its examples are kept first."""
         if self.crafted and judged.crafted is not None:
             self.crafted.write(judged.crafted)
         if self.finished:
@@ -141,7 +141,7 @@ class Case:
             self.tables.append(judged.rows)
 
     def rows(self, positions: Integers | slice = slice(None)) -> pa.Table:
-        """The rows at these positions of the data, which must have been judged; all of them if not told otherwise."""
+        """The rows at these positions of the data, which must have been judged; all of them by default."""
         index = self.cell.data.index[positions]
         return self.finished.read(index) if self.finished else pa.concat_tables(self.tables)
 
@@ -156,15 +156,15 @@ def judge(
 ) -> pa.Table:
     """The rows of a cell, in the order of its data; see `rows.SCHEMA`.
 
-    batch_size: examples at once; memory grows with it, the rows do not depend on it but for the last bits of arithmetic, and
-        for defenses that draw random numbers.
-    device: "auto" takes CUDA where there is one, else the CPU, on which one thread computes: more would change the last bits.
-    folder: where finished batches are kept until the cell is done, and crafted examples: those that other cells can replay, and
-        of other cells the first ``keep``; None keeps nothing.
-    An attack that fails leaves the images as they are, and the rows say why; see `examine`.
-    Raises ValueError for what would be a false claim of robustness: a sanitizer that changes nothing, a defended model that
-    without its sanitizers is another than the undefended, an attack that left its ball; and for a model or data as `Attack`
-    does.
+    batch_size: examples at once.  Memory grows with it.  The rows do not depend on it, except for the last bits of arithmetic
+        and for defenses that draw random numbers.
+    device: "auto" is CUDA if available, else the CPU, where one thread computes: more would change the last bits.
+    folder: where finished batches are kept until the cell is done, and crafted examples: all that other cells can replay, and
+        the first ``keep`` of other cells; None keeps nothing.
+    If an attack fails, the images stay as they are, and the rows say why; see `examine`.
+    Raises ValueError for anything that would be a false claim of robustness: a sanitizer that changes nothing, a defended model
+    that differs from the undefended one even without its sanitizers, an attack that left its ball.  Also raises what `Attack`
+    raises for a model or data.
     """
     BATCH_SIZE(batch_size, "batch_size", str(cell))
     KEEP(keep, "keep", str(cell))
@@ -180,11 +180,11 @@ def checked(
 ) -> Iterator[tuple[Bench, Batch]]:
     """The bench of each cell, and the first batch of its data.
 
-    Raises what `judge` raises for a model, its images, a plan or a budget: before the first attack runs, not after hours.
+    Raises what `judge` raises for a model, its images, a plan or a budget; so errors come before the first attack, not later.
     """
     looked: Bench | None = None
     for cell in cells:
-        bench = looked.of(cell) if looked else Bench(cell, device)  # cells of one defense mostly come together
+        bench = looked.of(cell) if looked else Bench(cell, device)  # cells of one defense usually follow each other
         if looked is None or bench.judged is not looked.judged:
             first = next(cell.data.batches(batch_size))
             bench.check(first)
@@ -194,24 +194,24 @@ def checked(
 
 
 def examples_of(cell: Cell, folder: Path) -> Parts:
-    """The crafted examples of a cell, which others that replay the same share."""
+    """The crafted examples of a cell; cells that replay the same ones share them."""
     return Parts(folder / "examples" / cell.crafting_slug, strict=True)
 
 
 def crafted_examples(cell: Cell, folder: Path) -> Tensor:
-    """What the attack of this cell made of its images when it was run, (N, C, H, W), in the order of its data.
+    """The examples that this cell's attack crafted when it was run, (N, C, H, W), in the order of its data.
 
-    Raises KeyError where not all were kept; see `judge`.
+    Raises KeyError if not all were kept; see `judge`.
     """
     shape = next(cell.data[:1].batches(1)).x.shape[1:]
     return _from_table(examples_of(cell, folder).read(cell.data.index), "x", shape)
 
 
 def examine(cell: Cell, rows: pa.Table, *, device: str | torch.device = "auto", folder: Path | None = None) -> dict[str, Any]:
-    """The diagnostics of a cell, of which these are the rows, and its verdict, for its header.
+    """The diagnostics and the verdict for a cell with these rows, for its header.
 
-    Replayed examples claim nothing: of them only what went wrong is told.
-    folder: as for `judge`; what was found before a kill is not measured again.
+    Replayed examples make no claim, so for them only errors are reported.
+    folder: as for `judge`; figures found before a kill are not measured again.
     """
     if cell.knowledge == "oblivious":
         return concluded(cell, rows, [])
@@ -220,19 +220,19 @@ def examine(cell: Cell, rows: pa.Table, *, device: str | torch.device = "auto", 
 
 
 def looked_at(cell: Cell) -> int:
-    """How many of the first images of a cell its diagnostics look at."""
+    """How many of the first images of a cell its diagnostics use."""
     return min(2 * EXAMPLES, len(cell.data))
 
 
 def journal_of(cell: Cell, folder: Path) -> Path:
-    """Where the diagnostics of a cell note down what they have found."""
+    """The file where the diagnostics of a cell note their results."""
     return folder / "unfinished" / cell.slug / "checks.jsonl"
 
 
 def diagnosed(
     cell: Cell, by: Sequence[str], *, device: str | torch.device = "auto", journal: Path | None = None
 ) -> list[Check]:
-    """What `diagnose` finds on the first images of a cell; by: what won each of them.  journal: see `journal_of`."""
+    """The checks of `diagnose` on the first images of a cell; by: what won each of them.  journal: see `journal_of`."""
     device = pick_device(device)
     cell, (_, _, judged) = _with_guides(cell, device), _models(cell, device)
     first, noted = next(cell.data.batches(len(by))), Journal(journal)
@@ -251,7 +251,7 @@ def diagnosed(
 
 
 def concluded(cell: Cell, rows: pa.Table, checks: Sequence[Check]) -> dict[str, Any]:
-    """The verdict on a cell, from what its rows say against their number, and what its diagnostics found."""
+    """The verdict on a cell, from problems in its rows and from its diagnostics."""
     checks = [*_mishaps(cell, rows), *checks]
     if cell.knowledge == "oblivious" and not checks:
         return {}
@@ -260,7 +260,7 @@ def concluded(cell: Cell, rows: pa.Table, checks: Sequence[Check]) -> dict[str, 
 
 
 def _mishaps(cell: Cell, rows: pa.Table) -> list[Check]:
-    """What the rows themselves say against their number."""
+    """Problems in the rows themselves that make their accuracy doubtful."""
     checks = [
         Check(f"{part} failed on {number} of {len(rows)} images: {why}", number / len(rows), 0.0)
         for part, (number, why) in failures(rows).items()
@@ -271,12 +271,12 @@ def _mishaps(cell: Cell, rows: pa.Table) -> list[Check]:
 
 
 def _as_far_as_it_goes(checks: Iterable[Check]) -> Iterator[Check]:
-    """The checks; one that fails with an error ends them, and is itself a reason to doubt the number."""
+    """The checks; one that raises an error ends them, and the error is itself a reason to doubt the accuracy."""
     try:
         yield from checks
     except (MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # of as many kinds as there are models
+    except Exception as error:  # a model may raise any error
         yield Check(f"the checks ended early: {reason(error)}", 1.0, 0.0)
 
 
@@ -294,7 +294,7 @@ def circumstances(cell: Cell, device: str | torch.device) -> dict[str, Any]:
 
 
 def _with_guides(cell: Cell, device: torch.device) -> Cell:
-    """The cell, its adaptive attacker equipped with the first images of the data to drive others to."""
+    """The cell, with the first images of the data as guides for its adaptive attacker."""
     if not isinstance(cell.attack, Adaptive):
         return cell
     guides = next(cell.data.batches(min(GUIDES, len(cell.data)))).x.to(device)
@@ -303,9 +303,9 @@ def _with_guides(cell: Cell, device: torch.device) -> Cell:
 
 
 def _models(cell: Cell, device: torch.device) -> tuple[nn.Module, nn.Module, nn.Module]:
-    """The undefended model, the one that parts are put into, and the one to be judged, on the device and without batch norms.
+    """The undefended model, the model with parts, and the model to be judged, on the device and with batch norms folded.
 
-    The second is the first, but for a defense that trains another.  The cell's own model stays as it is.
+    The second is the first, unless a defense trains another one.  The cell's own model stays as it is.
     """
     check_mode(cell.model, str(cell))
     original, example = copied(cell.model).to(device), next(cell.data[:1].batches(1)).x.to(device)
@@ -355,7 +355,7 @@ def _check_budget(cell: Cell, x: Tensor) -> None:
 
 
 def _attack(cell: Cell, base: nn.Module, judged: nn.Module, x: Tensor, y: Tensor, generators: list[torch.Generator]) -> Outcome:
-    """The examples of one batch; where the attack fails they are the images themselves, with the reason."""
+    """The examples of one batch; if the attack fails, the images themselves, with the reason."""
     attack = cell.attack
     try:
         if isinstance(attack, Suite) and cell.knowledge != "oblivious":
@@ -365,18 +365,18 @@ def _attack(cell: Cell, base: nn.Module, judged: nn.Module, x: Tensor, y: Tensor
         return _untold(attack(judged, x, y, generator=generators))
     except (MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # of as many kinds as there are models and attacks
+    except Exception as error:  # models and attacks may raise any error
         return Outcome(x.clone(), [], [{attack.name: reason(error)} for _ in x])
 
 
 def _untold(examples: Tensor) -> Outcome:
-    """Examples of which only the judge knows what they won."""
+    """Examples of an attack that does not say what it won; the judge will."""
     return Outcome(examples, [], [])
 
 
 @torch.no_grad()
 def _decide(cell: Cell, judged: nn.Module, batch: Batch, x: Tensor, y: Tensor, outcome: Outcome, passes: Tensor) -> pa.Table:
-    """Range and budget again, and the predictions that count."""
+    """Check range and budget again, and make the predictions that count."""
     adversarial, by, failed = outcome
     if adversarial.shape != x.shape:
         raise ValueError(f"{cell.attack} returned {tuple(adversarial.shape)} for {tuple(x.shape)} ({cell})")
@@ -413,7 +413,7 @@ def _decide(cell: Cell, judged: nn.Module, batch: Batch, x: Tensor, y: Tensor, o
 
 
 def _predicted(model: nn.Module, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The predictions as `rows.SCHEMA` has them, (N,), and by how much the refusal leads, (N,), NaN for who cannot refuse."""
+    """Predictions as in `rows.SCHEMA`, (N,), and the lead of the refusal, (N,), which is NaN if the model cannot refuse."""
     if not refuses(model):
         return logits.argmax(1).cpu(), torch.full((len(logits),), torch.nan)
     highest, predicted = logits[:, :-1].max(1)
@@ -422,12 +422,12 @@ def _predicted(model: nn.Module, logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _generator(seed: int, place: int) -> torch.Generator:
-    """A stream of random numbers for one example of one seed."""
+    """A stream of random numbers for one example and seed."""
     return torch.Generator().manual_seed(_state(seed, place, np.uint64))
 
 
 def _state(seed: int, place: int, kind: type[np.uint32 | np.uint64]) -> int:
-    """Where such a stream begins."""
+    """The initial state of such a stream."""
     return int(np.random.SeedSequence((seed, int(place))).generate_state(1, kind)[0])
 
 
@@ -439,7 +439,7 @@ def _to_table(index: Integers, adversarial: Tensor, clean: Tensor, passes: Tenso
 
 
 def _replayed(table: pa.Table, batch: Batch, cell: Cell) -> Tensor:
-    """The examples of these images, (N, C, H, W); ValueError where they were crafted of others."""
+    """The examples of these images, (N, C, H, W); ValueError if they were crafted from others."""
     if not torch.equal(_from_table(table, "clean", batch.x.shape[1:]), batch.x.cpu().float()):
         raise ValueError(f"the examples in '{cell.crafting_slug}' are of other images than those asked for; move it away")
     return _from_table(table, "x", batch.x.shape[1:])

@@ -20,14 +20,14 @@ from sanact.sanitizers import sanitizers_of
 
 @dataclass(frozen=True, kw_only=True)
 class LatentMatching(PGD):
-    """PGD on the distance of the last hidden activation to that of a guide, an image that the model puts into another class.
+    """PGD that moves the last hidden activation towards that of a guide, an image that the model puts into another class.
 
         maximize  -‖ a(x') - a(g) ‖² / ‖ a(g) ‖²
 
-    a is what the last sanitizer to run passes on, or without one the input of the linear layer or convolution that runs last.
-    guides: images, (M, C, H, W); each example takes the one of another class that is nearest by a.
+    a is the output of the last sanitizer to run or, without sanitizers, the input of the last linear layer or convolution.
+    guides: images, (M, C, H, W); each example takes the guide of another class that is nearest in a.
     Paper: Sabour et al. 2016, arXiv:1511.05122; against defenses, Tramèr et al. 2020, arXiv:2002.08347.
-    Raises TypeError for a model without layers to look into; `has_hidden` tells so in advance.
+    Raises TypeError for a model without accessible layers; `has_hidden` tells so in advance.
     """
 
     guides: Tensor = field(repr=False, compare=False)
@@ -47,7 +47,7 @@ class LatentMatching(PGD):
 
 
 class Matching(Search):
-    """seen: the hidden activations of the last pass.  guides: what each example is driven to, (N, F)."""
+    """seen: the hidden activations of the last pass.  guides: the target activation of each example, (N, F)."""
 
     seen: list[Tensor]
     guides: Tensor
@@ -58,7 +58,7 @@ class Matching(Search):
 
 
 def has_hidden(model: Any, x: Tensor) -> bool:
-    """Whether latent matching can look into the model: one pass over a few images (N, C, H, W) shows an activation of each."""
+    """Whether latent matching works on the model: one pass over a few images (N, C, H, W) must show an activation of each."""
     try:
         with untouched(model), last_hidden(model) as seen:
             _look(model, x, seen, "latent matching")
@@ -91,7 +91,7 @@ def last_hidden(model: Any) -> Iterator[list[Tensor]]:
     layers = [part for part in parts if isinstance(part, (nn.Linear, nn.Conv2d))]
     if not (sanitizers or layers):
         raise TypeError(f"latent matching needs a model with layers to look into, got {type(model).__name__}")
-    with ExitStack() as hooks:  # on all: which of them runs, and which runs last, shows in the pass alone
+    with ExitStack() as hooks:  # on all of them: only a pass shows which run, and which runs last
         for part in sanitizers:
             hooks.callback(part.register_forward_hook(lambda module, given, output: keep(output)).remove)
         for layer in [] if sanitizers else layers:

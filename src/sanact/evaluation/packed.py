@@ -1,4 +1,4 @@
-"""The rows of many cells in one file, each still to be read under the path that its own file had."""
+"""The rows of many cells in one file; each cell can still be read under the path of its own file."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is a file of rows with this path, packed or not."""
+    """Whether rows with this path exist, packed or not."""
     return path.exists() or is_packed(path)
 
 
 def is_packed(path: Path) -> bool:
-    """Whether rows with this path are in the pack of its folder, and in no file of their own."""
+    """Whether rows with this path exist only in the pack of their folder."""
     return not path.exists() and path.name in _contents(path.parent)
 
 
 def read_packed(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows that had a file with this path, with its metadata; KeyError where the pack of its folder has none."""
+    """The rows that had a file with this path, with its metadata; KeyError if the pack of its folder has none."""
     group, cell = _contents(path.parent)[path.name]
     with pq.ParquetFile(path.parent / PACK, page_checksum_verification=True) as file:
         table = file.read_row_group(group, columns=columns or cell["columns"])
@@ -44,10 +44,10 @@ def read_packed(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def pack(folder: Path) -> int:
-    """Put all files of rows in a folder into one, and remove them; returns how many cells it holds.
+    """Put all files of rows in a folder into one, and remove them; returns the number of cells in it.
 
-    Nothing else changes: a run with this folder finds its cells, and what reads rows reads these.
-    Raises ValueError for a file that holds no rows, and where there are none.
+    Nothing else changes: a run with this folder finds its cells, and every reader of rows reads the pack.
+    Raises ValueError for a file that holds no rows, and if there are none.
     """
     from sanact.evaluation.rows import read_rows
 
@@ -84,11 +84,11 @@ def pack(folder: Path) -> int:
     return len(paths)
 
 
-Contents = dict[str, tuple[int, dict[str, Any]]]  # by the name of a file, its group of rows and what is known of it
+Contents = dict[str, tuple[int, dict[str, Any]]]  # by the name of a file, its group of rows and its facts
 
 
 def _contents(folder: Path) -> Contents:
-    """Of the pack of a folder; nothing where there is none."""
+    """The contents of a folder's pack; empty if there is none."""
     path = folder / PACK
     if not path.exists():
         return {}
@@ -98,7 +98,7 @@ def _contents(folder: Path) -> Contents:
 
 @lru_cache(maxsize=8)
 def _read_contents(path: Path, *version: int) -> Contents:
-    """The same of a pack that is there; version: what changes with the file."""
+    """The contents of an existing pack; version: values that change with the file."""
     try:
         with pq.ParquetFile(path) as file:
             text = zlib.decompress(base64.b64decode(file.schema_arrow.metadata[CELLS]))
@@ -108,5 +108,5 @@ def _read_contents(path: Path, *version: int) -> Contents:
 
 
 def _squeezed(cells: Sequence[dict[str, Any]]) -> bytes:
-    """As JSON, compressed: Parquet leaves metadata as it is, and that of many cells is larger than their rows."""
+    """As JSON, compressed: Parquet does not compress metadata, and that of many cells is larger than their rows."""
     return base64.b64encode(zlib.compress(json.dumps(cells).encode(), 9))

@@ -1,4 +1,4 @@
-"""Results as RobustBench keeps them: one JSON record a model, read, and written from rows."""
+"""Results in RobustBench's format, one JSON record per model: reading them, and writing them from rows."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ STANDARD = {"version": "standard", "steps": 100, "queries": 5000, "targets": 9} 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What RobustBench says of one model under one norm, which is the name of the folder its record lies in.
+    """A record of RobustBench about one model under one norm, which is the name of the record's folder.
 
-    clean_acc, reported, autoattack_acc, external: accuracies in percent, None where there is none.  reported: the authors'
-    own; external: of an attack made for this model, which then counts instead of AutoAttack's.  eps: in input units.
-    unreliable: the figure is not to be believed.  footnote: HTML, and where every fact goes that has no field.
+    clean_acc, reported, autoattack_acc, external: accuracies in percent, or None.  reported: by the authors.  external: under
+    an attack made for this model, which then replaces AutoAttack's.  eps: in input units.
+    unreliable: whether the figure should not be trusted.  footnote: HTML, with every fact that has no field of its own.
     Source: the folder model_info of RobustBench/robustbench; Croce et al. 2021, arXiv:2010.09670.
     """
 
@@ -61,9 +61,9 @@ NUMBERS = ("clean_acc", "reported", "autoattack_acc", "external")
 
 
 def read_record(path: Path) -> Record:
-    """Read a record of theirs or ours, of Linf or L2; ValueError for a file that holds none.
+    """Read a record of theirs or ours, for Linf or L2; ValueError for a file without a record.
 
-    Fields that `Record` has no place for are left out.
+    Fields that `Record` does not have are left out.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -89,12 +89,12 @@ def write_record(
 ) -> Record:
     """Write to ``out``, and return, what files of rows say about one model on the same examples in the same ball.
 
-    rows: those of autoattack in its standard version, of the adaptive attacker, or of both.  Only AutoAttack's make
-        ``autoattack_acc``.  With the adaptive attacker's, ``external`` is what stands against all that was tried, the worst
-        case per example, so that it is never above AutoAttack's.
-    reported: in percent; None reports what was found here.  architecture: "" is the name of the model.
-    ``unreliable`` is true unless the verdict on each file is "reliable".  Norm, examples, intervals, defense, verdicts and
-    versions go into the footnote.
+    rows: of autoattack in its standard version, of the adaptive attacker, or of both.  Only AutoAttack's give
+        ``autoattack_acc``.  With the adaptive attacker's, ``external`` is the worst case per example over all attacks, so it is
+        never above AutoAttack's.
+    reported: in percent; None reports the figure found here.  architecture: "" is the name of the model.
+    ``unreliable`` is true unless the verdict on each file is "reliable".  The footnote has norm, examples, intervals, defense,
+    verdicts and versions.
     Raises ValueError for rows of an oblivious attacker, or of any other attack: they are no robust accuracies.
     """
     if not name.strip():
@@ -134,7 +134,7 @@ def write_record(
 
 
 def _kind(path: Path, cell: Mapping[str, Any]) -> str:
-    """Under which name the rows of a cell may stand in a record."""
+    """The name under which the rows of a cell may stand in a record."""
     attack, kind = cell["attack"], cell["attack"]["name"]
     weaker = {key: attack.get(key) for key in STANDARD if attack.get(key) != STANDARD[key]} if kind == "autoattack" else {}
     if cell["knowledge"] == "oblivious" or kind not in ("autoattack", "adaptive") or weaker:
@@ -181,7 +181,7 @@ def _footnote(tables: Sequence[pa.Table], kinds: Sequence[str], worst: np.ndarra
 
 
 def _as_json(record: Record) -> dict[str, Any]:
-    """As they write it: numbers as text, and no field where there is nothing."""
+    """In their format: numbers as text, and no field without a value."""
     written = {key: f"{value:.2f}" if key in NUMBERS else value for key, value in asdict(record).items() if value is not None}
     return written | {"eps": _fraction(record.eps)}
 
@@ -192,7 +192,7 @@ def _number(text: str) -> float:
 
 
 def _fraction(eps: float) -> str:
-    """``8/255`` where it is that, else decimals."""
+    """As a fraction like ``8/255`` if it is one, else as decimals."""
     parts = round(eps * 255)
     decimals = f"{eps:.4g}"
     return f"{parts}/255" if float(decimals) != eps and math.isclose(parts / 255, eps, rel_tol=1e-9) else str(eps)

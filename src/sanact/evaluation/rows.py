@@ -1,4 +1,4 @@
-"""Rows: one per example of a cell, in Parquet, with the cell in the header; read and written here, without torch."""
+"""Rows in Parquet: one per example of a cell, with the cell in the header.  Written and read here, without torch."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from sanact.files import replacing
 
 
 class Detection(NamedTuple):
-    """auroc: area under the curve of true over false alarms, 0 to 1.  detected: in percent, at 5 % false alarms on these very
-    images.  n: how many examples there were to detect.
+    """auroc: area under the curve of true over false alarms, 0 to 1.  detected: in percent, at 5 % false alarms on these
+    images.  n: number of examples to detect.
     """
 
     auroc: float
@@ -33,15 +33,15 @@ class Detection(NamedTuple):
 
 SCHEMA = pa.schema(
     [
-        ("index", pa.int64()),  # place in the split
+        ("index", pa.int64()),  # position in the split
         ("label", pa.int32()),
-        ("clean_prediction", pa.int32()),  # of the judged model, on the image as it is; ~c where it refuses what it takes for c
+        ("clean_prediction", pa.int32()),  # of the judged model, on the clean image; ~c if it refuses what it takes for c
         ("prediction", pa.int32()),  # of the judged model, on the adversarial example, likewise
         ("linf", pa.float32()),  # distance of the two, in input units
         ("l2", pa.float32()),
-        ("by", pa.string()),  # the part of the attack that won it; "" where none did, "clean" where there was nothing to win
-        ("failed", pa.string()),  # parts of the attack that ended in an error on it, a line each, with the reason; mostly ""
-        ("passes", pa.int64()),  # through the network, forward and backward each, that the attack took for it
+        ("by", pa.string()),  # the part of the attack that won it; "" if none did, "clean" if misclassified without an attack
+        ("failed", pa.string()),  # parts of the attack that ended in an error on it, one per line with the reason; mostly ""
+        ("passes", pa.int64()),  # forward and backward passes through the network that the attack used for it
         (
             "clean_score",
             pa.float32(),
@@ -58,7 +58,7 @@ REPLACED = "move it away, and it is made again"
 
 
 def write_rows(table: pa.Table, path: Path, header: Mapping[str, Any]) -> None:
-    """Write a table whole or not at all; the header is JSON in the file's metadata, with hashes of it and of each column."""
+    """Write a table whole or not at all.  The header becomes JSON in the file's metadata, with hashes of it and each column."""
     text = json.dumps(header).encode()
     digests = {"version": VERSION, "header": _digest(text), "columns": _digests(table)}
     metadata = {HEADER: text, DIGESTS: json.dumps(digests)}
@@ -69,7 +69,7 @@ def write_rows(table: pa.Table, path: Path, header: Mapping[str, Any]) -> None:
 def read_rows(path: Path) -> pa.Table:
     """Read the rows of a cell that `write_rows` wrote, packed or not.
 
-    ValueError if they are missing, changed, or somebody else's.
+    ValueError if they are missing, changed, or not ours.
     """
     table = read_table(path)
     if (facts := header(table)) and "cell" not in facts:
@@ -86,7 +86,7 @@ def read_rows(path: Path) -> pa.Table:
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read what `write_rows` wrote, or only some columns of it; ValueError for a byte that is not as it was written."""
+    """Read what `write_rows` wrote, or only some columns of it; ValueError if a byte has changed."""
     try:
         if is_packed(path):
             table = read_packed(path, columns)
@@ -96,7 +96,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         if HEADER in metadata:
             json.loads(metadata[HEADER])
         found = _digests(table) if DIGESTS in metadata else {}
-    except Exception as error:  # of as many kinds as a file can be broken
+    except Exception as error:  # a broken file may raise any error
         raise ValueError(f"'{path}' holds no rows: {' '.join(str(error).split())}; {BROKEN}") from error
     if HEADER not in metadata:
         raise ValueError(f"'{path}' holds no rows of sanact: its header does not say which cell they are")
@@ -106,7 +106,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def is_verified(table: pa.Table) -> bool:
-    """Whether its file had hashes, so that it is known to be as it was written."""
+    """Whether its file had hashes, which show that it is as it was written."""
     return DIGESTS in (table.schema.metadata or {})
 
 
@@ -126,7 +126,7 @@ def _verify(metadata: Mapping[bytes, bytes], found: Mapping[str, str], path: Pat
 
 
 def _digests(table: pa.Table) -> dict[str, str]:
-    """A hash of each column's name, type and values, however they lie in the file."""
+    """A hash of each column's name, type and values, independent of their layout in the file."""
     return {name: _digest(name.encode(), _kind(table[name].type), *_values(table[name])) for name in table.column_names}
 
 
@@ -154,23 +154,23 @@ def _digest(*parts: bytes) -> str:
 
 
 def header(table: pa.Table) -> dict[str, Any]:
-    """The cell a table is of, and the versions, the device and the commit that made it."""
+    """The cell of a table, and the versions, the device and the commit that made it."""
     decoded: dict[str, Any] = json.loads(table.schema.metadata[HEADER])
     return decoded
 
 
 def part(data: Mapping[str, Any]) -> str:
-    """The split of a cell's data, of which classes only, and what else is to be known of it."""
+    """The split of a cell's data, its classes if only some, and its notes."""
     classes = [f"only {', '.join(data['classes'])}"] if "classes" in data else []
     return ", ".join([data["split"], *classes, *([data["note"]] if data.get("note") else [])])
 
 
 def hits(rows: pa.Table, *, l2: float | None = None) -> pa.ChunkedArray:
-    """Whether each adversarial example was classified correctly, or refused where the image itself is not.
+    """Whether each adversarial example was classified correctly, or was refused although the clean image is not.
 
-    An image that is refused or misclassified as it is counts as an error whatever becomes of its example, so that a detector
-    cannot gain by what it refuses anyway.
-    l2: a budget, for attacks that have none: where the example is further away, the attacker is left with the clean image.
+    An image that is refused or misclassified without an attack counts as an error, whatever happens to its example.  So a
+    detector cannot gain by images that it refuses anyway.
+    l2: a budget, for attacks that have none; if the example is further away, the clean image counts instead.
     """
     judged = rows["prediction"]
     if l2 is not None:
@@ -180,14 +180,14 @@ def hits(rows: pa.Table, *, l2: float | None = None) -> pa.ChunkedArray:
 
 
 def refusals(rows: pa.Table, column: str = "prediction") -> int:
-    """How many adversarial examples were refused; of "clean_prediction", how many images."""
+    """How many adversarial examples were refused; for "clean_prediction", how many images."""
     return int(pc.sum(pc.less(rows[column], 0)).as_py() or 0)
 
 
 def detection(rows: pa.Table) -> Detection | None:
-    """How well the score tells clean images from examples that the classifier behind it takes for another class.
+    """How well the score separates clean images from examples that fool the classifier behind it.
 
-    None for rows of a model that refuses nothing, and where there is no such example.
+    None if the model refuses nothing, or if there is no such example.
     """
     if "score" not in rows.column_names or rows["score"].null_count == len(rows):
         return None
@@ -212,7 +212,7 @@ def clean_accuracy(rows: pa.Table) -> Accuracy:
 
 
 def won_by(rows: pa.Table) -> dict[str, int]:
-    """How many examples each part of the attack won, the most first."""
+    """How many examples each part of the attack won, the largest number first."""
     counts = Counter(_column(rows, "by"))
     return {part: number for part, number in counts.most_common() if part not in ("", "clean")}
 
@@ -227,9 +227,9 @@ def failures(rows: pa.Table) -> dict[str, tuple[int, str]]:
 
 
 def verdict_of(facts: Mapping[str, Any]) -> str:
-    """What the header of a cell says of its number: "reliable", "upper bound", "suspect: why", or "" where nothing is claimed.
+    """The verdict in the header of a cell: "reliable", "upper bound", "suspect: why", or "" where nothing is claimed.
 
-    A replayed number claims nothing, unless something went wrong.  An adaptive one at the quick effort is an upper bound,
+    Replayed examples make no claim, unless something went wrong.  An adaptive attack at the quick effort is an upper bound,
     whatever its header says.
     """
     cell = facts["cell"]
@@ -240,7 +240,7 @@ def verdict_of(facts: Mapping[str, Any]) -> str:
 
 
 def _column(rows: pa.Table, name: str) -> list[str]:
-    """A column of text, of rows that may be older than it."""
+    """A column of text, from rows that may be too old to have it."""
     return [text or "" for text in rows[name].to_pylist()] if name in rows.column_names else [""] * len(rows)
 
 
@@ -249,10 +249,10 @@ def _share(hits: pa.ChunkedArray) -> Accuracy:
 
 
 class Parts:
-    """A table written piece by piece to a folder, each piece whole or not at all, so that a killed run can go on.
+    """A table written to a folder in pieces, each piece whole or not at all, so that a killed run can continue.
 
-    The pieces have an ``index`` column; which examples lie in which piece is of no matter.
-    strict: take only pieces that were written for this folder, and are as they were written.  Else also those of version 1.
+    The pieces have an ``index`` column; the division into pieces does not matter.
+    strict: accept only pieces that were written for this folder and are unchanged; otherwise also pieces of version 1.
     Raises ValueError for a piece that is broken, changed, or of another folder.
     """
 
@@ -268,7 +268,7 @@ class Parts:
             except ValueError:
                 if path.exists():
                     raise
-                continue  # another run has finished the cell meanwhile, and removed the piece
+                continue  # another run has finished the cell in the meantime, and removed the piece
             found.update(dict.fromkeys(index, path))
         return found
 
@@ -292,7 +292,7 @@ class Parts:
         return table.take([row_of[place] for place in wanted])
 
     def remove(self) -> None:
-        """Remove the pieces, what killed writers left behind, and the folder if nothing else lies in it."""
+        """Remove the pieces, leftovers of killed writers, and the folder if nothing else is in it."""
         self.tidy()
         for path in [*self.folder.glob("*.parquet"), *self.folder.glob("*.jsonl")]:
             path.unlink(missing_ok=True)
@@ -300,7 +300,7 @@ class Parts:
             self.folder.rmdir()
 
     def tidy(self) -> None:
-        """Remove what killed writers left behind; nobody may be writing meanwhile."""
+        """Remove leftovers of killed writers; nobody may be writing meanwhile."""
         for path in self.folder.glob(".*.tmp"):
             path.unlink(missing_ok=True)
 
@@ -317,5 +317,5 @@ class Parts:
 
 
 def _mark(table: pa.Table) -> str:
-    """A hash in a piece's name, so that a file put in its place is noticed."""
+    """A hash in a piece's name, so that another file in its place is noticed."""
     return _digest(*sorted(digest.encode() for digest in _digests(table).values()))[:12]

@@ -1,4 +1,4 @@
-"""Accuracies with their intervals, and two of them compared on the same examples."""
+"""Accuracies with their intervals, and comparisons of two of them on the same examples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scipy.stats import t as student
 
 
 class Accuracy(NamedTuple):
-    """hits of n examples, in percent: value, and a 95 % interval (low, high)."""
+    """The share of hits among n examples, in percent: value, and a 95 % interval (low, high)."""
 
     hits: int
     n: int
@@ -31,14 +31,14 @@ def wilson(hits: int, n: int) -> Accuracy:
 def clopper_pearson(hits: int, n: int) -> Accuracy:
     """The share of ``hits`` among ``n`` > 0 trials, with the interval of Clopper and Pearson 1934, doi:10.1093/biomet/26.4.404.
 
-    In at least 95 % of all samples it contains the true share, whatever that is.  Wilson's interval is shorter, and does so on
-    average only.
+    It contains the true share in at least 95 % of all samples, for any true share.  Wilson's interval is shorter, but holds
+    this only on average.
     """
     return _share(hits, n, "exact")
 
 
 class Mean(NamedTuple):
-    """Of n values: their mean, and a 95 % interval (low, high)."""
+    """The mean of n values, with a 95 % interval (low, high)."""
 
     n: int
     value: float
@@ -47,7 +47,7 @@ class Mean(NamedTuple):
 
 
 def mean(values: ArrayLike) -> Mean:
-    """The mean of values (N,), N > 0, with Student's interval; of one value, which says nothing of its spread, all numbers.
+    """The mean of values (N,), N > 0, with Student's interval; one value says nothing of the spread: all numbers.
 
     Paper: Student 1908, doi:10.2307/2331554.
     """
@@ -62,7 +62,7 @@ def mean(values: ArrayLike) -> Mean:
 class Paired(NamedTuple):
     """Two defenses, or models, on the same examples: how many both, only one and neither classified correctly.
 
-    difference: B - A in points, in [-100, 100], with a 95 % interval (low, high).  p: of the exact test that it is chance.
+    difference: B - A in points, in [-100, 100], with a 95 % interval (low, high).  p: p-value of the exact test.
     """
 
     both: int
@@ -78,16 +78,16 @@ class Paired(NamedTuple):
 def paired(a_hits: ArrayLike, b_hits: ArrayLike, *, comparisons: int = 1) -> Paired:
     """Compare two columns of hits, both (N,) booleans in the same order of the same N > 0 examples.
 
-    p: McNemar's test in its exact form: of the examples that only one of the two classified correctly, is each side's share a
-    half?  Two-sided binomial; 1 where there is no such example.
-    low, high: Tango's score interval, all differences Δ that the test statistic
+    p: McNemar's exact test of whether, among the examples that only one of the two classified correctly, each has half.
+        Two-sided binomial; 1 if there are no such examples.
+    low, high: Tango's score interval: all differences Δ that are not rejected by the statistic
 
         T(Δ) = (n_B - n_A - N Δ) / √( N ( 2 q(Δ) + Δ (1 - Δ) ) ),   |T(Δ)| ≤ z,
 
-    does not reject; q(Δ) is the likeliest share of examples that only A has, if the difference is Δ.
-    comparisons: that are made together, of which this is one.  p is raised to so many times itself, and the interval is made as
-        wide as holds with 1 - 5 % / comparisons: so 95 % is the chance that all of them hold.
-    Test and interval are made differently.  At the border of significance they may disagree.
+    where q(Δ) is the maximum likelihood share of examples that only A has, if the difference is Δ.
+    comparisons: how many comparisons are made together, including this one.  p is multiplied by it, and the interval has level
+        1 - 5 % / comparisons, so that all intervals hold together with a chance of 95 % (Bonferroni).
+    Test and interval have different constructions.  At the border of significance they may disagree.
     Raises ValueError for columns that differ in length, are empty, or hold something else than booleans.
     Papers: McNemar 1947, doi:10.1007/BF02295996; Tango 1998, Statistics in Medicine 17, 891-908.
     """
@@ -110,7 +110,7 @@ def tango(only_a: int, only_b: int, n: int, *, level: float = 0.95) -> tuple[flo
         root = math.sqrt(max(0.0, middle**2 + 8 * n * only_a * delta * (1 - delta)))
         variance = n * ((middle + root) / (2 * n) + delta * (1 - delta))
         missing = only_b - only_a - n * delta
-        return missing / math.sqrt(variance) if missing else 0.0  # without a discordant pair both are 0 at 0
+        return missing / math.sqrt(variance) if missing else 0.0  # without discordant pairs both are 0 at 0
 
     edge = 1 - 1e-12  # at ± 1 the variance is 0
     low = brentq(lambda delta: statistic(delta) - z, -edge, observed, xtol=1e-12) if observed > -1 else -1.0
@@ -119,7 +119,7 @@ def tango(only_a: int, only_b: int, n: int, *, level: float = 0.95) -> tuple[flo
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p-values of several tests, raised so that each may be held against the level that is meant for all of them together.
+    """p-values of several tests, adjusted so that each can be compared with the level meant for all of them together.
 
     Paper: Holm 1979, Scandinavian Journal of Statistics 6, 65-70.
     """

@@ -1,4 +1,4 @@
-"""What an attacker knows, and how far one usually goes."""
+"""What an attacker knows, and the usual budgets."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ USUAL_OF = {"digits": {"Linf": 0.3, "L2": 2.0}, "mnist": {"Linf": 0.3, "L2": 2.0
 
 
 def usual_eps(data: str, norm: Literal["Linf", "L2"] = "Linf") -> float:
-    """The budget that a data set is usually attacked with, in input units."""
+    """The usual budget for attacks on a data set, in input units."""
     return USUAL_OF.get(data, USUAL)[norm]
 
 
 def l2_budget(radius: Radius | None, data: str) -> float | None:
-    """A radius as a number, that of the data set where it is the usual one."""
+    """A radius as a number; "usual" becomes that of the data set."""
     return usual_eps(data, "L2") if radius == "usual" else radius
