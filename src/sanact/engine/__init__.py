@@ -1,4 +1,4 @@
-"""How cells are run: each to a file of rows, skipping those that are there; here, by several processes, or on a Ray cluster."""
+"""Running cells: each to a file of rows, skipping finished ones; here, in several processes, or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 Engine = Literal["local", "ray"]
 WORKERS = Whole(1, 10_000)
-SHORT = 20  # seconds of work for which no workers are started unless they are asked for: each takes some to begin
-LONG = 60  # seconds of a run, after which it is said beforehand what it will take
+SHORT = 20  # seconds of work below which no workers are started by default, because starting them takes time, too
+LONG = 60  # seconds of a run above which its expected duration is announced
 
 __all__ = ["Engine", "Look", "Outlook", "folder", "outlook", "run"]
 
@@ -48,22 +48,20 @@ def run(
 ) -> list[Path]:
     """Judge each cell and return the files of rows, in the order of the cells.
 
-    out: the folder; ``<cell>.parquet`` each.  A cell whose rows are there is skipped, one that was interrupted goes on where
-    it was.
-    engine: "local" judges on this machine.  "ray" judges on a Ray cluster, each of whose hosts must have sanact, and the
-        packages that the model needs.
-    workers: processes that judge, a batch of a cell at a time; the rows are the same, to the bit, whatever their number.  1 is
-        this process alone.  None takes one a core or, where there are GPUs, one a GPU; and this process for work of seconds.
+    out: the folder; ``<cell>.parquet`` each.  A finished cell is skipped, and an interrupted one continues.
+    engine: "local" judges on this machine.  "ray" judges on a Ray cluster, where every host must have sanact and the packages
+        that the model needs.
+    workers: processes that judge, a batch of a cell at a time.  The rows are the same, to the bit, for any number.  1 is
+        this process alone.  None is one per core or per GPU; for work of seconds, this process alone.
     address: of the Ray cluster; None starts one on this machine.
-    device: "auto" takes CUDA where there is one.  On a CPU each worker computes with one thread: more change the last bits.
-    keep: examples of each cell that must stay: one of which fewer are left is judged again.  None asks for none, and keeps
-        a few.
-    progress: say what a run of more than a minute will take, and draw a bar.
-    Only this process writes to the folder, but for the notes of diagnostics.  Several may work on one folder: each takes the
-    cells that no other is at, and waits for the last ones.
-    A batch whose worker dies is judged again by another, three times in all; then the run ends with RuntimeError.
-    Raises ValueError for a file that cannot be read, or that has a cell's name but not its rows, which is left as it is; and
-    for cells that cannot be sent to other processes.
+    device: "auto" is CUDA if available.  On a CPU each worker computes with one thread: more would change the last bits.
+    keep: examples of each cell that must be there; a cell with fewer is judged again.  None requires none, but keeps a few.
+    progress: announce the duration of a run of more than a minute, and draw a bar.
+    Only this process writes to the folder, apart from the notes of diagnostics.  Several runs may share a folder: each takes
+    cells that no other works on, and waits for the last ones.
+    If a worker dies, another judges its batch again, up to three times in all; then the run ends with RuntimeError.
+    Raises ValueError for a file that cannot be read, or that has a cell's name but other rows (it is left as it is); and for
+    cells that cannot be sent to other processes.
     """
     with remembered():
         wanted = _Wanted.of(cells, out, engine, workers, address, batch_size, device, keep)
@@ -93,9 +91,9 @@ def run(
 
 
 class Look(NamedTuple):
-    """What there is of a cell, and what is left to do.
+    """The state of a cell, and what is left to do.
 
-    path: of its rows.  batches: still to be judged, of so many in all.  seconds: of work for them and for the diagnostics.
+    path: of its rows.  batches: still to be judged, out of ``of``.  seconds: of work for them and for the diagnostics.
     """
 
     cell: Cell
@@ -112,7 +110,7 @@ class Look(NamedTuple):
 
 
 class Outlook(NamedTuple):
-    """The cells of a run, and the seconds that it will take with so many workers."""
+    """The cells of a run, and the seconds that it will take with this many workers."""
 
     looks: list[Look]
     seconds: float
@@ -130,10 +128,10 @@ def outlook(
     device: str = "auto",
     keep: int | None = None,
 ) -> Outlook:
-    """What `run` with these arguments would do, and how long it would take.
+    """What `run` would do with these arguments, and how long it would take.
 
-    Nothing is written, and nothing run but what `run` checks beforehand, and a pass of each network that is timed.  The time
-    is that of examples which withstand their attacks; where most fall, it is less.
+    Nothing is written.  Only the checks of `run`, and a timed pass of each network, are run.  The time assumes examples that
+    withstand their attacks; if most fall, it is less.
     """
     with remembered():
         wanted = _Wanted.of(cells, out, engine, workers, address, batch_size, device, keep)
@@ -157,7 +155,7 @@ def folder(out: Path | str) -> Path:
 
 
 class _Wanted(NamedTuple):
-    """What a run was asked for, and which of its cells are to be judged."""
+    """The request for a run, and which of its cells are still to be judged."""
 
     cells: Sequence[Cell]
     paths: list[Path]
@@ -191,14 +189,14 @@ class _Wanted(NamedTuple):
         if strangers := [cell for cell in cells if not isinstance(cell, Cell)]:
             raise TypeError(f"cells must be of type Cell, got {shown(strangers[0])} (run)")
         paths = [out / f"{cell.slug}.parquet" for cell in cells]
-        each = dict(zip(paths, cells, strict=True))  # a cell that is given twice is judged once
+        each = dict(zip(paths, cells, strict=True))  # a cell given twice is judged once
         kept = keep or 0
         left = [path for path, one in each.items() if not is_done(one, path, kept) or unfinished(one, path).folder.exists()]
         todo = [Open(number, each[path], path) for number, path in enumerate(left)]
         return cls(cells, paths, todo, out, engine, workers, address, batch_size, pick_device(device))
 
     def forecast(self) -> Forecast:
-        """What is left, as it is guessed beforehand; raises what `check_plans` raises."""
+        """The expected work; raises what `check_plans` raises."""
         return Forecast(guesses([one.cell for one in self.todo], self.out, self.batch_size, self.device), 1)
 
 

@@ -1,4 +1,4 @@
-"""What a folder already has of a cell: its rows, whether they are those that were asked for, and what killed runs left."""
+"""What a folder already has of a cell: its rows, whether they are the requested ones, and leftovers of killed runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sanact.files import remove_leftovers
 
 
 def is_done(cell: Cell, path: Path, keep: int) -> bool:
-    """Whether its rows are there, and its first ``keep`` examples; ValueError for a file of this name that holds other rows."""
+    """Whether its rows, and its first ``keep`` examples, are there; ValueError for a file of this name with other rows."""
     if not is_there(path):
         return False
     rows = read_rows(path)
@@ -32,7 +32,7 @@ def unfinished(cell: Cell, path: Path) -> Parts:
 
 
 def tidy(cell: Cell, path: Path) -> None:
-    """Remove what is needed no longer, and what killed runs left of it."""
+    """Remove what is no longer needed, and leftovers of killed runs."""
     unfinished(cell, path).remove()
     remove_leftovers(path)
     examples_of(cell, path.parent).tidy()

@@ -1,4 +1,4 @@
-"""How long a run will take: a guess from one pass of each network before it starts, and from what was measured ever after."""
+"""A forecast of how long a run will take: first from one pass of each network, then from measured times."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from sanact.evaluation.diagnostics import EXAMPLES
 from sanact.evaluation.judge import Bench, Case, checked
 from sanact.evaluation.threat import Effort
 
-TIMED = 16  # images of the pass that is timed
-CHEAP = 150  # passes of the diagnostics, beside what they attack with
-CHECKED = 100  # at most so many more, as the attack itself takes
-TRUST = 0.5  # in what others of its kind took, in units: as much as in so many units of its own cell
+TIMED = 16  # images of the timed pass
+CHEAP = 150  # passes of the diagnostics, besides those of their attacks
+CHECKED = 100  # and as many passes more as the attack itself takes, but at most these
+TRUST = 0.5  # weight of the measured times of more general kinds: that of this many units of the cell itself
 ADAPTIVE: dict[Effort, float] = {"quick": 300, "standard": 1500, "thorough": 8000}
 
 
-Key = tuple[int, Hashable]  # of a unit: the number of its cell, and which of its units
+Key = tuple[int, Hashable]  # of a unit: the number of its cell, and which of its units it is
 
 
 @dataclass(frozen=True)
 class Part:
     """A unit of work still to come.
 
-    guess: seconds, from one pass of the network.  kinds: what it has in common with others, the most special first.
+    guess: seconds, from one pass of the network.  kinds: groups that it belongs to, the most specific first.
     """
 
     guess: float
@@ -46,10 +46,10 @@ class Part:
 
 @dataclass
 class Forecast:
-    """What is left of a run, in seconds.
+    """The rest of a run, in seconds.
 
-    A unit will take its guess times the ratio of measured to guessed that its kinds had so far, where each kind begins with the
-    ratio of the next, more general one, as if it had been seen ``TRUST`` times.
+    The forecast for a unit is its guess times the ratio of measured to guessed time of its kinds so far.  Each kind begins with
+    the ratio of the next, more general one, as if that had been seen ``TRUST`` times.
     workers: how many work at once.  clock: in seconds.
     """
 
@@ -65,7 +65,7 @@ class Forecast:
         self.begun[key] = self.clock()
 
     def end(self, key: Key, seconds: float) -> None:
-        """A unit is done, in so many seconds of its worker."""
+        """Note that a unit is done, after this many seconds of its worker."""
         part = self.parts.pop(key)
         self.begun.pop(key, None)
         self.done += seconds
@@ -74,11 +74,11 @@ class Forecast:
             self.guessed[kind] += part.guess
 
     def keep(self, cell: int, units: Set[Hashable]) -> None:
-        """Of this cell, no more than these units are still to be done."""
+        """Note that only these units of this cell are still to be done."""
         self.parts = {key: part for key, part in self.parts.items() if key[0] != cell or key[1] in units}
 
     def guess(self, cell: int) -> float:
-        """Of all that is left of a cell."""
+        """The guess for the rest of a cell."""
         return sum(part.guess for key, part in self.parts.items() if key[0] == cell)
 
     def expected(self, part: Part) -> float:
@@ -91,18 +91,18 @@ class Forecast:
 
     @property
     def work(self) -> float:
-        """Seconds of work that are left, of all workers together."""
+        """The seconds of work that are left, for all workers together."""
         return sum(self._ahead().values())
 
     @property
     def left(self) -> float:
-        """Seconds until the end: a unit is one worker's."""
+        """The seconds until the end, where each unit occupies one worker."""
         ahead = self._ahead()
         return max(sum(ahead.values()) / self.workers, max(ahead.values(), default=0.0))
 
     @property
     def share(self) -> float:
-        """Of the work, that is done."""
+        """The share of the work that is done."""
         now = self.clock()
         done = self.done + sum(min(now - since, self.expected(self.parts[key])) for key, since in self.begun.items())
         return done / (done + work) if (work := self.work) else 1.0
@@ -116,7 +116,7 @@ class Forecast:
 
 
 def guesses(cells: Iterable[Cell], folder: Path, batch_size: int, device: torch.device) -> dict[Key, Part]:
-    """The units of work that are left of cells, by the number of the cell and the first position of the batch, or "checks".
+    """The remaining units of work of cells, by the number of the cell and the first position of the batch, or "checks".
 
     Raises what `judge.checked` raises.
     """
@@ -144,20 +144,20 @@ def _kinds(number: int, cell: Cell, work: str) -> tuple[Hashable, ...]:
 
 
 def seconds_per_pass(bench: Bench, batch: Batch) -> tuple[float, float]:
-    """Of one image, forward and backward: through the undefended model, and through the one that is judged."""
+    """Seconds for one image, forward and backward: in the undefended model, and in the judged one."""
     x = batch.x[:TIMED].to(bench.device)
     return _timed(bench.base, x), _timed(bench.judged, x)
 
 
 def _timed(model: nn.Module, x: torch.Tensor) -> float:
-    """The shorter of two passes, after one in which libraries choose their ways; of a model that nobody else uses."""
+    """The shorter of two passes, after a first one for libraries to warm up; nobody else may use the model meanwhile."""
     taken = []
     with one_thread(), torch.enable_grad():
         for _ in range(3):
             start = time.perf_counter()
             point = x.clone().requires_grad_()
             logits = model(point)
-            with suppress(Exception):  # of as many kinds as there are models without a gradient: the judge says so in its time
+            with suppress(Exception):  # a model may have no gradient; the judge will report it
                 torch.autograd.grad(logits.sum(), point, allow_unused=True)
             if x.is_cuda:
                 torch.cuda.synchronize(x.device)
@@ -166,9 +166,9 @@ def _timed(model: nn.Module, x: torch.Tensor) -> float:
 
 
 def passes(attack: Attack) -> float:
-    """About how many passes forward and backward the attack takes for an example that withstands it.
+    """About how many passes, forward and backward, the attack takes for an example that withstands it.
 
-    Fewer where examples fall early, which nobody knows before.  An attack of a user's own may have an attribute ``passes``.
+    It is fewer if examples fall early, which cannot be known before.  A user's attack may have an attribute ``passes``.
     """
     if isinstance(own := getattr(attack, "passes", None), (int, float)):
         return float(own)

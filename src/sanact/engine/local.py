@@ -26,17 +26,17 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # of e
 
 
 def usual_workers(device: torch.device) -> int:
-    """One a core, or where there are GPUs one a GPU."""
+    """One per core or, with GPUs, one per GPU."""
     import loky
 
     if device.type == "cuda":
         return torch.cuda.device_count() if device.index is None else 1
-    count: int = loky.cpu_count()  # those that this process may use, by its affinity and its control group
+    count: int = loky.cpu_count()  # those that this process may use, given its affinity and control group
     return count
 
 
 class Here:
-    """This process does each unit as it comes."""
+    """Does each unit in this process, as it comes."""
 
     workers = room = 1
     died: tuple[type[Exception], ...] = ()
@@ -57,17 +57,17 @@ class Here:
 
 
 class Local:
-    """Several processes, each of them loky's, with a thread here that hands it units and replaces it when it dies.
+    """Several processes of loky's, each with a thread here that hands it units and replaces it when it dies.
 
-    loky starts workers without running the user's script again, and they can take code from notebooks.  Each is a pool of one:
-    of a larger one, the death of a worker ends all, and nobody knows whose unit it was.  Python's own pool shares that, and
-    leaves its workers behind when this process is killed.
+    loky starts workers without running the user's script again, and they can take code from notebooks.  Each worker is a pool
+    of one: in a larger pool, the death of one worker ends all, and nobody knows whose unit it was.  Python's own pool has the
+    same problem, and also leaves its workers running when this process is killed.
     """
 
     died: tuple[type[Exception], ...] = (BrokenProcessPool,)
 
     def __init__(self, cells: Sequence[Cell], device: torch.device, workers: int) -> None:
-        self.workers, self.room = workers, workers + 1  # one is ready for who is done first
+        self.workers, self.room = workers, workers + 1  # one unit waits for the first free worker
         self.folder = Path(tempfile.mkdtemp(prefix="sanact-"))
         try:
             with (self.folder / "cells").open("wb") as file:
@@ -114,7 +114,7 @@ class Local:
         raise AssertionError  # not reached
 
     def _pool(self) -> Any:
-        """This thread's pool of one worker, a new one where there is none."""
+        """This thread's pool of one worker; a new one if there is none."""
         from loky import ProcessPoolExecutor
 
         with self.changing:
@@ -135,17 +135,17 @@ _desk: Desk  # of a worker
 
 
 def _sit_down(folder: Path, device: str, parent: int) -> None:
-    """What a worker does first."""
+    """The first thing that a worker does."""
     global _desk
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent stops its workers
     threading.Thread(target=_end_with, args=(parent, folder), daemon=True).start()
-    tqdm.set_lock(threading.RLock())  # torch.fx draws bars; tqdm's own lock is one of the system, and stays where we are killed
+    tqdm.set_lock(threading.RLock())  # torch.fx draws bars; tqdm's default lock belongs to the system, and would survive a kill
     torch.set_num_threads(1)
     _desk = Desk(unpack(folder / "cells"), device)
 
 
 def _end_with(parent: int, folder: Path) -> None:
-    """Leave nothing behind where the parent was killed and could not tell its workers."""
+    """Clean up if the parent was killed and could not tell its workers."""
     while os.getppid() == parent:
         time.sleep(1)
     shutil.rmtree(folder, ignore_errors=True)

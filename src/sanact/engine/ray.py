@@ -1,4 +1,4 @@
-"""Cells judged on a Ray cluster: each unit is a task, which Ray places, and begins again elsewhere when its worker dies."""
+"""Cells judged on a Ray cluster: each unit is a task, which Ray places, and starts again elsewhere if its worker dies."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from sanact.evaluation.cell import Cell
 
 
 class OnRay:
-    """Tasks on a cluster, at an address, or on one that is started on this machine and ends with the run.
+    """Tasks on a cluster at an address, or on one that is started on this machine and ends with the run.
 
     Each worker fetches the cells once, from the object store of its host.
-    workers: tasks at once; None is one a core, or where there are GPUs one a GPU.
+    workers: tasks at once; None is one per core or, with GPUs, one per GPU.
     """
 
     def __init__(self, cells: Sequence[Cell], device: torch.device, workers: int | None, address: str | None) -> None:
@@ -30,7 +30,7 @@ class OnRay:
         except ImportError as error:
             raise ValueError("the engine 'ray' needs Ray: pip install 'sanact[ray]'") from error
         content = packed(cells)
-        self.ray: Any = ray  # whose own types are half there
+        self.ray: Any = ray  # its own type annotations are incomplete
         self.started, self.flying = not self.ray.is_initialized(), set[Any]()
         if self.started:
             _connect(self.ray, address, workers)
@@ -51,7 +51,7 @@ class OnRay:
         self.died = cast(tuple[type[Exception], ...], (self.ray.exceptions.RayError,))
 
     def submit(self, unit: Unit) -> Future[Done | Refused]:
-        reference = self.task.remote([self.cells], unit, self.device)  # in a list: for the worker to fetch, not for each task
+        reference = self.task.remote([self.cells], unit, self.device)  # in a list, so the worker fetches them, not each task
         future: Future[Done | Refused] = reference.future()
         self.flying.add(reference)
         future.add_done_callback(lambda _: self.flying.discard(reference))
@@ -69,7 +69,7 @@ class OnRay:
 
 
 def _connect(ray: Any, address: str | None, workers: int | None) -> None:
-    """Join the cluster at an address, or start one here; Ray's own ways to end this process are not wanted."""
+    """Join the cluster at an address, or start one here; Ray's own handler of SIGTERM is taken off again."""
     own = {"num_cpus": workers, "include_dashboard": False} if address is None else {}
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -83,13 +83,13 @@ def _connect(ray: Any, address: str | None, workers: int | None) -> None:
 
 
 def _knock(address: str | None) -> None:
-    """Raise OSError where nobody answers: Ray itself would try for minutes."""
+    """Raise OSError if nobody answers, because Ray itself would retry for minutes."""
     host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-_desks: dict[str, Desk] = {}  # of a worker: that of the run it last worked for
+_desks: dict[str, Desk] = {}  # in a worker: the desk of the last run it worked for
 
 
 def _answer(cells: list[Any], unit: Unit, device: str) -> Done | Refused:

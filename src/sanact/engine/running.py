@@ -1,4 +1,4 @@
-"""A run: units of work are handed out to an engine, and what comes back is written to files, by this process alone."""
+"""A run: units of work are handed to an engine, and only this process writes the results to files."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from sanact.progress import Tell
 
 log = logging.getLogger(__name__)
 
-REDRAWN = 1.0  # seconds after which the time left is told again
+REDRAWN = 1.0  # seconds between updates of the time left
 
 
 @dataclass(eq=False)
 class Open:
     """A cell of a run.
 
-    number: among those that the workers have.  timed: whether a batch of it has been, or need not be.  case: once it is begun.
-    todo: batches to be handed out.  out: those that are being judged.  checks: None until they are there; asked: whether they
-    are under way, or not wanted.
+    number: its position among the workers' cells.  timed: whether a batch of it has been timed, or need not be.  case: set when
+    it is begun.  todo: batches to be handed out.  out: batches being judged.  checks: None until they are there; asked: whether
+    they are in progress, or not wanted.
     """
 
     number: int
@@ -58,7 +58,7 @@ class Open:
         return not (self.todo or self.out) and self.checks is not None
 
     def next(self, folder: Path, elsewhere: set[tuple[str, int]]) -> Unit | None:
-        """What can be done now.  elsewhere: examples that are being crafted, by the folder they go to and their place."""
+        """The next unit that can be done.  elsewhere: examples being crafted, by the folder they go to and their position."""
         assert self.case is not None
         first = looked_at(self.cell)
         if not self.asked and all(positions[0] >= first for positions in (*self.todo, *self.out)):
@@ -81,12 +81,12 @@ class Open:
 
 
 class Run:
-    """The cells that are to be judged, an engine, and the folder.
+    """The cells to be judged, an engine, and the folder.
 
-    keep: as `engine.run` has it.  Cells that are to be timed have one batch judged before all others, those with the most work
-    first, so that the forecast soon knows what it speaks of; then they follow in their order.
-    Several runs may share the folder: a cell is begun under a lock, which cells that replay the same examples share, and while
-    another run has it there are others.
+    keep: as in `engine.run`.  Cells to be timed have one batch judged before all others, those with the most work first, so
+    that the forecast soon has measured times; then they follow in order.
+    Several runs may share the folder.  A cell is begun under a lock, shared by all cells that replay the same examples;
+    while another run holds it, other cells are taken.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Run:
                     for future in wait(self.flying, REDRAWN, FIRST_COMPLETED).done:
                         self._take(*self.flying.pop(future), future)
                     self._tell()
-                elif self.waiting and not self.begun:  # other runs are at all that is left
+                elif self.waiting and not self.begun:  # other runs hold all that is left
                     self._begin(self.waiting[0], patient=True)
         finally:
             for lock, _ in self.locks.values():
@@ -135,11 +135,11 @@ class Run:
         return None
 
     def _turn(self, one: Open) -> tuple[bool, float]:
-        """When it is a cell's turn."""
+        """The sort key for a cell's turn."""
         return one.timed, one.number if one.timed else -self.forecast.guess(one.number)
 
     def _begin(self, one: Open, *, patient: bool) -> bool:
-        """Take up a cell, unless another run is at it; patient: wait for that."""
+        """Begin a cell, unless another run works on it; patient: wait for that run."""
         slug = one.cell.crafting_slug
         if slug not in self.locks:
             lock = ExitStack()
@@ -209,13 +209,13 @@ class Run:
         self._close(one)
 
     def _close(self, one: Open) -> None:
-        """Its rows are there: what else lies there of it is removed, and other runs may have the lock."""
+        """Close a cell whose rows are there: remove leftovers, and release the lock."""
         tidy(one.cell, one.path)
         self.forecast.keep(one.number, set())
         self._leave(one)
 
     def _put_down(self, one: Open) -> None:
-        """Its turn comes again."""
+        """Put a cell back, to be taken up later."""
         one.case = None
         self.waiting.append(one)
         self._leave(one)
@@ -235,5 +235,5 @@ class Run:
 
 
 def key_of(unit: Unit) -> Key:
-    """Of a unit in the forecast."""
+    """The key of a unit in the forecast."""
     return unit.cell, int(unit.positions[0]) if isinstance(unit, Batch) else "checks"

@@ -1,4 +1,4 @@
-"""What engines share: a unit of work, and how a process that was given the cells does it."""
+"""What engines share: units of work, and how a process that has the cells does them."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from sanact.evaluation.diagnostics import Check
 from sanact.evaluation.judge import Bench, Judged, diagnosed
 from sanact.values import foreseen
 
-TRIES = 3  # of a unit whose worker dies
+TRIES = 3  # workers that may die at one unit
 
 
 @dataclass(frozen=True)
 class Batch:
     """Some images of a cell, to be judged.
 
-    cell: its place among the cells that the workers were given.  positions: of the images in its data.
-    given: what else `Bench.judge` is to know.
+    cell: its position among the workers' cells.  positions: of the images in its data.
+    given: further arguments of `Bench.judge`.
     """
 
     cell: int
@@ -39,7 +39,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Checks:
-    """The diagnostics of a cell; by, journal: as `judge.diagnosed` takes them."""
+    """The diagnostics of a cell; by, journal: as for `judge.diagnosed`."""
 
     cell: int
     by: Sequence[str]
@@ -50,14 +50,14 @@ Unit = Batch | Checks
 
 
 class Done(NamedTuple):
-    """What came of a unit, and the seconds it took where it was done."""
+    """The result of a unit, and the seconds it took its worker."""
 
     result: Judged | list[Check]
     seconds: float
 
 
 class Refused(NamedTuple):
-    """An error that says what came and what is allowed, to be raised where the user is."""
+    """An error that says what came and what is allowed, to be raised again in the user's process."""
 
     error: Exception
 
@@ -65,7 +65,7 @@ class Refused(NamedTuple):
 class Engine(Protocol):
     """Does units of work, somewhere.
 
-    workers: units that it does at once.  room: that it takes at once.  died: the errors of a unit that no worker survived.
+    workers: units done at once.  room: units accepted at once.  died: the errors of a unit that no worker survived.
     """
 
     workers: int
@@ -75,11 +75,11 @@ class Engine(Protocol):
     def submit(self, unit: Unit) -> Future[Done | Refused]: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Stop all that is under way; nothing is left behind."""
+        """Stop everything in progress, and leave nothing behind."""
 
 
 class Desk:
-    """Where one process works: it has all cells, and the bench of the last one whose batches it judged."""
+    """The workplace of one process: it has all cells, and the bench of the last cell whose batches it judged."""
 
     def __init__(self, cells: Sequence[Cell], device: str) -> None:
         self.cells, self.device = cells, device
@@ -98,7 +98,7 @@ class Desk:
         return self.bench.judge(unit.positions, **unit.given)
 
     def answer(self, unit: Unit) -> Done | Refused:
-        """The same for somebody in another process, where errors arrive without their traceback."""
+        """Do a unit for another process, where errors arrive without their traceback."""
         try:
             return self.do(unit)
         except Exception as error:
@@ -108,9 +108,9 @@ class Desk:
 
 
 def pack(cells: Sequence[Cell], file: IO[bytes]) -> None:
-    """Write the cells for other processes, each network and data set once; ValueError for what cannot be sent.
+    """Write the cells for other processes, each network and data set once; ValueError if something cannot be sent.
 
-    Code that another process could not import, as in a notebook or a file that was named on the command line, goes with them.
+    Code that another process could not import is sent with them, as from a notebook or a file named on the command line.
     """
     import cloudpickle
 
@@ -125,7 +125,7 @@ def pack(cells: Sequence[Cell], file: IO[bytes]) -> None:
 
 
 def unpack(file: Path | IO[bytes]) -> list[Cell]:
-    """What `pack` wrote, which no other may have written; from a path, tensors stay in the file, and workers share them."""
+    """Read what `pack` wrote; other files are unsafe.  From a path, tensors stay in the file, and workers share them."""
     cells: list[Cell] = torch.load(file, mmap=isinstance(file, Path), weights_only=False, map_location="cpu")
     return cells
 
@@ -138,7 +138,7 @@ def packed(cells: Sequence[Cell]) -> bytes:
 
 @contextmanager
 def _by_value() -> Iterator[None]:
-    """For the block, pickles carry the code of modules that lie nowhere on Python's path."""
+    """For the block, pickles include the code of modules that are not on Python's path."""
     import cloudpickle
 
     modules = [module for name, module in list(sys.modules.items()) if "." not in name and _is_homeless(name, module)]

@@ -1,4 +1,4 @@
-"""Two defenses, or two models, compared example by example, from their rows."""
+"""Compare two defenses, or two models, example by example, from their rows."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ LEVEL = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One of the two: a defended or undefended model, its accuracy, and what the attacker knew.
+    """One side of a comparison: a defended or undefended model, its accuracy, and what the attacker knew.
 
-    verdict: "reliable", "upper bound", "suspect: why", or None where nobody looked whether the attack failed.
+    verdict: "reliable", "upper bound", "suspect: why", or None if the attack was not checked.
     """
 
     name: str
@@ -46,8 +46,7 @@ class Side:
 class Comparison:
     """A and B under the same attack on the same examples.
 
-    paired: its interval is wider, and its p larger, by how many comparisons were made: 5 % is the chance of one false alarm
-        among all.
+    paired: interval and p are corrected for the number of comparisons, so that 5 % is the chance of one false alarm among all.
     """
 
     data: str
@@ -60,7 +59,7 @@ class Comparison:
 
     @property
     def sentence(self) -> str:
-        """What was measured, whether it may be chance, and what speaks against it."""
+        """The measured difference, whether it may be chance, and what makes it doubtful."""
         (better, worse), sign = ((self.b, self.a), 1) if self.paired.difference > 0 else ((self.a, self.b), -1)
         low, high = sorted((sign * self.paired.low, sign * self.paired.high))
         letters = {id(self.a): "A", id(self.b): "B"}
@@ -82,15 +81,15 @@ class Comparison:
 def compare(
     a: Path, b: Path, *, against: str | None = None, knowledge: Sequence[str] = (), l2: Radius | None = None
 ) -> list[Comparison]:
-    """Compare what lies at two paths, files of rows or folders of them.
+    """Compare rows at two paths, files of rows or folders of them.
 
-    Two files: whatever they are of, if examples, attack and knowledge are the same.  A folder stands for all its files:
-    every two that agree in examples, model, attack, knowledge and seed, and differ in the defense, are compared.
-    On an undefended model there is nothing to know, so its rows go with an oblivious attacker's too.
-    against: a defense by name, or "none": only pairs of which one is it.  knowledge: only attackers with one of these.  The
-        fewer pairs are compared, the narrower is each interval, and the smaller each p.
-    l2: a budget for attacks that have none; "usual" is that of the data.
-    Raises ValueError for two files that say what differs, and where nothing can be compared.
+    Two files are compared if examples, attack and knowledge are the same.  A folder stands for all its files: all pairs with
+    the same examples, model, attack, knowledge and seed but different defenses are compared.
+    An undefended model has no defense to know of, so its rows are also compared with those of an oblivious attacker.
+    against: a defense by name, or "none": only pairs with this defense.  knowledge: only attackers with one of these.  With
+        fewer comparisons, each interval is narrower and each p smaller.
+    l2: a budget for attacks that have none; "usual" is the usual one for the data.
+    Raises ValueError if two files differ, with the difference, and if nothing can be compared.
     """
     if a.is_dir() or b.is_dir():
         pairs = _pairs(_cells(a), None if a.resolve() == b.resolve() else _cells(b), against, knowledge)
@@ -107,7 +106,7 @@ def compare(
 
 
 def _cells(path: Path) -> dict[Path, dict[str, Any]]:
-    """The files of rows at a path with the cells they are of: the undefended first, then by attack and budget."""
+    """The files of rows at a path with their cells: the undefended model first, then by attack and budget."""
     paths = files_of(path) if path.is_dir() else [path]
     cells = {path: header(read_rows(path))["cell"] for path in paths}
 
@@ -123,7 +122,7 @@ def _pairs(
     against: str | None,
     knowledge: Sequence[str],
 ) -> list[tuple[Path, Path]]:
-    """Those of A and B that may be compared, and are wanted; b None: of A among themselves."""
+    """The pairs of A and B that may be compared, and are wanted; with b None, the pairs within A."""
     every: Iterable[tuple[Path, Path]] = itertools.combinations(a, 2) if b is None else itertools.product(a, b)
     cells = {**a, **(b or {})}
 
@@ -141,7 +140,7 @@ def _pairs(
 
 
 def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """What forbids that two cells are compared."""
+    """The reasons why two cells cannot be compared."""
     if a == b:
         return ["nothing: they are of the same cell"]
     found = []
@@ -203,7 +202,7 @@ def _names(cells: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def rich_table(comparisons: Sequence[Comparison]) -> Table:
-    """For the terminal: accuracies with interval and knowledge, the counts, the difference, and how it may be read."""
+    """For the terminal: accuracies with interval and knowledge, the counts, the difference, and how to read them."""
     sides = [side for c in comparisons for side in (c.a, c.b)]
     notes = dict.fromkeys(f"{side.name}: {plan_text(side.plan)}" for side in sides if side.name == defense_name(side.plan))
     notes |= dict.fromkeys(f"✗ {side.name} ({side.knowledge}): {side.verdict}" for side in sides if side.suspect)

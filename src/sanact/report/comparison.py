@@ -18,15 +18,15 @@ PAPER = "#d55e00"
 
 
 def comparison(found: Sequence[Result], names: Mapping[str, str], *, on_itself: Collection[str] = ()) -> Figure:
-    """Grouped bars, a panel an attack, a group a defense: replayed, white-box and adaptive, with 95 % intervals.
+    """Grouped bars, one panel per attack, one group per defense: replayed, white-box and adaptive, with 95 % intervals.
 
     found: accuracies of one network on one data set.
-    names: of the defenses to be drawn, by what `Result.defense` says, in their order.
-    on_itself: of them, those whose figures the paper took white-box, as the others' of replayed examples.  Beside
-    an attack stands what the adaptive attacker leaves at its budget, or in the usual L2 ball, if it has none.
-    A diamond is the paper's own figure, the dotted line what the adaptive attacker leaves of the undefended network.  A bar
-    that is hatched is suspect: a check of the attack failed, or another attacker left less.  A question mark stands where no
-    adaptive attacker was run: nothing is known of what is left.
+    names: the defenses to draw, in this order: `Result.defense` → name.
+    on_itself: the defenses for which the paper's figures are white-box; for the others they are of replayed examples.
+    The adaptive bar is at the attack's budget, or in the usual L2 ball if the attack has none.
+    A diamond is the paper's own figure.  The dotted line is the undefended network under the adaptive attacker.  A hatched
+    bar is suspect: a check of the attack failed, or another attacker left less.  A question mark means that no adaptive
+    attacker was run, so nothing is known of what is left.
     """
     drawn = [r for r in found if r.defense in names and r.attack != CLEAN]
     crafted = {r.attack: r for r in drawn if r.knowledge != "adaptive" and _is_whole(r)}
@@ -59,7 +59,7 @@ def comparison(found: Sequence[Result], names: Mapping[str, str], *, on_itself: 
 
 
 def _is_whole(result: Result) -> bool:
-    """Whether it is what the attack left, not what it left within a radius that it did not know of."""
+    """Whether it is the attack's whole result, not its result within a radius that the attack did not know."""
     return ", L2 ≤ " not in result.attack
 
 

@@ -1,4 +1,4 @@
-"""Figures that stand in a page in the page's own colours, light or dark."""
+"""Figures inside a page, in the page's own colours, light or dark."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-INK = "#010203"  # what a figure is drawn in where the page's own colour of text is meant
+INK = "#010203"  # stands for the page's own colour of text
 THEME: dict[Any, Any] = {key: INK for key in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")}
 
 
 def as_svg(figure: Figure, description: str) -> Markup:
-    """A figure to be put into the page, its text and lines in the page's own colour, on no ground."""
+    """A figure as SVG for a page: text and lines in the page's own colour, on a transparent background."""
     file = io.StringIO()
     with rc_context({"svg.hashsalt": description}):
         figure.patch.set_alpha(0)

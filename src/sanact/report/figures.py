@@ -1,4 +1,4 @@
-"""Figures from results: where one would rather look than read."""
+"""Figures of accuracies, from results."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from matplotlib.lines import Line2D
 from sanact.files import replacing
 from sanact.report.tables import CLEAN, Result
 
-COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # Okabe and Ito's, for every kind of eye
+COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # Okabe and Ito's, safe for colour-blind readers
 Line = Literal[":", "--", "-"]
 HOLLOW: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 4, "markerfacecolor": "white"}
 LINES: dict[str, Line] = {"oblivious": ":", "white-box": "--", "adaptive": "-"}
 
 
 def save(figure: Figure, stem: Path) -> None:
-    """Write ``stem``.pdf and .svg, which any size is sharp in, and .png; the same figure gives the same files."""
+    """Write ``stem``.pdf, .svg and .png.  The same figure always gives the same files."""
     for suffix, date in ((".pdf", "CreationDate"), (".svg", "Date"), (".png", None)):
         with replacing(stem.with_suffix(suffix)) as temporary, rc_context({"svg.hashsalt": "sanact"}):
             figure.savefig(temporary, format=suffix[1:], dpi=300, metadata={date: None} if date else None)
 
 
 def accuracy_by_budget(found: Sequence[Result]) -> Figure | None:
-    """Accuracy over eps, a panel an attack: each defense, and each knowledge of the attacker.
+    """Accuracy over eps, one panel per attack, one curve for each defense and each knowledge of the attacker.
 
-    None where no attack was run at three budgets or more.  Bars are 95 % intervals; a hollow point is suspect.
+    None if no attack was run at three budgets or more.  Bars are 95 % intervals; a hollow point is suspect.
     """
     families = [f for f in dict.fromkeys(r.family for r in found) if len({r.eps for r in found if r.family == f}) > 2]
     if not families:

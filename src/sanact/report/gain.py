@@ -1,4 +1,4 @@
-"""What a defense seems to gain, on replayed examples, beside what is left of it against an attacker who knows of it."""
+"""The apparent gain of a defense on replayed examples, next to what is left against an attacker who knows of it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ COLUMNS = ("clean images", "replayed, as in the paper", "attacker who knows")
 
 
 def gains(found: Sequence[Result]) -> Grid:
-    """A row a defense: clean images, examples crafted without it and replayed, and the adaptive attacker.
+    """One row per defense: clean images, examples crafted without it and replayed, and the adaptive attacker.
 
-    Where there are several attacks or budgets, those that leave least.  Raises ValueError for results without all three.
+    With several attacks or budgets, those with the lowest accuracy are shown.  Raises ValueError if one is missing.
     """
     names = row_names(found)
     rows: dict[str, list[Result | None]] = {names[plan_text(result.plan)]: [None] * 3 for result in found}
@@ -34,7 +34,7 @@ def gains(found: Sequence[Result]) -> Grid:
 
 
 def sentences(table: Grid) -> list[str]:
-    """Three that read the table, at the defense that does best on replayed examples."""
+    """Three sentences that explain the table, for the defense that does best on replayed examples."""
     values = {name: [cell.accuracy.value for cell in cells if cell] for name, cells in table.rows.items()}
     best = max((name for name in values if name != "none"), key=lambda name: values[name][1])
     (_, replayed, known), (_, bare_replayed, bare_known) = values[best], values["none"]
@@ -50,7 +50,7 @@ def sentences(table: Grid) -> list[str]:
 
 
 def figure(table: Grid) -> Figure:
-    """The table as bars, three a defense, with 95 % intervals."""
+    """The table as bars, three per defense, with 95 % intervals."""
     drawn = Figure(figsize=(1.6 + 1.5 * len(table.rows), 3.6), layout="constrained")
     panel = drawn.subplots()
     for place, (title, colour) in enumerate(zip(table.columns, ("#777777", COLOURS[5], COLOURS[1]), strict=True)):

@@ -1,4 +1,4 @@
-"""Figures of what happens inside a network: activations as strips of maps, distances as curves; from files alone."""
+"""Figures of the inside of a network, from files alone: activations as strips of maps, distances as curves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sanact.report.tables import Listing, attack_title, plan_text
 
 COLUMN = 3.5  # inches: the width of one of two columns
 SMALL = 6  # points
-MANY = 8  # layers: more have no room for their names side by side
+MANY = 8  # layers: with more, their names do not fit side by side
 HEADER = "sanact"
 INPUT = "input"
 NAMES = {
@@ -35,10 +35,10 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Strip:
-    """One image inside the network.  prediction: the class it is taken for.
+    """One image inside the network.  prediction: the predicted class.
 
-    maps: one (H, W) a layer; the image first, (H, W, 3) if it is in colour.
-    distances: of the whole activation from that of the legitimate image, relative to its length; by layer.
+    maps: one (H, W) per layer; the image first, (H, W, 3) if it is in colour.
+    distances: of the whole activation from that of the legitimate image, relative to its norm; by layer.
     """
 
     title: str
@@ -48,7 +48,7 @@ class Strip:
 
 
 def as_maps(activation: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """(C, H, W) feature maps as they are; a vector (F,) as one map, as near to a square as it goes."""
+    """(C, H, W) feature maps unchanged; a vector (F,) as one map, as square as possible."""
     if activation.ndim == 3:
         return activation
     height = next(h for h in range(int(activation.size**0.5), 0, -1) if activation.size % h == 0)
@@ -56,14 +56,14 @@ def as_maps(activation: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, npt.ArrayLike], facts: Mapping[str, Any]) -> None:
-    """Write arrays and the circumstances they come from whole or not at all."""
+    """Write arrays, and the facts about how they were made, whole or not at all."""
     with replacing(path) as temporary, temporary.open("wb") as file:
         everything: dict[str, Any] = {HEADER: np.array(json.dumps(facts)), **arrays}
         np.savez_compressed(file, **everything)
 
 
 def read_arrays(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
-    """What `write_arrays` wrote; ValueError for another file."""
+    """Read what `write_arrays` wrote; ValueError for any other file."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -79,7 +79,7 @@ def write_strips(path: Path, strips: Sequence[Strip], facts: Mapping[str, Any]) 
 
 
 def read_strips(path: Path) -> tuple[list[Strip], dict[str, Any]]:
-    """The strips and what they were made with; ValueError for a file that holds none."""
+    """The strips, and how they were made; ValueError for a file without strips."""
     arrays, facts = read_arrays(path)
     if "strips" not in facts:
         raise ValueError(f"'{path}' holds no strips of activations")
@@ -91,18 +91,18 @@ def read_strips(path: Path) -> tuple[list[Strip], dict[str, Any]]:
 
 
 def activation_strips(strips: Sequence[Strip]) -> Figure:
-    """A column a layer; each image a row, and below all but the first its difference from the first.
+    """One column per layer, one row per image; below all images but the first, the difference from the first.
 
-    Maps of a layer share one scale, from black to white, and so do their differences, from blue over white (0) to red; that
-    of images in colour is the mean over their channels.
-    Below a difference: how far the whole activation is away, relative to that of the first image.
+    The maps of a layer share one scale, from black to white.  So do their differences, from blue through white (0) to red;
+    for a colour image the difference is the mean over its channels.
+    Below a difference: the distance of the whole activation, relative to the norm of the first image's.
     """
     layers = list(strips[0].maps)
     rows, many = 2 * len(strips) - 1, len(layers) > MANY
     upright = not many and all(len(strip.prediction) < 8 for strip in strips)  # the words at the left
     words: dict[str, Any] = {} if upright else {"rotation": 0, "ha": "right", "va": "center"}
     width, names = (2 * COLUMN, 0.05 * max(map(len, layers))) if many else (COLUMN, 0.15)
-    side = (width - (0.25 if upright else 0.6)) / len(layers)  # of a panel and what parts it from the next
+    side = (width - (0.25 if upright else 0.6)) / len(layers)  # of a panel with the gap to the next
     figure = Figure(figsize=(width, (side + 0.07) * rows + names), layout=ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01))
     panels = figure.subplots(rows, len(layers), squeeze=False)
     for column, layer in enumerate(layers):
@@ -138,7 +138,7 @@ Curves = dict[tuple[str, str], dict[str, Mean]]
 
 
 def read_distances(path: Path, kind: str = "relative") -> tuple[Curves, dict[str, Any]]:
-    """The mean distance by layer, of each defense and kind of examples; and what they were made with."""
+    """The mean distance by layer for each defense and kind of examples, and how they were made."""
     arrays, facts = read_arrays(path)
     if kind not in arrays or kind not in NAMES:
         raise ValueError(f"'{path}' holds no distances of kind '{kind}'; there are: {', '.join(NAMES)}")
@@ -152,7 +152,7 @@ def read_distances(path: Path, kind: str = "relative") -> tuple[Curves, dict[str
 
 
 def distance_curves(curves: Curves, kind: str = "relative") -> Figure:
-    """Mean distance over layers, a panel a defense, beside the undefended network; bands are 95 % intervals."""
+    """Mean distance over layers, one panel per defense, with the undefended network; bands are 95 % intervals."""
     defenses = [defense for defense in dict.fromkeys(defense for defense, _ in curves) if defense != "none"]
     figure = Figure(figsize=(COLUMN, 1.5 * len(defenses) + 0.6), layout="constrained")
     panels = figure.subplots(len(defenses), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
@@ -165,7 +165,7 @@ def distance_curves(curves: Curves, kind: str = "relative") -> Figure:
         if max(map(len, curves.values())) > MANY:
             panel.tick_params(axis="x", labelrotation=90)
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylim(bottom=0)  # of all; and only now, for it ends their fitting to what is drawn
+    panels[0].set_ylim(bottom=0)  # shared by all; set last, because it stops their autoscaling
     figure.supylabel(NAMES[kind], fontsize=SMALL + 1)
     panels[-1].set_xlabel("layer", fontsize=SMALL + 1)
     handles = [Line2D([], [], color=COLOURS[0], label="undefended"), Line2D([], [], color="#777777", label="sanitized")]
@@ -185,7 +185,7 @@ def _curve(panel: Any, curve: Mapping[str, Mean], colour: str, style: Any) -> No
 
 
 class Drawing(NamedTuple):
-    """A figure, what is written below it, and the numbers in it."""
+    """A figure, its caption, and the numbers in it."""
 
     figure: Figure | None
     caption: str
@@ -193,7 +193,7 @@ class Drawing(NamedTuple):
 
 
 def draw(path: Path, kind: str = "relative") -> Drawing:
-    """The figure of a file of strips or of distances.  kind: of distance."""
+    """The figure for a file of strips or of distances.  kind: of distance."""
     _, facts = read_arrays(path)
     if "strips" in facts:
         strips, facts = read_strips(path)
@@ -233,7 +233,7 @@ def _settings(facts: Mapping[str, Any]) -> str:
 
 
 def _distance_tables(curves: Curves, kind: str, facts: Mapping[str, Any]) -> list[Listing]:
-    """The means behind the curves, with their intervals: a table a defense, with a row a layer."""
+    """The means behind the curves, with their intervals: one table per defense, one row per layer."""
     tables = []
     for name in dict.fromkeys(defense for defense, _ in curves):
         own = {examples: curve for (defense, examples), curve in curves.items() if defense == name}

@@ -1,4 +1,4 @@
-"""The landscape of defenses: what is claimed, what replayed examples leave, and what an attacker who knows it leaves."""
+"""The landscape of defenses: the accuracy claimed, and what is left by replayed examples and by an attacker who knows."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from sanact.report.tables import CLEAN, Listing, Result, plan_text, row_names
 FACTS = "landscape-{}.json"  # by data set; beside the rows
 UNDEFENDED = "none"
 COLOURS = {"attached": "#0072b2", "fitted": "#e69f00", "trained": "#009e73"}  # by kind, of Okabe and Ito's
-GAP = 3.6  # points of accuracy that two names at the right are apart, at least
+GAP = 3.6  # points of accuracy between two names at the right, at least
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """What is known of defenses beside their rows; ValueError for a file that holds something else."""
+    """Facts about defenses that are not in their rows; ValueError for a file that holds something else."""
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if not all(isinstance(known, dict) for known in facts.values()):
@@ -34,20 +34,20 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 
 def landscape(found: Sequence[Result], folder: Path, facts: Mapping[str, Any]) -> Drawing:
-    """The picture and the table of all defenses, sorted by what the adaptive attacker leaves.
+    """The figure and the table of all defenses, sorted by accuracy under the adaptive attacker.
 
     found: accuracies of one network, defended and undefended.  folder: of their rows.  facts: by defense as text, see
-    `read_facts`; "left out" has those that could not be judged.
+    `read_facts`; "left out" has the defenses that could not be judged.
     """
     table = landscape_table(found, folder, facts)
     return Drawing(falling(found, facts), _caption(found), [table])
 
 
 def landscape_table(found: Sequence[Result], folder: Path, facts: Mapping[str, Any]) -> Listing:
-    """One row a defense: claim, clean, replayed, white-box and adaptive accuracies, and what it has beyond the undefended."""
+    """One row per defense: claim; clean, replayed, white-box and adaptive accuracies; difference from no defense."""
     plans, names = _sorted(found), row_names(found)
     attacks = list(dict.fromkeys(r.attack for r in found if r.knowledge == "white-box" and ", L2 ≤ " not in r.attack))
-    known_by = attacks if any(r.knowledge == "white-box" and r.plan for r in found) else []  # who knew of a defense
+    known_by = attacks if any(r.knowledge == "white-box" and r.plan for r in found) else []  # those that knew of a defense
     balls = list(dict.fromkeys(r.attack for r in found if r.knowledge == "adaptive"))
     p = _p_values(found, folder, balls)
     rows = {}
@@ -83,7 +83,7 @@ def landscape_table(found: Sequence[Result], folder: Path, facts: Mapping[str, A
 
 
 def falling(found: Sequence[Result], facts: Mapping[str, Any]) -> Figure:
-    """A line a defense: its claim, the worst replayed attack, the worst white-box attack, and each adaptive budget in Linf.
+    """One line per defense: its claim, the worst replayed attack, the worst white-box attack, and each adaptive Linf budget.
 
     A hollow point is suspect, or an upper bound.  The dotted line is the undefended network.
     """
@@ -126,7 +126,7 @@ def falling(found: Sequence[Result], facts: Mapping[str, Any]) -> Figure:
 
 
 def _label(panel: Any, ends: Mapping[str, tuple[float, str]], place: int) -> None:
-    """Names beside the ends of the lines, moved apart where they would lie on each other."""
+    """Names next to the ends of the lines, moved apart where they would overlap."""
     height = -GAP
     for name, (value, colour) in sorted(ends.items(), key=lambda item: item[1][0]):
         height = max(value, height + GAP)
@@ -143,7 +143,7 @@ def _label(panel: Any, ends: Mapping[str, tuple[float, str]], place: int) -> Non
 
 
 def _sorted(found: Sequence[Result]) -> list[str]:
-    """Defenses as text: those of which the adaptive attacker leaves most first, on the mean over his budgets."""
+    """Defenses as text, by decreasing accuracy under the adaptive attacker, averaged over its budgets."""
     left: dict[str, list[float]] = {plan_text(r.plan): [] for r in found}
     for r in found:
         if r.knowledge == "adaptive":
@@ -152,7 +152,7 @@ def _sorted(found: Sequence[Result]) -> list[str]:
 
 
 def _worst(own: Sequence[Result], knowledge: str) -> Result | None:
-    """The lowest accuracy that an attack with a budget left."""
+    """The result with the lowest accuracy among attacks with a budget."""
     chosen = [r for r in own if r.knowledge == knowledge and r.norm == "Linf"]
     return min(chosen, key=lambda r: r.accuracy.value, default=None)
 
@@ -175,12 +175,12 @@ def _figure(result: Result | None) -> str:
 
 
 def _gained(compared: tuple[float, float] | None) -> str:
-    """The paired difference to the undefended network."""
+    """The paired difference from the undefended network, as text."""
     return "" if compared is None else f" ({compared[0]:+.0f}, {p_text(compared[1])})"
 
 
 def _p_values(found: Sequence[Result], folder: Path, balls: Sequence[str]) -> dict[tuple[str, str], tuple[float, float]]:
-    """By defense and ball: the difference to the undefended network on the same examples, and its p-value, raised for all."""
+    """By defense and ball: the difference from the undefended network on the same examples, and its corrected p-value."""
     tables: dict[tuple[str, str], dict[int, bool]] = {}
     for r in found:
         if r.attack in balls and r.knowledge == "adaptive":

@@ -1,4 +1,4 @@
-"""One self-contained page from the rows of one run or several: verdict and headline first, then all that they rest on."""
+"""One self-contained page from the rows of one or several runs: verdict and headline first, then the evidence."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ VERDICTS = {
     "suspect": SUSPECT.partition(": ")[2].partition(". ")[0],
 }
 INTERVAL = {"95 % interval": "of a hundred such intervals, about 95 hold the accuracy on all images that these were drawn from"}
-SHOWN = 6  # examples of a cell
-GALLERY = 2 * 2**20  # bytes of pictures in the whole page
+SHOWN = 6  # examples shown of a cell
+GALLERY = 2 * 2**20  # bytes of pictures in the whole page, at most
 
 
 class Fact(NamedTuple):
-    """A figure and what it means.  tone: "good", "bad", or ""."""
+    """A figure and its meaning.  tone: "good", "bad", or ""."""
 
     name: str
     value: str
@@ -64,7 +64,7 @@ class Fact(NamedTuple):
 
 @dataclass(frozen=True)
 class Ball:
-    """A table of what is left at one budget: a row a defense, a column an attack with its knowledge."""
+    """A table of accuracies at one budget: one row per defense, one column per attack and knowledge."""
 
     title: str
     columns: list[tuple[str, str]]
@@ -73,7 +73,7 @@ class Ball:
 
 @dataclass(frozen=True)
 class Run:
-    """One cell, for those who want to run it again.  pictures: data URLs of its first examples, each with its caption."""
+    """One cell, with everything needed to run it again.  pictures: data URLs of its first examples, with captions."""
 
     title: str
     anchor: str
@@ -85,7 +85,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Section:
-    """All that is known of one model on one set of images.  words: what those of its tables mean."""
+    """All results for one model on one set of images.  words: explanations of the words in its tables."""
 
     title: str
     words: dict[str, str]
@@ -99,10 +99,10 @@ class Section:
 
 
 def write_page(sources: Sequence[Path], *, l2: Radius | None = "usual") -> str:
-    """The page, as HTML that asks nothing of the network.
+    """The page, as HTML that needs no network.
 
     sources: folders of rows, or files of rows.  l2: as in `results`.
-    Raises ValueError where there are no rows, or where a file holds something else.
+    Raises ValueError if there are no rows, or if a file holds something else.
     """
     paths = [path for source in sources for path in (files_of(source) if source.is_dir() else [source])]
     if not paths:
@@ -136,27 +136,27 @@ def write_page(sources: Sequence[Path], *, l2: Radius | None = "usual") -> str:
 
 
 def _landscape(path: Path, tables: Mapping[Path, pa.Table], l2: Radius | None) -> Drawing:
-    """All defenses of a folder beside each other; path: of what is known of them beside their rows."""
+    """All defenses of a folder side by side; path: the facts about them that are not in their rows."""
     own = {rows.name: table for rows, table in tables.items() if rows.parent == path.parent}
     return landscape(results_of(own, l2=l2), path.parent, read_facts(path))
 
 
 def _setting(cell: Mapping[str, Any]) -> tuple[str, str]:
-    """What the numbers of one section have in common, in words, and what tells two of the same words apart."""
+    """What the numbers of one section have in common, in words, and a key that tells apart sections with the same words."""
     data, model = cell["data"], cell["model"]
     title = f"{model['name']} on {data['examples']:,} images of {data['name']} ({part(data)})"
     return title, json.dumps([data, model, cell.get("seed")], sort_keys=True)
 
 
 def _place(cell: Mapping[str, Any]) -> tuple[Any, ...]:
-    """In the page: the undefended model first, then by defense, knowledge, attack and budget."""
+    """The position in the page: the undefended model first, then by defense, knowledge, attack and budget."""
     attack = cell["attack"]
     knowledge = list(reversed(KNOWLEDGE)).index(cell["knowledge"])
     return cell["defense"] is not None, plan_text(cell["defense"]), knowledge, attack["name"], attack.get("eps", 0.0)
 
 
 class Room:
-    """How many bytes of pictures may still be shown; refused counts the cells that found none."""
+    """How many bytes of pictures may still be shown; refused counts the cells without pictures for lack of room."""
 
     def __init__(self, left: int) -> None:
         self.left, self.refused = left, 0
@@ -190,15 +190,15 @@ def _section(title: str, tables: Mapping[Path, pa.Table], l2: Radius | None, roo
 
 
 def _words(found: Sequence[Result]) -> dict[str, str]:
-    """What the words of their tables mean, of those that are in them."""
+    """Explanations of the verdicts that occur in these results."""
     known = {str(word): meaning for word, meaning in reversed(KNOWLEDGE.items()) if any(r.knowledge == word for r in found)}
     return known | {word: meaning for word, meaning in VERDICTS.items() if any(r.word == word for r in found)} | INTERVAL
 
 
 def _facts(found: Sequence[Result], tables: Mapping[str, pa.Table]) -> list[Fact]:
-    """What each defense adds to the undefended model against an attacker who knows it, where it adds most and where least.
+    """What each defense adds to the undefended model against an attacker who knows it: the largest and the smallest gain.
 
-    tables: rows by file.  The differences are paired, image by image, and corrected for how many of them there are.
+    tables: rows by file.  The differences are paired, image by image, and corrected for their number.
     """
     left = _by_ball(found, "adaptive")
     replayed, base = _by_ball(found, "oblivious"), left.pop("none", {})
@@ -231,7 +231,7 @@ def _interval(gain: Paired) -> str:
 
 
 def _by_ball(found: Sequence[Result], knowledge: str) -> dict[str, dict[tuple[str, float | None], Result]]:
-    """By defense and budget, the attack that leaves least."""
+    """By defense and budget, the attack with the lowest accuracy."""
     names = row_names(found)
     least: dict[str, dict[tuple[str, float | None], Result]] = {}
     for r in sorted((r for r in found if r.knowledge == knowledge), key=lambda r: -r.accuracy.value):
@@ -247,7 +247,7 @@ def _left(own: Result, base: Result | None) -> str:
 
 
 def _balls(found: Sequence[Result]) -> Iterator[Ball]:
-    """The layout of the paper's table, budget by budget, the knowledge of each column above it."""
+    """Tables in the layout of the paper's, one per budget, with the knowledge of each column above it."""
     names = row_names(found)
     attacked = [r for r in found if r.attack != CLEAN]
     balls = dict.fromkeys((r.norm, r.eps) for r in attacked)
@@ -305,12 +305,12 @@ def _run(path: Path, rows: pa.Table, room: Room) -> Run:
 
 
 def _anchor(path: Path) -> str:
-    """Where in the page a cell is, of which this is the file of rows."""
+    """The anchor in the page for the cell with this file of rows."""
     return re.sub(r"\W+", "-", path.stem)
 
 
 def _pictures(path: Path, rows: pa.Table, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The first examples, as far as they were kept: clean, adversarial, and their difference, side by side."""
+    """The first examples, if they were kept: clean, adversarial, and their difference, side by side."""
     if "examples" not in facts:
         return []
     kept = Parts(path.parent / "examples" / facts["examples"])
@@ -341,7 +341,7 @@ def _class(names: Sequence[str], number: int) -> str:
 
 
 def _png(images: Sequence[npt.NDArray[np.float32]]) -> str:
-    """Images (C, H, W) in [0, 1], beside each other, as a data URL."""
+    """Images (C, H, W) in [0, 1], side by side, as a data URL."""
     whole = np.concatenate([np.pad(image, ((0, 0), (0, 0), (0, 1)), constant_values=1.0) for image in images], axis=2)[..., :-1]
     pixels = np.round(255 * np.clip(whole, 0, 1)).astype(np.uint8).transpose(1, 2, 0)
     file = io.BytesIO()

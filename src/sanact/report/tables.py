@@ -1,4 +1,4 @@
-"""Tables from rows: accuracies with their intervals, under the knowledge they were measured with, beside a paper's."""
+"""Tables from rows: accuracies with intervals, by what the attacker knows, next to a paper's figures."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ TITLES = {
     "adaptive": "worst case",
 }
 CLEAN = "clean"
-WIDTH = 100  # characters of a table that is printed from Python
+WIDTH = 100  # characters of a table printed from Python
 GAP = 2  # characters between two columns on a terminal
 BELOW = "▼ below the paper's figure"
 BOUND = "upper bound: the effort of the attacker is small, and more of it may leave less"
@@ -64,10 +64,10 @@ class Result:
 
     attack: the title of its column.  family: the attack without its budget.  eps: the budget, or None.  knowledge: "" for
     the accuracy on clean images.  plan: what was attached where, or the configuration of another defense.
-    paper: the figure a paper gives, in percent, or None.
-    verdict: of the checks of the attack, "reliable", "upper bound" or "suspect: why"; "" for clean and for replayed examples,
-    of which nothing is claimed.  won_by: how many examples each part of the attack won.  failed: on how many it ended in an
-    error.  refused: how many images a detector refused; None where there is none.  detection: of its score.
+    paper: a paper's figure, in percent, or None.
+    verdict: from the checks of the attack: "reliable", "upper bound" or "suspect: why"; "" for clean and for replayed
+    examples, which make no claim.  won_by: how many examples each part of the attack won.  failed: on how many each ended in
+    an error.  refused: how many images a detector refused, or None without a detector.  detection: how well its score detects.
     """
 
     data: str
@@ -90,7 +90,7 @@ class Result:
 
     @property
     def norm(self) -> str:
-        """Of the distances that the attack keeps small; L2 for one without a budget."""
+        """The norm that the attack keeps small; L2 for an attack without a budget."""
         return self.family.split(", ")[-1] if ", " in self.family else "L2"
 
     @property
@@ -104,15 +104,15 @@ class Result:
 
 
 def results(paths: Iterable[Path], *, l2: Radius | None = None) -> list[Result]:
-    """The accuracies in files of rows; of each defense the one on clean images first.
+    """The accuracies in files of rows; for each defense, the one on clean images comes first.
 
-    l2: a budget at which attacks without one are reported a second time; "usual" is that of the data.
+    l2: a budget at which attacks without one are reported a second time; "usual" is the usual one for the data.
     """
     return results_of({path.name: read_rows(path) for path in paths}, l2=l2)
 
 
 def results_of(tables: Mapping[str, pa.Table], *, l2: Radius | None = None) -> list[Result]:
-    """The same of rows by the names of their files."""
+    """The same, for rows in memory by the names of their files."""
     found: list[Result] = []
     for file, rows in tables.items():
         facts = header(rows)
@@ -166,13 +166,13 @@ def results_of(tables: Mapping[str, pa.Table], *, l2: Radius | None = None) -> l
 
 
 def _refused(rows: pa.Table, column: str) -> int | None:
-    """How many images of a column of predictions were refused, by a model that refuses some."""
+    """How many images have a refusal in a column of predictions; None if the model cannot refuse."""
     refuses = "score" in rows.column_names and rows["score"].null_count < len(rows)
     return refusals(rows, column) if refuses else None
 
 
 def _beside(result: Result, rivals: Mapping[str, float | None]) -> Result:
-    """Suspect where somebody else left less of the same model at the same budget."""
+    """The result, marked as suspect if another attacker left less of the same model at the same budget."""
     below = [f"{name}: {left:.1f}" for name, left in rivals.items() if left is not None and left < result.accuracy.value]
     if not below:
         return result
@@ -196,7 +196,7 @@ def _key(result: Result) -> tuple[str, ...]:
 
 
 def attack_title(attack: Mapping[str, Any], *, l2: float | None = None) -> str:
-    """What heads a column: the attack, and the budget it was given or is reported at."""
+    """The heading of a column: the attack, and the budget it was given or is reported at."""
     if "eps" in attack:
         return f"{attack_family(attack)} {attack['eps']:.3g}"
     return f"{attack_family(attack)}, " + ("no bound" if l2 is None else f"L2 ≤ {l2:.3g}")
@@ -213,7 +213,7 @@ def attack_family(attack: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of results, before it is drawn: one row a defense, one column an attack; the notes go below."""
+    """A table of results before it is drawn: one row per defense, one column per attack; the notes go below."""
 
     title: str
     columns: list[str]
@@ -222,7 +222,7 @@ class Grid:
     first: str = "defense"
 
     def texts(self, separator: str) -> dict[str, list[str]]:
-        """What is written in each row; separator: between the lines of a cell."""
+        """The text of each row; separator: between the lines of a cell."""
         return {name: [_cell(result, separator) for result in cells] for name, cells in self.rows.items()}
 
     def __str__(self) -> str:
@@ -238,7 +238,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Listing:
-    """A table that is no table of results: what is written in each row, one column each; the notes go below."""
+    """A table of other things than results: the text of each row, one per column; the notes go below."""
 
     title: str
     columns: list[str]
@@ -254,9 +254,9 @@ class Listing:
 
 
 def shares(found: Sequence[Result]) -> list[Listing]:
-    """Which part of an adaptive attack won what share of the examples, a table a budget: one row a part, a column a defense.
+    """Which part of an adaptive attack won what share of the examples: a table per budget, with rows of parts.
 
-    Parts that ended in an error stand below, with the share of the images on which they did.
+    Parts that ended in an error are listed below, with their share of the images.
     """
     adaptive = [result for result in found if result.knowledge == "adaptive"]
     tables = []
@@ -279,7 +279,7 @@ def shares(found: Sequence[Result]) -> list[Listing]:
 
 
 def detections(found: Sequence[Result]) -> list[Listing]:
-    """How well detectors detect, whatever their threshold: one row a defense and attack; no table where nothing is refused."""
+    """How well detectors detect, at any threshold: one row per defense and attack; no table if nothing is refused."""
     chosen = [result for result in found if result.detection is not None]
     rows = {
         f"{result.defense}, {result.attack}, {result.knowledge}": [
@@ -307,7 +307,7 @@ def _share(counts: Mapping[str, int], part: str, result: Result) -> str:
 def grid(found: Sequence[Result], knowledge: Knowledge, columns: Sequence[str] = ()) -> Grid:
     """The results of attackers with this knowledge.
 
-    columns: titles, in their order; none takes all there are.
+    columns: titles, in order; an empty list takes all.
     Without a defense, oblivious and white-box are the same attack.  So white-box results of the undefended model stand among
     the oblivious ones, too.
     """
@@ -337,20 +337,20 @@ def grid(found: Sequence[Result], knowledge: Knowledge, columns: Sequence[str] =
 
 
 def _other_counts(rows: Mapping[str, Sequence[Result | None]], usual: int) -> list[tuple[str, int]]:
-    """Rows with figures of another number of images, each with the smallest."""
+    """Rows with figures for another number of images, each with its smallest number."""
     counts = {name: min(result.accuracy.n for result in cells if result is not None) for name, cells in rows.items()}
     return [(name, n) for name, n in counts.items() if n != usual]
 
 
 def row_names(found: Iterable[Result]) -> dict[str, str]:
-    """By plan as text: the name of its defense, or the plan itself where two of the same sanitizers differ."""
+    """By plan as text: the name of its defense; or the plan itself, if two plans of the same sanitizers differ."""
     defenses = {plan_text(result.plan): result.defense for result in found}
     counts = Counter(defenses.values())
     return {plan: name if counts[name] == 1 else plan for plan, name in defenses.items()}
 
 
 def defense_name(defense: Mapping[str, Any] | None) -> str:
-    """The sanitizers of a plan, each once; the name of another defense, or the names in a chain."""
+    """The sanitizers of a plan, each once; or the name of another defense; or the names in a chain."""
     if not defense:
         return "none"
     if is_plan(defense):
@@ -364,7 +364,7 @@ def is_plan(defense: Mapping[str, Any]) -> bool:
 
 
 def plan_text(defense: Mapping[str, Any] | None) -> str:
-    """A plan, or another defense, as the command line takes it."""
+    """A plan, or another defense, as on the command line."""
     if not defense:
         return "none"
     if not is_plan(defense):
@@ -383,7 +383,7 @@ def _short(config: Mapping[str, Any]) -> str:
 
 
 def words(tables: Iterable[Grid | Listing]) -> list[str]:
-    """What the verdicts mean that stand in some tables."""
+    """Explanations of the verdicts that occur in some tables."""
     found = {result.word for table in tables if isinstance(table, Grid) for result in _cells(table)}
     return [BOUND] * ("upper bound" in found) + [SUSPECT] * ("suspect" in found)
 
@@ -393,8 +393,8 @@ def _cells(table: Grid) -> Iterator[Result]:
 
 
 def rich_tables(table: Grid | Listing, width: int) -> list[Table | Text]:
-    """For a terminal of this width: as many tables below each other as it takes to break no word, then the notes."""
-    names = {name: re.sub(r",(?=[a-z])", ", ", name) for name in table.rows}  # so that a long plan may be broken there
+    """For a terminal of this width: as many tables below each other as needed to break no word, then the notes."""
+    names = {name: re.sub(r",(?=[a-z])", ", ", name) for name in table.rows}  # so that a long plan can be broken at commas
     texts = {names[name]: row for name, row in table.texts("\n").items()}
     columns = [[head.replace(", ", "\n"), *(row[place] for row in texts.values())] for place, head in enumerate(table.columns)]
     first, sizes = _longest([table.first, *texts]), [_longest(column) for column in columns]
@@ -411,7 +411,7 @@ def rich_tables(table: Grid | Listing, width: int) -> list[Table | Text]:
 
 
 def _rows_of(sizes: Sequence[int], width: int) -> list[list[int]]:
-    """The places of columns of these sizes, as many in a row as fit in the width, one at least."""
+    """Indices of columns of these sizes, as many per row as fit in the width, at least one."""
     rows: list[list[int]] = [[]]
     for place, size in enumerate(sizes):
         if rows[-1] and sum(GAP + sizes[other] for other in rows[-1]) + GAP + size > width:
@@ -426,7 +426,7 @@ def _longest(texts: Iterable[str]) -> int:
 
 
 def markdown(*tables: Grid | Listing) -> str:
-    """For a README: the tables, and below them, once, what the words in them mean."""
+    """For a README: the tables and, once below them, what their words mean."""
     return "\n".join([*map(_markdown, tables), *(f"- {word}\n" for word in words(tables))])
 
 
@@ -455,7 +455,7 @@ def as_json(grids: Iterable[Grid]) -> list[dict[str, Any]]:
 
 
 def every_result(grids: Iterable[Grid]) -> list[Result]:
-    """The results of all tables, each once, with a paper's figure if any has one."""
+    """The results of all tables, each once, with a paper's figure if any table has one."""
     unique: dict[tuple[str, ...], Result] = {}
     for result in (r for table in grids for cells in table.rows.values() for r in cells if r is not None):
         key = (*_key(result), result.knowledge)
