@@ -1,4 +1,4 @@
-"""What MagNet makes of an image by autoencoders of clean ones, and our weights."""
+"""MagNet's autoencoders of clean images, and our weights."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["WEIGHTS", "Autoencoder", "Pair", "load_autoencoders"]
 
 
 def load_autoencoders(name: str | Path) -> Pair:
-    """Both autoencoders with weights, in evaluation mode; their size is what the card in the file says.
+    """Both autoencoders with weights, in evaluation mode; the card in the file says their size.
 
-    name: of the data that ours were trained on, "mnist", or a file that ``python -m sanact.autoencoders.train`` wrote.
+    name: of the data that ours were trained on, "mnist", or a file written by ``python -m sanact.autoencoders.train``.
     Raises ValueError for another name, and for a file without such a card or with weights that do not fit.
     """
     missing = "how large the autoencoders are; sanact.autoencoders.train writes one"

@@ -1,4 +1,4 @@
-"""MagNet's two autoencoders: one that pools, which reforms and detects, and one that keeps the size, which detects."""
+"""MagNet's two autoencoders: one with pooling, which reforms and detects, and one without, which detects."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ WIDTH = Whole(1, 4096)
 
 
 class Autoencoder(nn.Module):
-    """Convolutions of 3x3, each followed by a sigmoid: x (N, C, H, W) in [0, 1] → the same.
+    """Convolutions of 3x3, each followed by a sigmoid: x (N, C, H, W) in [0, 1] → the same shape and range.
 
-    pools: whether images are averaged over 2x2 pixels after the first convolution, and made as large again two later; a row or
-        a column that is one too many is filled up with the last.
+    pools: whether to average images over 2x2 pixels after the first convolution, and enlarge them again two layers later.  An
+        odd row or column is padded with the last one.
     """
 
     def __init__(self, channels: int, width: int, *, pools: bool) -> None:
@@ -24,7 +24,7 @@ class Autoencoder(nn.Module):
             [nn.Conv2d(channels, width, 3, padding=1), *hidden, nn.Conv2d(width, channels, 3, padding=1)]
         )
         self.pool = nn.AvgPool2d(2, ceil_mode=True) if pools else None
-        for layer in self.layers:  # Keras' defaults, which the authors trained with
+        for layer in self.layers:  # Keras' defaults, which the authors used
             nn.init.xavier_uniform_(layer.weight)  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
@@ -40,7 +40,7 @@ class Autoencoder(nn.Module):
 
 
 class Pair(nn.Module):
-    """Both, as MagNet has them for MNIST.
+    """MagNet's two autoencoders for MNIST.
 
     channels: of the images.  width: of the hidden layers.  pooled: with pooling.  plain: without.
     Paper: Meng and Chen 2017, arXiv:1705.09064.

@@ -23,10 +23,10 @@ from sanact.values import BATCH_SIZE, NOT_NEGATIVE, POSITIVE, SEED, Rules, Whole
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderRecipe:
-    """Adam on the mean squared error of images that were given noise, with one cycle of the step size.
+    """Adam on the mean squared error of denoising, with a one-cycle step size.
 
-    width: of `Pair`.  noise: standard deviation, in input units; what leaves [0, 1] is cut off.  epochs: over all images.
-    lr: the largest step size, > 0.  seed: of the fresh weights, the order of the images, and the noise.
+    width: of `Pair`.  noise: standard deviation, in input units; noisy images are clipped to [0, 1].  epochs: over all images.
+    lr: the largest step size, > 0.  seed: for the fresh weights, the order of the images, and the noise.
     """
 
     width: int = 3
@@ -86,7 +86,7 @@ def _error(part: Callable[[Tensor], Tensor], given: Tensor, wanted: Tensor) -> T
 
 @torch.no_grad()
 def mean_error(part: Callable[[Tensor], Tensor], data: Data, batch_size: int = 500) -> float:
-    """The mean squared error of reconstructing clean images."""
+    """The mean squared error of reconstructions of clean images."""
     return float(torch.cat([_error(part, batch.x, batch.x) for batch in data.batches(batch_size)]).double().mean())
 
 

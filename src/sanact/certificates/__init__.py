@@ -1,6 +1,6 @@
-"""Certified accuracies: what no attack can go below, beside what an attacker who knows the defense leaves, which is above.
+"""Certified accuracies, which no attack can go below; the accuracy under the adaptive attacker lies above.
 
-The rows are of another kind than the judge's: no attack is run.  The true robust accuracy lies between the two.
+The true robust accuracy lies between the two.  The rows differ from the judge's, because no attack is run.
 """
 
 from sanact.certificates.intervals import by_intervals

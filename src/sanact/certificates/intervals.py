@@ -29,10 +29,10 @@ def by_intervals(
 
         certified  ⇔  min_{j ≠ y} lower bound of z_y - z_j  >  0
 
-    model: in evaluation mode, defended from inside or not.  Computed in float64, of which rounding is left out.
-    What is not certified may still be robust: the bounds grow with depth, unless the network was trained for them.
-    Raises ValueError for an operation without bounds, with its name; for a part that was never trained; where the bounds do not
-    hold the model's own logits; and as an attack does for a model and its images.
+    model: in evaluation mode, with or without a defense inside.  Computed in float64; rounding errors are not bounded.
+    An image that is not certified may still be robust: bounds grow with depth, unless the network was trained for them.
+    Raises ValueError for an operation without bounds, with its name; for a part that was never trained; if the bounds do not
+    contain the model's own logits; and like an attack, for a model and its images.
     """
     radii, who = budgets(eps, "certify"), "certify"
     BATCH_SIZE(batch_size, "batch_size", who)

@@ -1,4 +1,4 @@
-"""A certificate as a whole: what is certified, how, and the rows that are kept of it."""
+"""A certificate as a whole: what is certified, how, and the rows kept of it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from sanact.evaluation.cell import Cell
 from sanact.evaluation.rows import hits, write_rows
 from sanact.evaluation.threat import Effort
 
-KEPT = ("data", "model", "defense", "calibration")  # of what a cell's rows depend on
+KEPT = ("data", "model", "defense", "calibration")  # the parts of a cell's identity that matter here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Job:
     """A model, defended or not, to be certified on some images at some radii.
 
     model, model_name, defense, calibration: as for `Cell`.  eps: radii, in L2 for a smoothed network, else in Linf.
-    draws, alpha, seed: of a smoothed network; see `by_smoothing`.
+    draws, alpha, seed: for a smoothed network; see `by_smoothing`.
     """
 
     data: Data
@@ -71,11 +71,11 @@ class Job:
 
     @property
     def cost(self) -> Cost | None:
-        """Of a smoothed network; intervals take as long as two passes."""
+        """The cost for a smoothed network; interval bounds take as long as two passes, so for them it is None."""
         return cost(self.defended, self.data, self.draws) if isinstance(self.defended, Smoothed) else None
 
     def cells(self, effort: Effort) -> list[Cell]:
-        """An adaptive attacker at each radius, whose accuracy the certified one cannot exceed."""
+        """An adaptive attacker at each radius; the certified accuracy cannot exceed the accuracy under it."""
         return [
             Cell(
                 data=self.data,
@@ -109,9 +109,9 @@ class Job:
 
 
 def contradicted(table: pa.Table, attacked: Mapping[float, pa.Table]) -> int:
-    """How many certified examples an attack at the same radius won: none, where nothing is wrong.
+    """How many certified examples an attack at the same radius won; it must be 0.
 
-    attacked: the judge's rows of the same images, by the radius.
+    attacked: the judge's rows of the same images, by radius.
     """
     return sum(
         int(pc.sum(pc.and_(at(table, eps)["certified"], pc.invert(hits(rows)))).as_py() or 0) for eps, rows in attacked.items()

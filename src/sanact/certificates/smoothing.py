@@ -20,21 +20,21 @@ from sanact.preserve import copied, preserved
 from sanact.progress import progress_bar
 from sanact.values import Number, Whole
 
-FIRST = 100  # copies that the class is chosen by; the bound is taken on others
+FIRST = 100  # copies that choose the class; others bound its share
 DRAWS = Whole(1, 10_000_000)
 ALPHA = Number(0, 0.5, open_least=True, open_most=True)
 ABSTAINS = -1
 
 
 class Cost(NamedTuple):
-    """passes: of single images through the network.  seconds: what they take, from a few that were timed."""
+    """passes: of single images through the network.  seconds: their duration, from a few that were timed."""
 
     passes: int
     seconds: float
 
 
 def radius(votes: int, draws: int, sigma: float, alpha: float) -> float:
-    """Within this L2 distance no image gets another class, with probability 1 - alpha; 0 where it must abstain.
+    """The L2 radius within which no image gets another class, with probability 1 - alpha; 0 where the model must abstain.
 
     R = σ Φ⁻¹(p),   p: the lower end of Clopper and Pearson's one-sided interval for votes of draws,  p > 1/2
     """
@@ -45,7 +45,7 @@ def radius(votes: int, draws: int, sigma: float, alpha: float) -> float:
 
 
 def cost(model: Smoothed, data: Data, draws: int) -> Cost:
-    """What `by_smoothing` is going to take, from one batch that is timed."""
+    """The cost of `by_smoothing`, from one timed batch."""
     x = next(data[:1].batches(1)).x
     passes = len(data) * (FIRST + draws)
     start = time.monotonic()
@@ -65,14 +65,14 @@ def by_smoothing(
     device: str = "cpu",
     progress: bool = False,
 ) -> pa.Table:
-    """Within which L2 distance no image is put into another class, or that this cannot be told: rows as `rows.SCHEMA`.
+    """Certify the L2 radius within which a smoothed network keeps its class, or abstain: rows as `rows.SCHEMA`.
 
-    The class is chosen by the votes of 100 noisy copies, its share bounded by those of ``draws`` others.  Where the share may
-    be one half or less, the smoothed classifier abstains: prediction -1, radius 0.
-    draws: 100,000 in the paper; fewer give smaller radii, never wrong ones: at 1,000 none is above 2.5 σ.
-    alpha: the chance of a wrong radius, for each image.  Noise is not cut off at the borders of [0, 1].
-    Each image has draws of its own, whatever the batch.  Cost: draws + 100 passes an image; see `cost`.
-    Raises ValueError for a draws or alpha outside its range, and for images as an attack does.
+    Votes of 100 noisy copies choose the class, and ``draws`` others bound its share.  If the share may be one half or less, the
+    smoothed classifier abstains: prediction -1, radius 0.
+    draws: 100,000 in the paper.  Fewer give smaller radii, never wrong ones: with 1,000 none is above 2.5 σ.
+    alpha: the chance of a wrong radius, for each image.  Noise is not clipped to [0, 1].
+    Each image has its own random draws, in any batch.  Cost: draws + 100 passes per image; see `cost`.
+    Raises ValueError for a draws or alpha outside its range, and like an attack, for images.
     Paper: Cohen, Rosenfeld, Kolter 2019, arXiv:1902.02918 (CERTIFY).
     """
     radii, who = budgets(eps, "certify"), "certify"

@@ -1,4 +1,4 @@
-"""How likely an image is: a density model over its pixels, what PixelDefend does with it, and our weights."""
+"""A density model of images: how likely an image is, PixelDefend's use of it, and our weights."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["WEIGHTS", "PixelCNN", "load_density", "p_values", "purify"]
 
 
 def load_density(name: str | Path) -> PixelCNN:
-    """A density model with weights, in evaluation mode; its size is what the card in the file says.
+    """A density model with weights, in evaluation mode; the card in the file says its size.
 
-    name: of the data that ours were trained on, "mnist" or "cifar10", or a file that ``python -m sanact.density.train`` wrote.
+    name: of the data that ours were trained on, "mnist" or "cifar10", or a file written by ``python -m sanact.density.train``.
     Raises ValueError for another name, and for a file without such a card or with weights that do not fit.
     """
     missing = "how large the density model is; sanact.density.train writes one"

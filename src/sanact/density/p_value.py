@@ -1,4 +1,4 @@
-"""PixelDefend's test for images that the density model finds too unlikely."""
+"""PixelDefend's test for images that are too unlikely under the density model."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 def p_values(reference: Tensor, log_probs: Tensor) -> Tensor:
-    """How much of what was seen in training is at most as likely: small for images from elsewhere.
+    """The share of training images that are at most as likely as each image: small for images from elsewhere.
 
         p = (1 + |{i : log p(x_i) ≤ log p(x')}|) / (1 + M)
 
-    If x' were drawn as the M training images x_i were, p would be uniform on 1/(M+1), … 1: refusing p ≤ α refuses a share α.
+    If x' has the distribution of the M training images x_i, p is uniform on 1/(M+1), … 1: refusing p ≤ α refuses a share α.
     reference: log p of the training images, (M,), M ≥ 1.  log_probs: of the new ones, (N,).  Returns (N,), in float64.
     Raises ValueError for other shapes, and for NaN.
     Paper: Song et al. 2018, arXiv:1710.10766, section 3.3.

@@ -1,4 +1,4 @@
-"""The density model of PixelDefend: an autoregressive network over the pixels of an image, and what it says of an image."""
+"""The density model of PixelDefend: an autoregressive network over the pixels of an image, and its probabilities."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from sanact.checks import ROUNDING
 from sanact.values import Whole
 
 LEVELS = 256
-STEP = 2 / (LEVELS - 1)  # between two levels, where the lowest is -1 and the highest 1
+STEP = 2 / (LEVELS - 1)  # distance of two levels, where the lowest is -1 and the highest 1
 NARROWEST = -7.0  # log of the scale of a logistic, as in PixelCNN++
 WIDE = -1.5  # the same before training
 ABOVE, BESIDE, LEFT = 4, 3, 4  # pixels that the first convolutions see: rows above, columns to either side, on the same row
 
 
 class PixelCNN(nn.Module):
-    """p(x) as a product over the pixels in raster order, each given those before it: a mixture of logistics over 256 levels.
+    """p(x) as a product over pixels in raster order, each given those before it: mixtures of logistics over 256 levels.
 
         p(x) = Π_i Σ_k π_k Π_c [ σ((x_ic + ½ - μ_kc) / s_kc) - σ((x_ic - ½ - μ_kc) / s_kc) ]        (½ of a level)
 
-    π, s and μ of a pixel come from a network that sees what is above it and, on its row, to the left.  In colour μ is also
+    A network computes π, s and μ of a pixel from the pixels above it and, on its row, to its left.  In colour, μ is also
     linear in the channels before: μ_g = m_g + a r, μ_b = m_b + b r + c g.  The lowest and the highest level take the tails.
     The network is a vertical and a horizontal stack of shifted convolutions with gated residual blocks; its receptive field is
     ``depth`` + 4 rows above, ``depth`` + 3 columns to the right, and 2 ``depth`` + 4 pixels to the left.
@@ -67,7 +67,7 @@ class PixelCNN(nn.Module):
         return raw  # (N, P, H, W)
 
     def mixture(self, raw: Tensor) -> Mixture:
-        """What the raw parameters mean: (…, P) → a mixture with the leading dimensions of ``raw``."""
+        """The mixture that raw parameters describe: (…, P) → a mixture with the leading dimensions of ``raw``."""
         k, c, shape = self.mixtures, self.channels, raw.shape[:-1]
         logits, means, log_scales, slopes = torch.split(raw, [k, c * k, c * k, raw.shape[-1] - k - 2 * c * k], -1)
         return Mixture(
@@ -80,9 +80,10 @@ class PixelCNN(nn.Module):
     def log_prob(self, x: Tensor, *, rounded: bool = True) -> Tensor:
         """The logarithm of the probability of each image, in nats: (N, C, H, W) in [0, 1] → (N,).
 
-        Its levels are the nearest to x, of which x is 1/255 times; what a pixel is conditioned on is x itself.  So the gradient
-        is that of the conditioning alone.
-        rounded: False takes what lies within half a level of x itself, which is the same for levels and has the whole gradient.
+        x counts by its nearest levels, multiples of 1/255.  Each pixel is conditioned on x itself, so the gradient comes from
+        the conditioning alone.
+        rounded: False takes the probability within half a level of x itself, which is the same for levels and has the whole
+            gradient.
         Raises ValueError for another shape.
         """
         check_images(x, self.channels, "log_prob")
@@ -96,12 +97,12 @@ class PixelCNN(nn.Module):
         return joint.logsumexp(-1).sum((1, 2))
 
     def bits_per_dimension(self, x: Tensor, *, rounded: bool = True) -> Tensor:
-        """-log2 p(x) by the number of values in an image: (N, C, H, W) → (N,); 8 is what uniform noise takes."""
+        """-log2 p(x) divided by the number of values in an image: (N, C, H, W) → (N,); uniform noise has 8."""
         return -self.log_prob(x, rounded=rounded) / (x[0].numel() * math.log(2))
 
 
 class Block(nn.Module):
-    """A gated residual step of both stacks: v sees a row more and h two pixels more than before, and v as well.
+    """A gated residual step of both stacks: v sees one row more than before; h sees two pixels more, and v.
 
         v ← v + gate(elu(conv 2x3(elu v)))          h ← h + gate(elu(conv 1x3(elu h) + across(elu v)))
 
@@ -130,9 +131,9 @@ class Logistics:
     log_scale: Tensor
 
     def log_prob(self, level: Tensor) -> Tensor:
-        """Of levels 0 … 255, whole numbers in a tensor that broadcasts to (…, K) → (…, K).
+        """The log-probability of levels 0 … 255, whole numbers in a tensor that broadcasts to (…, K) → (…, K).
 
-        σ(b) - σ(a) = σ(b) σ(-a) (1 - exp(a - b)), whose factors lose no digits far from the mean, where the difference would.
+        σ(b) - σ(a) is computed as σ(b) σ(-a) (1 - exp(a - b)), which keeps its digits far from the mean.
         """
         sharpness, level = torch.exp(-self.log_scale), level.to(self.mean)
         low = ((level - 0.5) * STEP - 1 - self.mean) * sharpness
@@ -143,9 +144,9 @@ class Logistics:
 
     @torch.no_grad()
     def log_probs(self, lowest: Tensor, count: int) -> Tensor:
-        """Of ``count`` levels from ``lowest`` (…) upward: (…, K, count), -inf above 255.
+        """The log-probabilities of ``count`` levels from ``lowest`` (…) upward: (…, K, count), -inf above 255.
 
-        The same as `log_prob`, with what two neighbours share computed once, and without a gradient.
+        The same as `log_prob`, without a gradient, and with terms shared by neighbouring levels computed once.
         """
         levels = lowest.to(self.mean)[..., None] + torch.arange(count + 1, device=lowest.device)
         edges = (levels - 0.5) * STEP - 1  # (…, count + 1)
@@ -177,17 +178,17 @@ class Mixture(NamedTuple):
 
 
 def framed(x: Tensor) -> Tensor:
-    """Images as the network sees them: in [-1, 1], and a channel of ones, by which black differs from what is outside."""
+    """Images as the network takes them: in [-1, 1], with a channel of ones that tells black from the outside."""
     return torch.cat([2 * x - 1, torch.ones_like(x[:, :1])], 1)
 
 
 def nearest(x: Tensor) -> Tensor:
-    """The level 0 … 255 that is nearest to x in [0, 1], without a gradient."""
+    """The level 0 … 255 nearest to x in [0, 1], without a gradient."""
     return (x.detach() * (LEVELS - 1)).round().clamp(0, LEVELS - 1)
 
 
 def check_images(x: Tensor, channels: int, where: str) -> None:
-    """Raise ValueError for what are no images in [0, 1], give or take a `ROUNDING`; TypeError for what are no floats."""
+    """Raise ValueError for anything but images in [0, 1], up to `ROUNDING`; TypeError for a dtype other than float."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"x must be a tensor of a float dtype, got {kind} ({where})")

@@ -9,24 +9,24 @@ from torch import Tensor
 from sanact.density.pixel_cnn import ABOVE, BESIDE, LEFT, LEVELS, PixelCNN, check_images, framed
 from sanact.values import BATCH_SIZE, Number
 
-SLACK = 1e-4  # of a level: by how much float32 misses a multiple of 1/255, and more
+SLACK = 1e-4  # of a level: more than float32's error in a multiple of 1/255
 EPS = Number(0, 1)
 
 
 @torch.no_grad()
 def purify(model: PixelCNN, x: Tensor, eps: float, *, batch_size: int = 100) -> Tensor:
-    """The greedy walk of PixelDefend over the pixels in raster order, and over the channels of each.
+    """PixelDefend's greedy walk over the pixels in raster order, and over the channels of each.
 
         x'_i = argmax_z p(z | x'_<i)        over the levels z = 0, 1/255, … 1 with |z - x_i| ≤ eps
 
     x: (N, C, H, W) in [0, 1], multiples of 1/255 or not.  eps: input units, in [0, 1]; the paper takes 16/255 on CIFAR-10.
-    Returns images like x.  Where no level is within reach (x_i is none and eps is small) x_i stays.  Of equal levels the lowest
-    is taken.  batch_size: images at a time, which changes time and memory only.
+    Returns images like x.  If no level is within reach, x_i stays.  Among equally likely levels the lowest is taken.
+    batch_size: images at a time, which affects time and memory only.
 
-    The vertical stack of the network runs once a row, the horizontal one once a pixel, on what is kept of the pixels before it,
-    so that no layer is computed twice at any place; most of the time goes into the look at the levels, and grows with eps.
-    All is in float64: in float32 the rounding of another batch size would, here and there, choose the neighbouring level.
-    Raises ValueError and TypeError for a model, images or an eps that are none.
+    The vertical stack of the network runs once per row, the horizontal one once per pixel, on stored values of the pixels
+    before it, so no layer is computed twice at any place.  Most of the time goes into comparing levels, and grows with eps.
+    All is in float64: in float32, rounding would sometimes choose a neighbouring level for another batch size.
+    Raises ValueError and TypeError for an invalid model, images or eps.
     Paper: Song et al. 2018, arXiv:1710.10766, algorithm 1.
     """
     if not isinstance(model, PixelCNN):
@@ -40,7 +40,7 @@ def _purified(model: PixelCNN, x: Tensor, eps: float) -> Tensor:
     exact = x.double()
     lowest = ((exact - eps) * (LEVELS - 1) - SLACK).ceil().clamp(0, LEVELS - 1)  # (N, C, H, W), of the window
     highest = ((exact + eps) * (LEVELS - 1) + SLACK).floor().clamp(0, LEVELS - 1)
-    within = highest >= lowest  # elsewhere eps is below half a level: all pixels have one level or none, and nothing to choose
+    within = highest >= lowest  # elsewhere eps is below half a level, and there is no choice of levels
     levels = torch.arange(int((highest - lowest).max().clamp(min=0)) + 1, device=x.device)
     out, stacks = x.clone(), _Stacks(model, exact)
     for row in range(x.shape[2]):
@@ -61,7 +61,7 @@ def _purified(model: PixelCNN, x: Tensor, eps: float) -> Tensor:
 
 
 def _likeliest(log_weights: Tensor, log_probs: Tensor, outside: Tensor) -> Tensor:
-    """Which level the mixture finds likeliest: (N, K), (N, K, L), and (N, L), which to leave out → (N,)."""
+    """The likeliest level of the mixture: (N, K), (N, K, L), and (N, L), which levels to leave out → (N,)."""
     joint = (log_probs + log_weights[..., None]).masked_fill_(outside[:, None], -torch.inf)
     return torch.exp(joint - joint.amax((1, 2), keepdim=True)).sum(1).argmax(1)
 
@@ -69,8 +69,8 @@ def _likeliest(log_weights: Tensor, log_probs: Tensor, outside: Tensor) -> Tenso
 class _Stacks:
     """Both stacks of a network along the pixels of a batch x, (N, C, H, W), each computed once, in the dtype of x.
 
-    For each row `enter`; for each of its pixels `look`, and then `put` what the pixel became.
-    Channels are innermost, and convolutions products with matrices.
+    For each row call `enter`; for each of its pixels call `look`, then `put` with the new value of the pixel.
+    Channels are innermost, and convolutions are matrix products.
     """
 
     def __init__(self, model: PixelCNN, x: Tensor) -> None:
@@ -87,7 +87,7 @@ class _Stacks:
         self.crossing: list[Tensor] = []  # what h gets from v: (W, N, width) for the first layer and for each block
 
     def enter(self, row: int) -> None:
-        """The vertical stack, at the whole row."""
+        """Run the vertical stack on the whole row."""
         v = self._linear("above", _windows(self.image[:, :, row : row + ABOVE], 2 * BESIDE + 1))  # (N, W, width)
         self.crossing = [self._across("", v)]
         for i, above in enumerate(self.above):
@@ -114,12 +114,12 @@ class _Stacks:
         self.row[:, LEFT + column] = seen
 
     def _linear(self, name: str, a: Tensor) -> Tensor:
-        """A convolution over what was put side by side: (…, inputs) → (…, outputs)."""
+        """A convolution as a matrix product over inputs laid side by side: (…, inputs) → (…, outputs)."""
         made = torch.addmm(self.bias[name + ".bias"], a.flatten(0, -2), self.matrix[name + ".weight"])
         return made.reshape(*a.shape[:-1], -1)
 
     def _across(self, name: str, v: Tensor) -> Tensor:
-        """What h gets from v, and its own bias, (W, N, width)."""
+        """The input of h from v, plus h's own bias, (W, N, width)."""
         columns = v.transpose(0, 1)
         crossed = torch.addmm(self.bias[name + "left.bias"], columns.flatten(0, 1), self.matrix[name + "across.weight"])
         return crossed.reshape(*columns.shape[:2], -1)

@@ -22,7 +22,7 @@ from sanact.training import read_checkpoint, save_trained, write_checkpoint
 from sanact.values import BATCH_SIZE, POSITIVE, SEED, Rules, Whole
 
 EVERY = 250  # steps between two checkpoints
-LOST = 0.005  # bits per dimension that 16 bits a weight may cost
+LOST = 0.005  # bits per dimension that storing weights in 16 bits may cost
 PUBLISHED = {  # what the bits per dimension of the card may be compared with
     "mnist": "most figures are of binarized MNIST, in nats, and say nothing here",
     "cifar10": "PixelCNN++, a far larger network, has 2.92 (Salimans et al. 2017, arXiv:1701.05517), on the lossless images; "
@@ -32,10 +32,10 @@ PUBLISHED = {  # what the bits per dimension of the card may be compared with
 
 @dataclass(frozen=True, kw_only=True)
 class DensityRecipe:
-    """Adam on bits per dimension, with one cycle of the step size, and gradients no longer than ``clip``.
+    """Adam on bits per dimension, with a one-cycle step size, and gradients clipped to the norm ``clip``.
 
-    width, depth, mixtures: of `PixelCNN`.  steps: of ``batch_size`` images each, without a repetition until all have been seen.
-    lr: the largest step size, > 0.  seed: of the fresh weights and the order of the images.
+    width, depth, mixtures: of `PixelCNN`.  steps: of ``batch_size`` images each; no image repeats until all have been seen.
+    lr: the largest step size, > 0.  seed: for the fresh weights and the order of the images.
     """
 
     width: int = 32
@@ -66,7 +66,7 @@ class DensityRecipe:
 def train_density(data: Data, recipe: DensityRecipe, *, checkpoint: Path | None = None, progress: bool = False) -> PixelCNN:
     """A density model of the images of ``data``, in evaluation mode.
 
-    checkpoint: a file written every 250 steps, from which an interrupted training goes on, to the same weights; it stays.
+    checkpoint: a file written every 250 steps.  An interrupted training continues from it to the same weights; it stays.
     The global random state ends as it was found.  Raises ValueError if the loss is not finite, and for a checkpoint of another
     training.
     """
@@ -102,7 +102,7 @@ def train_density(data: Data, recipe: DensityRecipe, *, checkpoint: Path | None 
 
 
 def _batches(data: Data, recipe: DensityRecipe, done: int) -> Iterator[Tensor]:
-    """The batches after the first ``done``: of a fresh order of all images, again and again."""
+    """The batches after the first ``done``, in a fresh order of all images for each pass."""
     rng = np.random.default_rng(recipe.seed)
     size = min(recipe.batch_size, len(data))
     each = len(data) // size
@@ -117,7 +117,7 @@ def _batches(data: Data, recipe: DensityRecipe, done: int) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def mean_bits(model: PixelCNN, data: Data, batch_size: int = 100) -> float:
-    """Bits per dimension, the mean over the images."""
+    """Mean bits per dimension over the images."""
     return float(torch.cat([model.bits_per_dimension(batch.x) for batch in data.batches(batch_size)]).double().mean())
 
 
@@ -125,7 +125,7 @@ def train_and_save_density(name: str, out: Path, recipe: DensityRecipe, *, progr
     """Train on the training split of a data set by name, write weights and card, and return the card.
 
     The weights have 16 bits if that costs less than 0.005 bits per dimension on the first 1,000 test images.
-    out: the file of the weights; beside it the card as Markdown and, until all is written, the checkpoint.
+    out: the file of the weights.  The card as Markdown is put next to it and, until all is written, the checkpoint.
     """
     data, test = load_data(name, "train"), load_data(name, "test")
     checkpoint, start = out.with_suffix(".checkpoint"), time.process_time()

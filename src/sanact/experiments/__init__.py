@@ -1,4 +1,4 @@
-"""The paper's tables and figures and what they rest on, each one command: cells in, grids of results out, arrays to a file."""
+"""The paper's tables and figures, and the experiments behind them, one command each: cells in, tables or arrays out."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ EXPERIMENTS: dict[str, Callable[[Setting], list[Grid]]] = {
     "budgets": budgets,
     "plans": plans,
 }
-FIGURES = ("fig1", "fig6", "fig7")  # of arrays; the others draw accuracies
+FIGURES = ("fig1", "fig6", "fig7")  # made of arrays; the others draw accuracies
 
 __all__ = ["DATA", "EXPERIMENTS", "FIGURES", "NAMES", "ON_ITSELF", "DryRun", "Setting"]

@@ -1,4 +1,4 @@
-"""At which budgets the undefended network lands near the paper's undefended figures, or what stands for them."""
+"""The budgets at which the undefended network comes near the paper's undefended figures, or near their substitutes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sanact.report.tables import Grid, grid, results
 
 
 def budgets(setting: Setting) -> list[Grid]:
-    """The two neighbouring budgets that enclose the figure, for FGSM and for PGD: a table a part of the data."""
+    """The two neighbouring budgets that enclose the figure, for FGSM and for PGD: one table for each part of the data."""
     if setting.dry_run:
         raise ValueError("a dry run cannot list the cells of a search, which depend on what it finds (budgets)")
     return [

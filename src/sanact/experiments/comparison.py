@@ -1,4 +1,4 @@
-"""Figures 3, 4 and 5: the sanitizers beside PGD-based adversarial training, PixelDefend and feature squeezing."""
+"""Figures 3, 4 and 5: the sanitizers next to PGD-based adversarial training, PixelDefend and feature squeezing."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sanact.plan import plan_from_dict
 from sanact.report.tables import CLEAN, Grid, Result, attack_title, grid, results
 
 DATA = {"fig3": "mnist", "fig4": "cifar10", "fig5": "tiny-imagenet"}
-ON_ITSELF = ("none", "pgd-at")  # whose figures the paper took of examples that were crafted on the network itself
+ON_ITSELF = ("none", "pgd-at")  # defenses whose figures in the paper are white-box
 PATIENT = 100  # images for the adaptive attacker, at most
-SLOW = ("pixel-defend", "region-voting", "smoothing")  # a pass takes long
-SLOW_MANY, SLOW_FEW = 200, 20  # images of them to replay, and to attack
+SLOW = ("pixel-defend", "region-voting", "smoothing")  # defenses with a slow pass
+SLOW_MANY, SLOW_FEW = 200, 20  # images for these: to replay, and to attack
 NAMES = {
     "none": "none",
     "mask": "mask",
@@ -29,7 +29,7 @@ NAMES = {
     "pixel-defend": "PixelDefend",
     "feature-squeezing": "feature squeezing",
 }
-# What its text gives of figure 3; those of figures 4 and 5 are lost.
+# The figures that the paper's text gives for figure 3; those for figures 4 and 5 are lost.
 PAPER: dict[str, Figures] = {
     "mnist": {
         "pgd-at": {"fgsm": 87.62, "cw": 3.86, "pgd": 89.60},
@@ -38,16 +38,16 @@ PAPER: dict[str, Figures] = {
     }
 }
 TRAINED = {"mnist": 0.3, "cifar10": 8 / 255, "tiny-imagenet": 4 / 255}  # eps of adversarial training
-REACH = {  # of PixelDefend: eps, and the density model; that of CIFAR-10 sees 64x64 images as it sees its own
+REACH = {  # for PixelDefend: eps, and the density model; CIFAR-10's is also used for 64x64 images
     "mnist": (0.3, "mnist"),
     "cifar10": (16 / 255, "cifar10"),
     "tiny-imagenet": (16 / 255, "cifar10"),
 }
-BITS = {"mnist": 1, "cifar10": 4, "tiny-imagenet": 5}  # as Xu et al. 2018 have it for these sets and ImageNet
+BITS = {"mnist": 1, "cifar10": 4, "tiny-imagenet": 5}  # as in Xu et al. 2018 for these sets and ImageNet
 
 
 def defenses(data: str) -> list[Defense | None]:
-    """None, the sanitizers with the plans of Table 2, and the three that the paper compares them with."""
+    """None, the sanitizers with the plans of Table 2, and the three defenses that the paper compares them with."""
     return [
         None,
         *(Sanitizing(plan=plan_from_dict(PLANS[data][name])) for name in ("mask", "median", "nl-means")),
@@ -58,10 +58,10 @@ def defenses(data: str) -> list[Defense | None]:
 
 
 def comparison(setting: Setting) -> list[Grid]:
-    """Each attack as the paper measured, white-box, and the adaptive attacker at each budget.
+    """Each attack oblivious or white-box as in the paper, white-box, and the adaptive attacker at each budget.
 
-    Where a pass takes long, there is no white-box C&W, whose passes are the most, and the adaptive attacker goes for PGD's
-    budget alone.
+    For defenses with a slow pass, white-box C&W, which takes the most passes, is left out, and the adaptive attacker is run at
+    PGD's budget alone.
     """
     found = results(setting.run(faced(setting, defenses(setting.data))), l2="usual")
     attacks, paper = setting.attacks("test"), setting.source.paper | PAPER.get(setting.data, {})
@@ -79,9 +79,9 @@ def faced(
 ) -> Iterator[Cell]:
     """The cells of each defense: replayed and white-box FGSM, C&W and PGD, and the adaptive attacker.
 
-    adaptive: attacks with the balls that the adaptive attacker goes for; None takes those of the three.
+    adaptive: attacks whose balls the adaptive attacker gets; None takes those of the three attacks.
     clean: what defenses learn from; None takes as many validation images as are judged.
-    Fewer images and attacks where a pass takes long, see `comparison`.
+    Defenses with a slow pass get fewer images and attacks, see `comparison`.
     """
     whole, clean = setting.images("test"), clean or setting.images("validation")
     fgsm, cw, pgd = setting.attacks("test")
@@ -89,7 +89,7 @@ def faced(
         slow = defense is not None and defense.name in SLOW
         for known in setting.knowledge:
             if defense is None and known == "oblivious" and "white-box" in setting.knowledge:
-                continue  # which is the same
+                continue  # it would be the same cell
             few = known == "adaptive" or (slow and known == "white-box")
             count = (SLOW_FEW if few else SLOW_MANY) if slow else (PATIENT if few else len(whole))
             images = whole.at_most(count, seed=setting.seed)
@@ -100,7 +100,7 @@ def faced(
 
 
 def _beside(result: Result, attacks: list[Attack], paper: Figures) -> Result:
-    """With the paper's figure, which is of replayed examples; of a network trained otherwise, of its own."""
+    """The result with the paper's figure, which is of replayed examples, or of its own for an adversarially trained network."""
     measured = "white-box" if result.defense in ON_ITSELF else "oblivious"
     names = {attack_title(attack.config): attack.name for attack in attacks} | {CLEAN: CLEAN}
     if result.knowledge not in (measured, "") or result.attack not in names:

@@ -1,4 +1,4 @@
-"""A first look in a minute: what the paper saw of three sanitizers, and what is left of it against an attacker who knows."""
+"""A first look in a minute: three sanitizers as the paper saw them, and against an attacker who knows of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DEFENSES = (
 )  # chosen on the other three quarters of the digits
 ATTACK = CW(search_steps=5, steps=60, step_size=0.1, initial_c=1.0)
 KNOWN: tuple[Knowledge, ...] = ("oblivious", "adaptive")
-SIDE, FRAME = 20, 28  # pixels of a digit, and of the image that it stands in, as MNIST has them
+SIDE, FRAME = 20, 28  # pixels of a digit, and of the image around it, as in MNIST
 
 
 def demo(
@@ -49,7 +49,7 @@ def demo(
 
 
 def digits() -> Data:
-    """A quarter of scikit-learn's 1,797 digits, set into a frame as MNIST's are: then our weights of MNIST read them."""
+    """A quarter of scikit-learn's 1,797 digits, framed like MNIST's, so that our MNIST weights can read them."""
     from sklearn.datasets import load_digits
 
     whole = load_digits()

@@ -1,4 +1,4 @@
-"""The landscape: every defense under one judge, what is claimed of each and what is left of it."""
+"""The landscape: every defense under the same judge, with what its paper claims and what is left of it."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from sanact.report.landscape import FACTS, read_facts
 from sanact.report.tables import Grid, grid, plan_text, results
 
 BUDGETS = {"mnist": (0.15, 0.3), "cifar10": (2 / 255, 8 / 255), "tiny-imagenet": (1 / 255, 4 / 255)}  # of the adaptive attacker
-COLOUR: dict[str, dict[str, Any]] = {  # of these nobody ships weights yet
+COLOUR: dict[str, dict[str, Any]] = {  # for these no weights are shipped yet
     "naive-at": {"eps": 16 / 255},
     "ensemble-at": {"eps": 16 / 255},
     "unified-gradient": {"eps": 0.5},
     "input-gradient": {"strength": 10},
 }
-# By data set and defense, arguments without a default, or with one that is meant for another set.
+# By data set and defense: arguments without a default, or whose default is meant for another data set.
 GIVEN: dict[str, dict[str, dict[str, Any]]] = {
     "mnist": {
         "pgd-at": {"eps": 0.3},
@@ -68,13 +68,13 @@ GIVEN: dict[str, dict[str, dict[str, Any]]] = {
 }
 MORE: dict[str, dict[str, dict[str, Any]]] = {
     "mnist": {"thermometer": {"eps": 0.3, "steps": 5}}
-}  # a second row, trained otherwise
+}  # a second row, trained differently
 LEARNT = 1000  # clean images that defenses learn from, however few are judged
-REPEATS, TIMED = 5, 20  # passes of so many images, to time a defense
+REPEATS, TIMED = 5, 20  # timing of a defense: passes, and images in each
 
 
 def defenses(data: str) -> Iterator[Defense]:
-    """The sanitizers with the plans of Table 2, then all in DEFENSES; those that can refuse or answer are there twice."""
+    """The sanitizers with the plans of Table 2, then all in DEFENSES; those that can refuse or answer come twice."""
     for plan in PLANS[data].values():
         yield Sanitizing(plan=plan_from_dict(plan))
     for name, kind in DEFENSES.items():
@@ -90,8 +90,8 @@ def defenses(data: str) -> Iterator[Defense]:
 def landscape(setting: Setting) -> list[Grid]:
     """Each defense under FGSM, C&W and PGD, replayed and white-box, and the adaptive attacker at two budgets and in L2.
 
-    What a figure cannot be made from rows alone goes to landscape-DATA.json: paper, claim, kind, overhead, hours of training.
-    A defense that cannot be made for this network, without weights for example, is left out, and the same file says why.
+    Facts that are not in rows go to landscape-DATA.json: paper, claim, kind, overhead, hours of training.  A defense that
+    cannot be made for this network, for example without weights, is left out, and the same file says why.
     """
     model, path = setting.model(), setting.out / FACTS.format(setting.data)
     clean = replace(setting, examples=LEARNT).images("validation")
@@ -115,7 +115,7 @@ def landscape(setting: Setting) -> list[Grid]:
 
 
 def _facts(defense: Defense, model: nn.Module, clean: Data) -> dict[str, Any]:
-    """What is to be known of a defense beside its rows."""
+    """The facts about a defense that are not in its rows."""
     defended = defense(model, clean if defense.needs_data else None)
     x = next(clean.batches(TIMED)).x
     return {
@@ -130,7 +130,7 @@ def _facts(defense: Defense, model: nn.Module, clean: Data) -> dict[str, Any]:
 
 
 def overhead(model: nn.Module, defended: nn.Module, x: Tensor) -> float:
-    """How many times as long a pass takes as one of the undefended model; medians of interleaved passes."""
+    """The duration of a pass relative to the undefended model's; medians of interleaved passes."""
     took: dict[int, list[float]] = {0: [], 1: []}
     for _ in range(REPEATS):
         for which, network in enumerate((model, defended)):

@@ -9,7 +9,7 @@ from sanact.report.tables import Grid, Result, grid, results
 from sanact.sanitizers import Mask
 from sanact.sanitizers.mask import Reading
 
-# Weaker ones leave a layer as it is: half of fc7 is zero anyway.
+# Weaker ones leave a layer unchanged: half of fc7 is zero anyway.
 STRENGTHS: dict[Reading, tuple[float, ...]] = {
     "fixed": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
     "max": (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45),
@@ -21,8 +21,8 @@ STRENGTHS: dict[Reading, tuple[float, ...]] = {
 
 
 def mask_readings(setting: Setting) -> list[Grid]:
-    """One reading after the other on all hidden activations, oblivious: each at the strength that comes closest to the paper's
-    row on validation images, measured on test images.  The first row of the table is the closest.
+    """Each reading on all hidden activations, oblivious, at the strength that comes closest to the paper's row on validation
+    images, measured on test images.  The closest reading is the first row of the table.
     """
     validation = setting.images("validation")
     paper = setting.source.paper["mask"].values()

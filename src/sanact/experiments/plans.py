@@ -15,16 +15,16 @@ from sanact.search.race import Hits
 from sanact.search.study import run_search
 
 SANITIZERS = ("nl-means", "median", "mask")
-TRIALS = 400  # of each
-LEVELS = 5  # of each strength, on each layer alone, before
+TRIALS = 400  # for each sanitizer
+LEVELS = 5  # of each strength, in the scan of single layers before
 
 
 def plans(setting: Setting) -> list[Grid]:
-    """Search the plan whose smallest lead over the paper's figures is largest, for each of its sanitizers.
+    """For each of the paper's sanitizers, search the plan whose smallest lead over the paper's figures is largest.
 
-    A plan that costs more clean accuracy than the paper's mask loses three points for each point more.
-    The table shows what was chosen, and the file `plans.txt` has it as the command line takes it.  The studies are in the
-    folder `search`, one a sanitizer: a search that was interrupted goes on from there.
+    A plan that costs more clean accuracy than the paper's mask loses three points for each point of excess.
+    The table shows the chosen plans; the file `plans.txt` has them as the command line takes them.  The studies are in the
+    folder `search`, one for each sanitizer, from which an interrupted search continues.
     """
     data, attacks = setting.images("validation"), setting.attacks("validation")
     undefended = setting.cells(data, [None], attacks)
@@ -68,7 +68,7 @@ def plans(setting: Setting) -> list[Grid]:
 
 
 def _lead(setting: Setting, name: str) -> Callable[[Hits, Hits], float]:
-    """How a plan fares: its smallest lead over what it aims at, and a little of the mean; clean accuracy first."""
+    """The value of a plan: its smallest lead over its aims, plus a little of the mean lead; clean accuracy comes first."""
 
     def lead(hits: Hits, undefended: Hits) -> float:
         clean, *attacked = (100 * float(hits[figure].mean()) for figure in hits)

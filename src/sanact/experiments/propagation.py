@@ -1,4 +1,4 @@
-"""What an adversarial example does inside the network: the paper's figures 1, 6 and 7, and the attacker who knows."""
+"""The effect of an adversarial example inside the network: the paper's figures 1, 6 and 7, and an attacker who knows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sanact.plan import Plan, plan_from_dict, plan_to_dict, sanitize
 from sanact.report.inside import INPUT, Strip, as_maps, write_arrays, write_strips
 from sanact.report.tables import Grid, grid, results
 
-AGAINST: tuple[Knowledge, ...] = ("adaptive", "oblivious")  # a sanitized network; who replays is always among them
+AGAINST: tuple[Knowledge, ...] = ("adaptive", "oblivious")  # against a sanitized network; oblivious is always included
 
 
 def fig1(setting: Setting) -> list[Grid]:
@@ -34,7 +34,7 @@ def fig6(setting: Setting) -> list[Grid]:
 
 
 def fig7(setting: Setting) -> list[Grid]:
-    """How far adversarial images are from legitimate ones, layer by layer, before and after sanitizing; and the accuracies."""
+    """The distance of adversarial from legitimate images, layer by layer, before and after sanitizing; and accuracies."""
     data = setting.images("test")
     clean, plans = _images(data), PLANS[setting.data]
     columns: dict[str, list[Any]] = {name: [] for name in ("index", "defense", "examples", "layer", *DISTANCES)}
@@ -85,17 +85,17 @@ def _cells(setting: Setting, data: Data, defense: Plan | None) -> list[Cell]:
 
 
 def _attacked(setting: Setting, cells: list[Cell], clean: Tensor) -> dict[str, Tensor]:
-    """The images after these attacks, by what the attacker knows, and after noise as long as what PGD did to them."""
+    """The images after these attacks, by what the attacker knows; and after noise as long as PGD's perturbation."""
     found: dict[str, Tensor] = {cell.knowledge: crafted_examples(cell, setting.out) for cell in cells}
     noisy = noise_like(clean, found[cells[0].knowledge], torch.Generator().manual_seed(setting.seed))
     return {**found, "noise": noisy}
 
 
 def noise_like(x: Tensor, adversarial: Tensor, generator: torch.Generator) -> Tensor:
-    """Images as far from x in L2 as the adversarial ones, in a random direction: x + t s, cut off at 0 and 1.
+    """Images as far from x in L2 as the adversarial ones, in a random direction: x + t s, clipped to [0, 1].
 
-    x, adversarial: (N, C, H, W) in [0, 1].  s: random signs.  t: found by bisection; where even both extremes of [0, 1] are
-    not far enough, the farthest.
+    x, adversarial: (N, C, H, W) in [0, 1].  s: random signs.  t: found by bisection.  If even both extremes of [0, 1] are not
+    far enough, the farthest point is taken.
     """
     signs = torch.randint(2, x.shape, generator=generator) * 2.0 - 1
     wanted = (adversarial - x).flatten(1).norm(dim=1)
@@ -112,15 +112,15 @@ def _network(setting: Setting, defense: Plan | None) -> nn.Module:
 
 
 def _recorded(network: nn.Module, x: Tensor) -> Recording:
-    """With the images themselves as the first layer, and pooling layers as the paper draws them."""
+    """A recording with the images themselves as the first layer, and with pooling layers, which the paper draws."""
     recording, images = record(network, x, pooling=True), {INPUT: x.numpy()}
     return Recording(images | {**recording.before}, images | {**recording.after})
 
 
 def _maps(recording: Recording, legitimate: Recording) -> dict[str, np.ndarray[Any, Any]]:
-    """One feature map a layer: the one that the legitimate image excites most; a vector as near to a square as it goes.
+    """One feature map per layer, the one most active on the legitimate image; vectors are made as square as possible.
 
-    Of an image in colour all channels, (H, W, 3).
+    A colour image keeps all its channels, (H, W, 3).
     """
     maps = {}
     for layer, (activation,) in recording.after.items():

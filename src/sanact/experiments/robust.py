@@ -1,4 +1,4 @@
-"""Does a sanitizer add to the robustness of a network that was trained adversarially?"""
+"""Does a sanitizer add to the robustness of an adversarially trained network?"""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from sanact.report.tables import Grid, grid, results
 
 
 def robust(setting: Setting) -> list[Grid]:
-    """The sanitizers of Table 2, and two relatives, on the weights trained on PGD's examples, at the budget of that training.
+    """The sanitizers of Table 2, and two relatives, on weights trained with PGD's examples, at the budget of that training.
 
-    `sanact compare` of the folder with itself tests each against the network alone, example by example.
+    `sanact compare` on the folder tests each against the network alone, example by example.
     """
     weights = f"{setting.data}-pgd"
     if (setting.source.model, weights) not in PRETRAINED:

@@ -1,4 +1,4 @@
-"""What all experiments share: on which data, with which attacks, and what the paper reports there."""
+"""What all experiments share: data sets, attacks, and the paper's figures."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ MNIST: Figures = {
 class Source:
     """One data set of the paper: our model for it, and the attacks.
 
-    budgets: of FGSM and of PGD, at which the undefended model lands nearest to `undefended` on the images of each part;
+    budgets: of FGSM and of PGD, at which the undefended model comes nearest to `undefended` on the images of each part;
         `sanact reproduce budgets` finds them, in steps of ``grain``.
-    sweep: budgets at which both are run as well.
-    cw: in fewer steps than its 9,000; docs/results/README.md has how much longer its distances are.
-    paper: the figures that its text gives; those of its tables and diagrams are lost.
+    sweep: further budgets at which both are run.
+    cw: with fewer steps than its 9,000; docs/results/README.md says how much longer its distances are.
+    paper: the figures in its text; those of its tables and diagrams are lost.
     """
 
     model: str
@@ -51,9 +51,9 @@ class Source:
     paper: Figures
 
     def undefended(self, clean: float) -> tuple[float, float]:
-        """What FGSM and PGD are to leave of the undefended model, whose clean accuracy is given, in percent.
+        """The accuracies that FGSM and PGD should leave of the undefended model with this clean accuracy, in percent.
 
-        The paper's figures; where they are lost, the same shares of the clean accuracy as on MNIST: 71.5 and 54.2 %.
+        They are the paper's figures or, where those are lost, the same shares of the clean accuracy as on MNIST: 71.5, 54.2 %.
         """
         figures, share = self.paper["none"], 1.0
         if "fgsm" not in figures:
@@ -61,9 +61,9 @@ class Source:
         return share * figures["fgsm"], share * figures["pgd"]
 
     def aims(self, sanitizer: str, clean: float) -> list[float]:
-        """What FGSM, C&W and PGD are to leave of the sanitized: the paper's figures, or the mask's where it gives none.
+        """The accuracies that FGSM, C&W and PGD should leave of the sanitized model: the paper's, else the mask's.
 
-        clean: accuracy of the undefended model; where that is below the paper's, the figures shrink by the same share.
+        clean: accuracy of the undefended model; if it is below the paper's, the figures shrink in proportion.
         """
         figures, share = self.paper.get(sanitizer, self.paper["mask"]), min(1.0, clean / self.paper["none"]["clean"])
         return [share * figures[attack] for attack in ("fgsm", "cw", "pgd")]
@@ -103,7 +103,7 @@ SOURCES: dict[str, Source] = {
 
 
 class DryRun(Exception):
-    """Raised in place of the first run of an experiment, with what it would do."""
+    """Raised instead of the first run of an experiment, with what it would do."""
 
     def __init__(self, outlook: Outlook) -> None:
         super().__init__()
@@ -114,9 +114,9 @@ class DryRun(Exception):
 class Setting:
     """How an experiment is run.
 
-    examples: of the split, with equal class shares.  classes: by name, images of these only; nothing takes all.
-    out: folder for rows and tables.  engine, workers, address: as `engine.run` has them.
-    dry_run: raise `DryRun` in place of the first run.
+    examples: of the split, with its class shares.  classes: names; only their images are used; an empty list takes all.
+    out: folder for rows and tables.  engine, workers, address: as for `engine.run`.
+    dry_run: raise `DryRun` instead of the first run.
     """
 
     data: str
@@ -153,7 +153,7 @@ class Setting:
         return load_model(self.source.model, weights=weights)
 
     def images(self, part: Part) -> Data:
-        """Of the test split; or training images that our model was not trained on, those that `sanact train` holds out."""
+        """Images of the test split; or training images that our model was not trained on, held out by `sanact train`."""
         chosen = load_data(self.data, "test" if part == "test" else "train")
         if part == "validation":
             chosen = chosen.sample(len(chosen) // 12, seed=0)
@@ -169,7 +169,7 @@ class Setting:
         calibration: Data | None = None,
         weights: str | None = None,
     ) -> list[Cell]:
-        """Every combination, defense by defense; weights: other than those of the source, by name."""
+        """Every combination, defense by defense; weights: a name, if not those of the source."""
         return cells(
             data,
             self.model(weights),
@@ -192,6 +192,6 @@ class Setting:
         return run(cells, **how, progress=self.progress)
 
     def attacks(self, part: Part) -> list[Attack]:
-        """The paper's three, in its order, at the budgets calibrated on these images."""
+        """The paper's three attacks, in its order, at the budgets calibrated on these images."""
         fgsm, pgd = self.source.budgets[part]
         return [FGSM(eps=fgsm), self.source.cw, PGD(eps=pgd)]

@@ -14,7 +14,7 @@ from sanact.report.tables import CLEAN, Grid, Result, attack_title, grid, result
 
 PlanDict = dict[str, dict[str, Any]]
 
-# By data set and sanitizer: what `sanact reproduce plans` chose on validation images.
+# By data set and sanitizer: the plans that `sanact reproduce plans` chose on validation images.
 PLANS: dict[str, dict[str, PlanDict]] = {
     "mnist": {
         "nl-means": {
@@ -78,7 +78,7 @@ PLANS: dict[str, dict[str, PlanDict]] = {
         },
     },
 }
-# By data set: published relatives of the mask, on every hidden activation; the paper has no figures of them.
+# By data set: published relatives of the mask, on every hidden activation; the paper has no figures for them.
 RELATIVES: dict[str, dict[str, PlanDict]] = {
     "mnist": {
         "mean-sparse": {"*": {"name": "mean-sparse", "alpha": 0.5}},
@@ -93,7 +93,7 @@ def defenses(data: str) -> list[Plan | None]:
 
 
 def table2(setting: Setting) -> list[Grid]:
-    """The paper's table as an adaptive attacker leaves it; white-box; oblivious, beside its figures; and at fixed budgets."""
+    """The paper's table: under the adaptive attacker; white-box; oblivious, with the paper's figures; and at fixed budgets."""
     data, calibrated, source = setting.images("test"), setting.attacks("test"), setting.source
     sweep = [attack(eps=eps) for attack in (FGSM, PGD) for eps in source.sweep]
     clean = setting.images("validation")
@@ -113,11 +113,11 @@ def table2(setting: Setting) -> list[Grid]:
 
 
 def titles(attack: Mapping[str, Any], l2: float) -> list[str]:
-    """Of the columns of an attack: one without a budget has another, with what it leaves in the L2 ball."""
+    """The titles of an attack's columns; an attack without a budget has a second one, for what it leaves in the L2 ball."""
     return [attack_title(attack)] if "eps" in attack else [attack_title(attack), attack_title(attack, l2=l2)]
 
 
 def beside_paper(found: list[Result], paper: Figures, columns: list[str]) -> list[Result]:
-    """Put the paper's figures to the results of the columns clean, FGSM, C&W without bound, and PGD."""
+    """Add the paper's figures to the results of the columns clean, FGSM, C&W without bound, and PGD."""
     theirs = dict(zip((columns[0], columns[1], columns[2], columns[4]), ("clean", "fgsm", "cw", "pgd"), strict=True))
     return [replace(r, paper=paper.get(r.defense, {}).get(theirs.get(r.attack, ""))) for r in found]

@@ -1,7 +1,7 @@
-"""What sanitizers compute, each as a function with two forms: compiled for the CPU, and in plain torch for everything else.
+"""The computations of sanitizers, each as a function with two forms: compiled for the CPU, and plain torch for all else.
 
-The compiled form is taken for float32 on the CPU, called eagerly.  Plain torch is taken for other dtypes and devices, inside
-`torch.compile` and whatever else traces, in an exported network, and where the library is missing.
+The compiled form is used for float32 on the CPU, called eagerly.  Plain torch is used for other dtypes and devices, inside
+`torch.compile` and other tracing, in an exported network, and if the library is missing.
 """
 
 from sanact.kernels.library import at_work, plain_torch

@@ -1,6 +1,6 @@
 """Compiling the kernels: by the hook that builds a wheel, or in place with `python src/sanact/kernels/build.py`.
 
-It imports nothing but the standard library: where a wheel is built there is neither torch nor sanact.
+It imports only the standard library, because neither torch nor sanact may be installed where a wheel is built.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SOURCES = Path(__file__).with_name("c")
 LIBRARY = SOURCES / "kernels.so"  # so named everywhere, as it is opened by its path; not in the package, as it is no module
 
 FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-DNDEBUG", "-Wall", "-Wextra")
-VARIANTS = {  # one object each, of which the library takes the best that the processor has
+VARIANTS = {  # one object each; the library uses the best one for the processor
     "portable": (),
     "avx2": ("-mavx2", "-mfma", "-mpopcnt"),
     "avx512": ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mpopcnt"),
@@ -31,20 +31,20 @@ class NoLibrary(Exception):
 
 
 def digest(folder: Path = SOURCES) -> str:
-    """Of the C sources; a library tells which it was made from."""
+    """A hash of the C sources; a library knows the hash of its own sources."""
     files = sorted(path for path in folder.iterdir() if path.suffix in (".c", ".h"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
 def made_from(library: Path) -> str:
-    """The digest of the sources that a library was made from; OSError or AttributeError for a file that is none of ours."""
+    """The hash of the sources that a library was made from; OSError or AttributeError for a file that is not ours."""
     function = ctypes.CDLL(str(library)).sanact_sources
     function.restype = ctypes.c_char_p
     return str(function().decode())
 
 
 def is_current(library: Path = LIBRARY) -> bool:
-    """Whether there is a library, made from the sources as they are."""
+    """Whether there is a library that was made from the current sources."""
     try:
         return library.exists() and made_from(library) == digest()
     except (OSError, AttributeError):
@@ -52,7 +52,7 @@ def is_current(library: Path = LIBRARY) -> bool:
 
 
 def compile_library(to: Path = LIBRARY) -> None:
-    """Compile the kernels with $CC, cc, gcc or clang, unless they are; NoLibrary where that does not work."""
+    """Compile the kernels with $CC, cc, gcc or clang, unless they are current; NoLibrary if that fails."""
     if is_current(to):
         return
     compiler = (
@@ -70,7 +70,7 @@ def compile_library(to: Path = LIBRARY) -> None:
                 _run(*compiler, *FLAGS, *flags, f"-DVARIANT={name}", "-c", f"{SOURCES}/variant.c", "-o", objects[-1])
         _run(*compiler, "-shared", "-o", f"{folder}/library", *objects, "-lm")
         shutil.copyfile(f"{folder}/library", f"{to}.new")
-        os.replace(f"{to}.new", to)  # a library in use is not written into
+        os.replace(f"{to}.new", to)  # never write into a library in use
 
 
 def _run(*command: str) -> None:

@@ -32,14 +32,14 @@ FUNCTIONS = {
 }
 LARGEST = 2**18  # elements of a map: the kernels work on up to sixteen maps at once, with several copies of each
 SINGLE_AND_HALF = (torch.float32, torch.float16, torch.bfloat16)
-TENSORS = (Tensor, nn.Parameter)  # and no subclass, which may be anything
+TENSORS = (Tensor, nn.Parameter)  # but no subclasses, which may override any operation
 
 _switched_off = False
 
 
 @contextmanager
 def plain_torch() -> Iterator[None]:
-    """Do without the compiled kernels for a while, in all threads.  For a whole process set SANACT_KERNELS=off."""
+    """Disable the compiled kernels for the block, in all threads.  For a whole process set SANACT_KERNELS=off."""
     global _switched_off
     before, _switched_off = _switched_off, True
     try:
@@ -49,7 +49,7 @@ def plain_torch() -> Iterator[None]:
 
 
 def at_work() -> str:
-    """Which kernels a call takes, in words: the instructions of the compiled ones, or why there are none."""
+    """The kernels in use, in words: the instruction set of the compiled ones, or why there are none."""
     library, why_not = _library()
     if library is None:
         return f"plain torch ({why_not})"
@@ -57,14 +57,14 @@ def at_work() -> str:
 
 
 def compiled(a: Tensor, dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> ctypes.CDLL | None:
-    """The library, if it can be called with these maps here and now; else the plain form has to do.
+    """The library, if it can be called with these maps now; otherwise None, and the plain form is used.
 
-    dtypes: that the caller can convert from without changing a result.
+    dtypes: those that the caller can convert without changing a result.
     """
     if torch.compiler.is_compiling() or _switched_off or a.dtype not in dtypes or not a.is_cpu or type(a) not in TENSORS:
         return None
     if torch._C._get_tracing_state() or torch._C._len_torch_dispatch_stack() or forward_ad._current_level >= 0:
-        return None  # what is called past torch is not seen by what watches it
+        return None  # compiled calls bypass torch, so whatever watches its operations would miss them
     if a.layout != torch.strided or a.is_neg() or not a.numel() or a.shape[2] * a.shape[3] > LARGEST:
         return None
     try:
@@ -84,17 +84,17 @@ def dense(a: Tensor) -> tuple[Tensor, bool]:
 
 
 def like(a: Tensor, last: bool) -> Tensor:
-    """The tensor in the memory format that another one has."""
+    """The tensor in the given memory format."""
     return a.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 def threads(elements: int, grain: int) -> int:
-    """How many to work with: those torch has, where each gets enough elements to be worth waking."""
+    """The number of threads: torch's, but fewer if each would get too few elements to be worth starting."""
     return max(min(torch.get_num_threads(), elements // grain), 1)
 
 
 def call(function: Any, *arguments: Any) -> None:
-    """Tensors are passed as pointers."""
+    """Call a function of the library; tensors are passed as pointers."""
     if function(*(a.data_ptr() if isinstance(a, Tensor) else a for a in arguments)):
         raise MemoryError("there is no memory for what the compiled kernels need beside their input")
 
@@ -123,7 +123,7 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
 
 
 def _openmp() -> Any:
-    """GOMP_parallel of the runtime that torch works with, which LLVM's and Intel's have, too; None where torch has another."""
+    """GOMP_parallel of torch's OpenMP runtime (LLVM's and Intel's have it, too); None if torch uses another runtime."""
     for name in ("libtorch_cpu.so", "libtorch_cpu.dylib"):
         path = Path(torch.__file__).parent / "lib" / name
         if path.exists():

@@ -1,4 +1,4 @@
-"""Zeroing what is smaller than a threshold that comes from the map itself, or from clean data."""
+"""Zeroing elements below a threshold that comes from the map itself, or from clean data."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from sanact.kernels.library import call, compiled, dense, like, threads
 
 GIVEN = 0  # what kernels.h calls MASK_GIVEN, MASK_MAX, …
 READINGS = {"max": 1, "max_all": 1, "quantile": 2, "mean_std": 3}
-GRAIN = 2**15  # elements a thread
+GRAIN = 2**15  # elements per thread
 
 
 def kept_from(maps: Tensor, reading: str, strength: float, thresholds: Callable[[Tensor], Tensor | float]) -> Tensor:
-    """The elements whose magnitude is not below τ, zeros of the same sign for the others.
+    """The elements whose magnitude is not below τ; the others become zeros of the same sign.
 
-    maps: (N, C, H, W).  reading: "max", "max_all", "quantile" or "mean_std", with their strength; τ comes from the map.  Any
-        other has its τ from ``thresholds``, which is also what plain torch asks: (1, C, 1, 1), or (1, 1, 1, W) for vectors.
+    maps: (N, C, H, W).  reading: "max", "max_all", "quantile" or "mean_std", with their strength; τ comes from the map.  For
+        any other, τ comes from ``thresholds``: (1, C, 1, 1), or (1, 1, 1, W) for vectors.  Plain torch always uses these.
     The gradient passes where the element is kept; τ is held constant.
-    The last digits of the τ of "mean_std" are rounded otherwise than torch's; all else is the same to the bit.
+    The last digits of τ for "mean_std" are rounded differently from torch's; all else is the same to the bit.
     """
     if (library := compiled(maps)) is None:
         return _plain(maps, thresholds)
@@ -38,7 +38,7 @@ def kept_from(maps: Tensor, reading: str, strength: float, thresholds: Callable[
         shape = (n, w, 1, 1, True) if (c, h) == (1, 1) else shape
         tau = torch.as_tensor(thresholds(maps.detach())).flatten()
         if len(tau) != shape[1]:
-            return _plain(maps, thresholds)  # which says what is wrong
+            return _plain(maps, thresholds)  # it raises the error
     how = _How(library, shape, READINGS.get(reading, GIVEN), strength)
     if torch.is_grad_enabled() and maps.requires_grad:
         passed: Tensor = _Passed.apply(maps, maps.detach(), tau, how)
@@ -53,7 +53,7 @@ def _plain(maps: Tensor, thresholds: Callable[[Tensor], Tensor | float]) -> Tens
 
 
 class _How(NamedTuple):
-    """shape: as the kernel sees it, (N, C, H, W, whether the channels lie innermost)."""
+    """shape: for the kernel, (N, C, H, W, whether the channels lie innermost)."""
 
     library: ctypes.CDLL
     shape: tuple[int, ...]
@@ -62,7 +62,7 @@ class _How(NamedTuple):
 
 
 def _pass(value: Tensor, a: Tensor, tau: Tensor, how: _How) -> Tensor:
-    """The value where |a| is not below τ, else 0 times it.  tau: is read if the reading is GIVEN, else written."""
+    """The value where |a| is not below τ, else 0 times it.  tau: read if the reading is GIVEN, else written."""
     out = torch.empty_like(a)
     shape = (*how.shape, threads(a.numel(), GRAIN))
     call(how.library.sanact_mask, a, value, tau, out, *shape, tau.numel(), how.reading, how.strength)
@@ -70,7 +70,7 @@ def _pass(value: Tensor, a: Tensor, tau: Tensor, how: _How) -> Tensor:
 
 
 class _Passed(torch.autograd.Function):
-    """`_pass`, whose gradient is passed in the same way, as often as it is asked for."""
+    """`_pass`, with a gradient that uses `_pass` again, so that it can be differentiated any number of times."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, a: Tensor, tau: Tensor, how: _How) -> Tensor:

@@ -1,4 +1,4 @@
-"""The median filter: windows are sorted by networks of minima and maxima, in C as in plain torch."""
+"""The median filter: windows are sorted by networks of minima and maxima, in C and in plain torch."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from torch import Tensor
 from sanact.kernels.library import SINGLE_AND_HALF, call, compiled, dense, like, threads
 from sanact.kernels.plain import in_slices, pad_by_reflection, reflected
 
-GRAIN = 2**13  # elements a thread
+GRAIN = 2**13  # elements per thread
 
-Comparison = tuple[int, int, bool, bool]  # wires i < j, and whether the smaller, the larger is needed afterwards
+Comparison = tuple[int, int, bool, bool]  # wires i < j; whether the smaller, and the larger, value is needed afterwards
 
 
 def median_filter(maps: Tensor, k: int) -> Tensor:
     """The median of the k x k window around each element, borders mirrored; see `sanact.MedianFilter`.
 
-    maps: (N, C, H, W).  Both forms return the same, also where there is NaN or infinity; of zeros the sign may differ.
+    maps: (N, C, H, W).  Both forms return the same, also with NaN or infinity; only the sign of zeros may differ.
     """
     library = compiled(maps, SINGLE_AND_HALF)
     if library is None:
-        rows = maps.permute(0, 2, 3, 1)  # (N, H, W, C): the same element of all windows in a row lies together
+        rows = maps.permute(0, 2, 3, 1)  # (N, H, W, C): the same element of all windows in a row is contiguous
         median: Tensor = _Median.apply(rows, k)
         return median.permute(0, 3, 1, 2)
     if maps.dtype != torch.float32:
-        return median_filter(maps.float(), k).to(maps.dtype)  # exact: an element is chosen
+        return median_filter(maps.float(), k).to(maps.dtype)  # exact, because the median is one of the elements
     maps, last = dense(maps)
     if torch.is_grad_enabled() and maps.requires_grad:
         median = _Compiled.apply(maps, k, library, last)
@@ -38,7 +38,7 @@ def median_filter(maps: Tensor, k: int) -> Tensor:
 
 
 class _Compiled(torch.autograd.Function):
-    """The same, and what it remembers, in C."""
+    """The median and its gradient in C."""
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor, k: int, library: ctypes.CDLL, last: bool) -> Tensor:
@@ -51,14 +51,14 @@ class _Compiled(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         maps, median = ctx.saved_tensors
         library, k, last = ctx.how
-        if torch.is_grad_enabled():  # it will be differentiated itself
+        if torch.is_grad_enabled():  # the gradient will be differentiated itself
             rows = [one.permute(0, 2, 3, 1) for one in (maps, median, gradient)]
             return in_slices(partial(_slope, k=k), *rows).permute(0, 3, 1, 2), None, None, None
         return _call(library, maps, median, like(gradient, last), k, last), None, None, None
 
 
 def _call(library: ctypes.CDLL, maps: Tensor, median: Tensor | None, gradient: Tensor | None, k: int, last: bool) -> Tensor:
-    """The median; or with a gradient of it, what that becomes at the maps."""
+    """The median; or, given a gradient at the median, the gradient at the maps."""
     out = torch.empty_like(maps)
     networks = _networks(*_window(maps.shape[2:], k))
     shape = (*maps.shape, last, threads(maps.numel(), GRAIN))
@@ -68,14 +68,14 @@ def _call(library: ctypes.CDLL, maps: Tensor, median: Tensor | None, gradient: T
 
 @cache
 def _networks(rows: int, columns: int) -> tuple[Any, ...]:
-    """The comparisons of `_sorting` and `_selection` as the C code reads them: each list, its length, and the last wire."""
+    """The comparisons of `_sorting` and `_selection` in the form of the C code: each list, its length, and the last wire."""
     lists = [[int(number) for one in network for number in one] for network in (_sorting(rows), _selection(rows, columns))]
     arrays = [(ctypes.c_int16 * len(numbers))(*numbers) for numbers in lists]
     return arrays[0], len(arrays[0]) // 4, arrays[1], len(arrays[1]) // 4, _middle(rows, columns)
 
 
 class _Median(torch.autograd.Function):
-    """The median filter of (N, H, W, C) with a gradient that remembers the input and the output only."""
+    """The median filter of (N, H, W, C) with a gradient that stores only the input and the output."""
 
     @staticmethod
     def forward(a: Tensor, k: int) -> Tensor:
@@ -107,7 +107,7 @@ def _median(a: Tensor, k: int) -> Tensor:
 
 
 def _slope(a: Tensor, median: Tensor, gradient: Tensor, k: int) -> Tensor:
-    """What ``gradient`` of the median becomes at a."""
+    """The gradient at a, given ``gradient`` at the median."""
     height, width = _window(a.shape[1:3], k)
     padded = _padded(a, height, width)
     views = [view for row in _shifted(padded, 1, height) for view in _shifted(row, 2, width)]
@@ -126,7 +126,7 @@ def _slope(a: Tensor, median: Tensor, gradient: Tensor, k: int) -> Tensor:
 
 
 def _window(size: Sequence[int], k: int) -> tuple[int, int]:
-    """Rows and columns of the window: mirrored, a map of one row is k times that row, whose median is that of one."""
+    """Rows and columns of the window.  A mirrored map of one row repeats it k times, with the same median as one row."""
     height, width = size
     return (k if height > 1 else 1), (k if width > 1 else 1)
 
@@ -162,9 +162,9 @@ def _sorting(n: int) -> list[Comparison]:
 def _selection(rows: int, columns: int) -> list[Comparison]:
     """Comparisons that bring the median of a window with sorted columns to the wire `_middle`; wire r·columns + c.
 
-    Sorting the rows leaves every column sorted.  Then element (r, c) has (r+1)(c+1) - 1 elements not above it, and
-    (rows-r)(columns-c) - 1 not below: one with more than half of the window on either side cannot be the median, as many
-    fall away above as below, and the median of the rest is sought.  Comparisons that do not reach it are dropped.
+    Sorting the rows keeps every column sorted.  Then element (r, c) has (r+1)(c+1) - 1 elements not above it, and
+    (rows-r)(columns-c) - 1 not below.  An element with more than half of the window on either side cannot be the median.  As
+    many are dropped above as below, and the median of the rest is sought.  Comparisons that do not affect it are dropped.
     """
     network = [(r * columns + i, r * columns + j, True, True) for r in range(rows) for i, j, _, _ in _sorting(columns)]
     rest = _candidates(rows, columns)

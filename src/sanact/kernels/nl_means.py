@@ -1,4 +1,4 @@
-"""Non-local means: a pair of shifted maps at a time, in C as in plain torch."""
+"""Non-local means: one pair of shifted maps at a time, in C and in plain torch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch.autograd.function import once_differentiable
 from sanact.kernels.library import SINGLE_AND_HALF, call, compiled, dense, like, threads
 from sanact.kernels.plain import in_slices, joined, pad_by_reflection, slices, variance
 
-GRAIN = 2**10  # elements a thread
+GRAIN = 2**10  # elements per thread
 
 
 def nl_means(maps: Tensor, h: float, patch: int, window: int, *, relative: bool = True, constant: bool = False) -> Tensor:
-    """The average of the elements in a window, weighted by how alike the patches around them are; see `sanact.NonLocalMeans`.
+    """The average of the elements in a window, weighted by the similarity of patches; see `sanact.NonLocalMeans`.
 
-    maps: (N, C, H, W).  h: in units of the deviation of each map if ``relative``.  constant: the weights pass no gradient.
+    maps: (N, C, H, W).  h: in units of each map's standard deviation if ``relative``.  constant: the weights pass no gradient.
     The two forms differ by rounding.
     """
     how = _How(h, patch, window, relative, constant)
@@ -76,7 +76,7 @@ def _call(
     gradient: Tensor | None = None,
     norm_out: Tensor | None = None,
 ) -> Tensor:
-    """The average; or with a gradient of it, what that becomes at the maps.  norm: Σ w, (N, C, H, W)."""
+    """The average; or, given a gradient at the average, the gradient at the maps.  norm: Σ w, (N, C, H, W)."""
     out = torch.empty_like(maps)
     shape = (*maps.shape, last, threads(maps.numel(), GRAIN))
     settings = how.patch, how.window // 2, how.h, how.relative, how.constant
@@ -93,7 +93,7 @@ class _Prepared(NamedTuple):
 
 
 class _NonLocalMeans(torch.autograd.Function):
-    """The weighted average of (N, H, W, C), and its derivatives, a pair of shifted maps at a time."""
+    """The weighted average of (N, H, W, C), and its derivatives, one pair of shifted maps at a time."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, how: _How) -> Tensor:
@@ -142,7 +142,7 @@ def _average(prepared: _Prepared, reach: int) -> tuple[Tensor, Tensor]:
 def _slopes(
     prepared: _Prepared, reach: int, constant: bool, average: Tensor, norm: Tensor, gradient: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What ``gradient`` of the average becomes at the padded maps and at the scale."""
+    """The gradients at the padded maps and at the scale, given ``gradient`` at the average."""
     padded, scale, patch = prepared
     a = _inner(padded, patch)
     share = gradient / norm  # ∂/∂total
@@ -171,7 +171,7 @@ Region = tuple[slice, slice, slice]  # of (N, H, W, C)
 
 
 def _pairs(a: Tensor, reach: int) -> Iterator[tuple[Region, Region]]:
-    """All places i and their neighbours j at one offset, both inside the map; of two opposite offsets only one."""
+    """All places i and their neighbours j at one offset, both inside the map; of two opposite offsets only one is yielded."""
     height, width = a.shape[1:3]
     for dy in range(min(reach, height - 1) + 1):
         furthest = min(reach, width - 1)
@@ -184,7 +184,7 @@ def _pairs(a: Tensor, reach: int) -> Iterator[tuple[Region, Region]]:
 
 
 def _add(total: Tensor, region: Region, weight: Tensor, values: Tensor | None = None) -> Tensor:
-    """``total`` with the weights, or weighted values, added in a region: in place, but in a graph to be exported."""
+    """Add the weights, or weighted values, in a region of ``total``: in place, except in a graph to be exported."""
     _, rows, columns = region
     if torch.compiler.is_exporting():
         right, bottom = total.shape[2] - columns.stop, total.shape[1] - rows.stop
@@ -210,7 +210,7 @@ def _inner(padded: Tensor, patch: tuple[int, int]) -> Tensor:
 
 
 def _wider(region: Region, patch: tuple[int, int]) -> Region:
-    """What the patches around a region of the map cover in the padded map."""
+    """The region of the padded map that the patches around a region of the map cover."""
     batch, rows, columns = region
     return batch, slice(rows.start, rows.stop + patch[0] - 1), slice(columns.start, columns.stop + patch[1] - 1)
 
@@ -218,7 +218,7 @@ def _wider(region: Region, patch: tuple[int, int]) -> Region:
 def _patch_sums(values: Tensor, patch: tuple[int, int]) -> Tensor:
     """Sums over all patches that fit, (N, H, W, C) → (N, H - P + 1, W - P + 1, C).
 
-    By doubling: sums over 1, 2, 4, … neighbours, put together to P.  Unlike differences of cumulative sums, nothing cancels.
+    Works by doubling: sums over 1, 2, 4, … neighbours, combined to P.  Unlike differences of cumulative sums, nothing cancels.
     """
     for dim, length in ((1, patch[0]), (2, patch[1])):
         size = values.shape[dim] - length + 1

@@ -1,4 +1,4 @@
-"""What a training drives down: the loss of a batch of images, of adversarial examples of them, or with a penalty."""
+"""What training minimizes: the loss on images or on adversarial examples of them, with or without a penalty."""
 
 from sanact.objectives.adversarial import Adversarial
 from sanact.objectives.base import Objective, Step

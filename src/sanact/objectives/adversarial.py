@@ -1,4 +1,4 @@
-"""Adversarial examples in place of the images."""
+"""Training on adversarial examples in place of the images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Adversarial(Objective):
 
         J(x', y),   x' = attack(model, x, y)
 
-    attack: made against the model in evaluation mode; its budget grows from zero to the whole over a third of the steps.
+    attack: run against the model in evaluation mode; its budget grows from zero to its full size over a third of the steps.
     Paper: Madry et al. 2018, arXiv:1706.06083.
     Raises ValueError for an attack without a budget.
     """

@@ -1,4 +1,4 @@
-"""What all objectives share: a step of a training, and the cross-entropy of its images."""
+"""What all objectives share: a training step, and the cross-entropy of its images."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 class Step(NamedTuple):
     """One step of a training.
 
-    model: the network that is trained, in training mode; forward: how the loop runs it, compiled or in mixed precision,
-    x (N, …) → logits (N, K).  x, y: the batch.  share: how much of the training is done with this step, in (0, 1].
+    model: the network in training mode.  forward: how the loop runs it, compiled or in mixed precision, x (N, …) → logits
+    (N, K).  x, y: the batch.  share: how much of the training is done with this step, in (0, 1].
     draws: random numbers for the objective.  label_smoothing: of the recipe.
     """
 
@@ -28,12 +28,12 @@ class Step(NamedTuple):
 
     @property
     def grown(self) -> float:
-        """How much of its whole size something has that grows from zero over the first third of the training, in (0, 1]."""
+        """The current share, in (0, 1], of a quantity that grows from zero over the first third of the training."""
         return min(1.0, 3 * self.share)
 
 
 class Objective:
-    """The mean loss of a step, to call backward on, and the logits that are scored; the cross-entropy of the images."""
+    """The mean loss of a step, to call backward on, and the logits to score; here the cross-entropy of the images."""
 
     def __call__(self, step: Step) -> tuple[Tensor, Tensor]:
         logits = step.forward(step.x)
@@ -41,10 +41,10 @@ class Objective:
 
     @property
     def identity(self) -> Any:
-        """What tells it from another objective; None for the plain one."""
+        """A key that tells it from other objectives; None for the plain one."""
         return None
 
     @property
     def note(self) -> str:
-        """For the card: what the network was trained on, "" for the images themselves."""
+        """For the card: what the network was trained on, or "" for the images themselves."""
         return ""

@@ -1,4 +1,4 @@
-"""Training for interval bounds: the worst logits that any image of a box could have."""
+"""Training for interval bounds: the worst logits over all images of a box."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 from sanact.bounds import Bounds
 from sanact.objectives.base import Objective, Step
 
-LEAST_SHARE = 0.5  # of the loss on the images themselves, at the end
-GROWN = 0.6  # of the training, after which the box has its whole size
+LEAST_SHARE = 0.5  # weight of the loss on the images themselves, at the end
+GROWN = 0.6  # share of the training after which the box has its full size
 
 
 @dataclass(frozen=True)
 class Boxed(Objective):
-    """The cross-entropy of the worst logits in a box around each image, and that of the image.
+    """The cross-entropy of the worst logits in a box around each image, and that of the image itself.
 
         κ J(z, y) + (1 - κ) J(ẑ, y)      ẑ_j = - lower bound of z_y - z_j  over  ‖x' - x‖∞ ≤ eps
 

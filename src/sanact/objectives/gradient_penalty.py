@@ -14,12 +14,12 @@ from sanact.objectives.base import Objective, Step
 
 @dataclass(frozen=True)
 class GradientPenalty(Objective):
-    """The cross-entropy, and the squared length of its gradient at each image.
+    """The cross-entropy, plus the squared norm of its gradient at each image.
 
         mean_i  J(x_i, y_i) + λ/2 ‖∇_x J(x_i, y_i)‖²₂
 
     strength: λ > 0.
-    It differentiates a gradient, which torch.compile cannot.
+    It differentiates through a gradient, which torch.compile cannot do.
     Papers: Ross and Doshi-Velez 2018, arXiv:1711.09404; Drucker and Le Cun 1992, doi:10.1109/72.165600.
     """
 

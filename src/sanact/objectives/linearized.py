@@ -1,4 +1,4 @@
-"""The loss one step up its gradient: the worst of the ball, were the loss linear."""
+"""The loss after one step up its gradient: the worst of the ball, if the loss were linear."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sanact.objectives.base import Objective, Step
 
 @dataclass(frozen=True)
 class Linearized(Objective):
-    """The cross-entropy where its linear approximation is largest in a ball around the image.
+    """The cross-entropy at the point of a ball around the image where its linear approximation is largest.
 
         J(x + eps d, y) ≈ J(x, y) + eps ‖∇_x J‖_q,   d = argmax_{‖d‖_p ≤ 1} ⟨d, ∇_x J⟩,   1/p + 1/q = 1
 
     eps: radius, > 0, in input units.  norm: of the ball.
-    The direction d is a constant to the weights.  Points may leave [0, 1].
+    The direction d is treated as constant.  Points may leave [0, 1].
     Paper: Lyu, Huang, Liang 2015, arXiv:1511.06385.
     """
 

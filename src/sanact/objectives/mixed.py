@@ -17,16 +17,16 @@ from sanact.objectives.base import Objective, Step
 
 @dataclass(frozen=True)
 class Mixed(Objective):
-    """The cross-entropy of a batch, the first half of which are adversarial examples.
+    """The cross-entropy of a batch whose first half is replaced by adversarial examples.
 
         ( Σ_clean J(x, y) + w Σ_adversarial J(x', y) ) / ( m - k + w k ),   k = ⌊m / 2⌋ of m
 
     attack: towards the least likely class, if it is targeted.  weight: w > 0.
-    varied: an example's budget is |N(0, eps / 2)|, those above eps drawn again, in place of eps.
-    sources: networks in evaluation mode by name, of which each batch draws one to make its examples on, or the trained network
-        itself.  None: always the network itself.
+    varied: draw each example's budget as |N(0, eps / 2)|, again if above eps, instead of eps.
+    sources: networks in evaluation mode, by name.  Each batch crafts its examples on one of them, or on the trained network,
+        drawn at random.  None: always on the trained network.
     Papers: Kurakin et al. 2017, arXiv:1611.01236; with sources Tramèr et al. 2018, arXiv:1705.07204.
-    Deviation: FGSM leaves images as they are that are misclassified already.
+    Deviation: FGSM leaves images that are already misclassified as they are.
     """
 
     attack: FGSM
@@ -44,7 +44,7 @@ class Mixed(Objective):
         return (weights * losses).sum() / weights.sum(), logits
 
     def _examples(self, step: Step, count: int) -> Tensor:
-        """Of the first images of a batch."""
+        """Adversarial examples of the first images of a batch."""
         x, y, eps = step.x[:count], step.y[:count], self._budgets(count, step.draws)
         networks = [*self.sources.values(), step.model.eval()]
         model = networks[int(torch.randint(len(networks), (), generator=step.draws))].to(x.device)

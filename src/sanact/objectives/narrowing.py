@@ -1,4 +1,4 @@
-"""Fewer winners as the training goes on."""
+"""A share of winners that falls during training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sanact.sanitizers import KWTA
 
 @dataclass(frozen=True)
 class Narrowing(Objective):
-    """The cross-entropy of a network with k-WTA parts, whose share of winners falls.
+    """The cross-entropy of a network with k-WTA parts whose share of winners falls during training.
 
         share(t) = first + (last - first) · min(1, 3t / 2),   t in (0, 1] of the training done
 

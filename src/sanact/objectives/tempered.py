@@ -1,4 +1,4 @@
-"""The softmax at a temperature, towards labels or towards what a teacher says."""
+"""The softmax at a temperature, with labels or a teacher's predictions as targets."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sanact.objectives.base import Objective, Step
 
 @dataclass(frozen=True)
 class Tempered(Objective):
-    """The cross-entropy of softmax( z / T ) to the labels, or to those of a teacher, softmax( z_teacher / T ).
+    """The cross-entropy of softmax( z / T ) with the labels, or with a teacher's predictions softmax( z_teacher / T ).
 
     temperature: T > 0.  teacher: a network in evaluation mode; None takes the labels.
-    label_smoothing is that of the labels; what a teacher says is smooth.
+    label_smoothing applies to labels only, because a teacher's predictions are smooth already.
     Paper: Papernot et al. 2016, arXiv:1511.04508.
     """
 

@@ -1,4 +1,4 @@
-"""Training a network with parts inside: attack and weights go through the same gradient of the parts."""
+"""Training a network with parts inside: attack and training use the same gradient of the parts."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ DRAWN = "drawn"
 
 @dataclass(frozen=True)
 class Through(Objective):
-    """Another objective of a network with parts inside, through one of their gradients.
+    """Another objective, for a network with parts inside, with a chosen gradient of the parts.
 
-    choice: of `gradient_choices`, or "drawn", one of them each step.  The examples of a step are crafted and the weights moved
-    through the same one: a network that is trained against one gradient alone may learn to hide in its parts from that one.
-    A strength that is learned does not move in a step whose gradient does not know it, as "identity" does not.
+    choice: one of `gradient_choices`, or "drawn", another one at each step.  The examples of a step and its update use the same
+    gradient.  A network trained against one gradient alone may learn to hide from that one in its parts.
+    A learned strength does not change in a step whose gradient does not depend on it, as with "identity".
     """
 
     objective: Objective
@@ -47,7 +47,7 @@ class Through(Objective):
 
 
 def through(objective: Objective, model: nn.Module, choice: str) -> Objective:
-    """The objective through this gradient of the model's parts; ValueError for one that they do not have."""
+    """The objective with this gradient of the model's parts; ValueError for one that they do not have."""
     if not parts_of(model):
         raise ValueError(f"there are no parts to go through in {type(model).__name__}, got the gradient '{choice}' (training)")
     OneOf((*gradient_choices(model), DRAWN))(choice, "gradient", "training")
