@@ -190,6 +190,69 @@ class Ten:
         return x * self.value
 
 
+class Finds(nn.Module):
+    """One operation to the trace, and it looks its constant up by a name that no code reads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(x, globals()["SLOPE"])
+
+
+def finding(slope: float) -> nn.Module:
+    globals()["SLOPE"] = slope
+    return small(Finds())
+
+
+class Imports(nn.Module):
+    """Imports a module of the user's own while it runs, and branches on values, so that it cannot be traced."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        from user_constants import factor
+
+        return x if bool((x > 99).any()) else x * factor
+
+
+def importing(factor: float) -> nn.Module:
+    sys.modules["user_constants"] = types.ModuleType("user_constants")
+    sys.modules["user_constants"].factor = factor
+    return small(Imports())
+
+
+class Sized(type):
+    @property
+    def slope(cls) -> float:
+        return 0.1
+
+
+class Resized(Sized):
+    @property
+    def slope(cls) -> float:
+        return 0.2
+
+
+def of_metaclass(kind: type) -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return x if bool((x > 99).any()) else F.leaky_relu(x, type(self).slope)
+
+    return small(kind("Act", (nn.Module,), {"forward": forward})())
+
+
+class Weights(Tensor):
+    """Weights that compute as their class says."""
+
+
+class Doubled(Tensor):
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = super().__torch_function__(func, types, args, kwargs)
+        return result * 2 if func is F.linear else result
+
+
+def weighing(kind: type[Tensor]) -> nn.Module:
+    net = small(nn.ReLU())
+    net[-1].weight = nn.Parameter(net[-1].weight.detach().as_subclass(kind))
+    return net
+
+
 DIFFERENT: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
     "activation": (lambda: small(nn.ReLU()), lambda: small(nn.Tanh())),
     "slope": (lambda: small(nn.LeakyReLU(0.01)), lambda: small(nn.LeakyReLU(0.02))),
@@ -222,6 +285,10 @@ DIFFERENT: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = 
     "weight norm": (lambda: weight_normed(None), lambda: weight_normed(0)),
     "pruning": (lambda: small(nn.ReLU()), pruned),
     "backward of a function": (lambda: Around(Backward.apply), lambda: Around(Flipped.apply)),
+    "global that no code names": (lambda: finding(0.1), lambda: finding(0.2)),
+    "import inside a function": (lambda: importing(1.0), lambda: importing(1.001)),
+    "metaclass": (lambda: of_metaclass(Sized), lambda: of_metaclass(Resized)),
+    "class of a weight": (lambda: weighing(Weights), lambda: weighing(Doubled)),
     "TorchScript": (lambda: scripted(0.1), lambda: scripted(0.2)),
     "frozen TorchScript": (lambda: frozen(1.0), lambda: frozen(1.01)),
     "state that is no tensor": (lambda: saved_beside(1), lambda: saved_beside(2)),
@@ -235,6 +302,20 @@ def test_what_computes_something_else_has_another_key(name):
     assert fingerprint(one(), SHAPE) != fingerprint(other(), SHAPE)
     assert fingerprint(one(), SHAPE) == fingerprint(one(), SHAPE)
     assert fingerprint(other(), SHAPE) == fingerprint(other(), SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "other"),
+    [(nn.ReLU, "forward", lambda self, x: x.tanh()), (F, "relu", lambda x, inplace=False: x.tanh())],
+    ids=["module", "function"],
+)
+def test_what_was_put_in_place_of_pytorchs_own_is_in_the_key(where, name, other, monkeypatch):
+    net = small(nn.ReLU())
+    first = fingerprint(net, SHAPE)
+    monkeypatch.setattr(where, name, other)
+    assert fingerprint(net, SHAPE) != first
+    monkeypatch.undo()
+    assert fingerprint(net, SHAPE) == first
 
 
 class Drop(nn.Module):

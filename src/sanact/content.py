@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dis
 import enum
 import functools
 import hashlib
+import importlib.util
 import re
 import sys
 import types
@@ -110,6 +112,8 @@ def _hash(parts: Iterable[bytes | memoryview]) -> bytes:
 
 
 def _tensor(reader: _Reader, value: Tensor) -> Iterator[bytes | memoryview]:
+    if is_own(type(value)):
+        yield reader.of(type(value))
     value = value.detach()
     yield f"{value.dtype} {tuple(value.shape)} {value.layout}".encode()
     if value.is_meta or nn.parameter.is_lazy(value):
@@ -211,6 +215,7 @@ def _function(reader: _Reader, value: types.FunctionType) -> Iterator[bytes]:
         return
     names = _names(value.__code__)
     used = {name: _used(value.__globals__[name], names) for name in names if name in value.__globals__}
+    used |= {f"import {name}": _used(module, names) for name, module in _imported(value)}
     yield from reader.all([value.__code__, value.__defaults__, value.__kwdefaults__, value.__closure__, used, vars(value)])
 
 
@@ -223,8 +228,28 @@ def _used(value: Any, names: frozenset[str], depth: int = 3) -> Any:
 
 def _names(code: types.CodeType) -> frozenset[str]:
     """The names read in a function and in the functions defined inside it."""
-    inner = (_names(constant) for constant in code.co_consts if isinstance(constant, types.CodeType))
-    return frozenset(code.co_names).union(*inner)
+    return frozenset().union(*(part.co_names for part in _codes(code)))
+
+
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    """The code of a function and of the functions defined inside it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _codes(constant)
+
+
+def _imported(value: types.FunctionType) -> Iterator[tuple[str, types.ModuleType]]:
+    """The user's own modules that a function imports when it runs, if they are imported already."""
+    for code in _codes(value.__code__):
+        steps = list(dis.get_instructions(code))
+        for level, _, step in zip(steps, steps[1:], steps[2:], strict=False):  # level, names, module
+            if step.opname == "IMPORT_NAME":
+                name = "." * level.argval + step.argval
+                with suppress(ImportError):  # relative, outside of a package
+                    name = importlib.util.resolve_name(name, value.__globals__.get("__package__"))
+                if name in sys.modules and not _is_known(name):
+                    yield name, sys.modules[name]
 
 
 def _code(reader: _Reader, value: types.CodeType) -> Iterator[bytes]:
@@ -258,9 +283,12 @@ def _wrapped(reader: _Reader, value: Any) -> Iterator[bytes]:
 
 def _class(reader: _Reader, value: type) -> Iterator[bytes]:
     yield from reader.all([None if _is_known(value.__module__) else "", value.__qualname__])
+    if is_own(type(value)):
+        yield reader.of(type(value))
     for kind in value.__mro__:
         if _is_known(kind.__module__):
             yield kind.__qualname__.encode()
+            yield from reader.named(put_into(kind)) if issubclass(kind, nn.Module) else ()
         else:
             yield from reader.named({name: part for name, part in vars(kind).items() if name not in NOT_COMPUTED_WITH})
 
@@ -281,6 +309,17 @@ def _object(reader: _Reader, value: Any) -> Iterator[bytes]:
         _, arguments, state, items, pairs = (*reduced, *[None] * 5)[:5]
         reduced = (arguments, state, list(items or ()), list(pairs or ()))
     yield reader.of(reduced)
+
+
+def put_into(library: Any) -> dict[str, types.FunctionType]:
+    """The functions of somebody else that a class or module of a library was given, by name."""
+    functions = ((name, part) for name, part in vars(library).items() if isinstance(part, types.FunctionType))
+    return {name: function for name, function in functions if not _is_known(function.__module__)}
+
+
+def is_own(kind: type) -> bool:
+    """Whether a class is of the user's own, not of Python, PyTorch, NumPy or this package."""
+    return not _is_known(kind.__module__)
 
 
 def _is_known(module: str | None) -> bool:

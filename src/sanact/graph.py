@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from sanact.content import is_own
 from sanact.nonlinear import (
     ARITHMETIC,
     LAYERS,
@@ -57,12 +58,13 @@ class Layer:
         return self.place is not None and self.after not in ("", "gate")
 
 
-def trace(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
+def trace(model: nn.Module, example: Tensor | None = None, *, deep: bool = False) -> fx.GraphModule:
     """A copy of the network as a graph of operations, for its first argument; other arguments keep their defaults.
 
     Each module keeps its mode.  Where the network's own code asks for the mode, evaluation mode is traced.
     example: an input, (N, C, H, W), needed only if the forward method branches on shapes; its values are not used.  None takes
         the model's ``input_shape`` or timm's ``pretrained_cfg``.
+    deep: look into every module of a class of the user's own, also where no layer is inside.
     Tracing may lose parts of the network; see `faithful.difference`.  The graph's ``meta["by batch"]`` says whether a branch
     depends on the number of images.
     Raises ValueError for a network that cannot be traced or copied, or that is already compiled or quantized.
@@ -71,7 +73,7 @@ def trace(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
     shape = likely_shape(model) if example is None else tuple(example.shape[1:])
     twin = copied(model)
     with preserved(twin), seeded(twin, DRAWS):
-        traced = _graph(twin.eval(), shape)
+        traced = _graph(twin.eval(), shape, deep)
     modes = {name: part.training for name, part in model.named_modules()}
     for name, part in traced.named_modules():
         part.training = modes.get(name, model.training)
@@ -80,13 +82,13 @@ def trace(model: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
     return traced
 
 
-def _graph(model: nn.Module, shape: tuple[int, ...] | None) -> fx.GraphModule:
+def _graph(model: nn.Module, shape: tuple[int, ...] | None, deep: bool) -> fx.GraphModule:
     branches: list[bool] = []
     runs = [_Run(model, shape, count) for count in BATCHES] if shape is not None else []
     by_batch = False
     while True:
         try:
-            traced = fx.GraphModule(model, _Tracer(branches).trace(model), type(model).__name__)
+            traced = fx.GraphModule(model, _Tracer(branches, deep).trace(model), type(model).__name__)
             traced.meta["by batch"] = by_batch
             return traced
         except _Branch as branch:
@@ -143,15 +145,15 @@ class _Tracer(fx.Tracer):
     So anything that depends on the training mode stays a module and keeps depending on it.
     """
 
-    def __init__(self, branches: Iterable[bool] = ()) -> None:
+    def __init__(self, branches: Iterable[bool] = (), deep: bool = False) -> None:
         super().__init__()
-        self.branches = iter(branches)
+        self.branches, self.deep = iter(branches), deep
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         return self.root.forward, [self.create_proxy("placeholder", "x", (), {})]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if isinstance(m, CONTAINERS):
+        if isinstance(m, CONTAINERS) or (self.deep and is_own(type(m))):
             return False
         return isinstance(m, LAYERS) or not any(isinstance(part, LAYERS) for part in m.modules())
 

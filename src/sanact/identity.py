@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from sanact.content import HOOKS, LIBRARIES, content
+from sanact.content import HOOKS, content, is_own, put_into
 from sanact.graph import input_shape, trace
+from sanact.nonlinear import LAYERS
 from sanact.preserve import copied, seeded
 from sanact.remembering import once
 
@@ -36,15 +38,17 @@ def fingerprint(model: nn.Module, shape: Shape | None = None) -> str:
 
 
 def _fingerprint(model: nn.Module, shape: Shape | None) -> str:
-    every = [list(getattr(nn.modules.module, f"_global{kind}").values()) for kind in HOOKS]  # hooks of all modules
-    graph = _twice(model, lambda: _graph(model, shape))
-    computed = _twice(model, lambda: _answers(model, shape)) if graph is None else graph
-    return content([model, _other_state(model), every, computed]).hex()[:16]
+    every: list[Any] = [list(getattr(nn.modules.module, f"_global{kind}").values()) for kind in HOOKS]  # hooks of all modules
+    every += filter(None, map(put_into, (nn.functional, torch, torch.Tensor)))
+    computed = [_twice(model, partial(_graph, model, shape, deep)) for deep in (False, *[True] * _has_own_operations(model))]
+    if None in computed:
+        computed = [*filter(None, computed), _twice(model, lambda: _answers(model, shape))]
+    return content([model, _other_state(model), every, *computed]).hex()[:16]
 
 
 def own_code(*values: Any) -> str | None:
     """A hash of the code of those values whose class is a user's own; None if there are none."""
-    own = [type(value) for value in values if type(value).__module__.partition(".")[0] not in LIBRARIES]
+    own = [type(value) for value in values if is_own(type(value))]
     return content(own, closures=False).hex()[:16] if own else None
 
 
@@ -67,9 +71,15 @@ def _twice(model: nn.Module, look: Callable[[], Any]) -> bytes | None:
     return found[0] if found[0] == found[1] else None
 
 
-def _graph(model: nn.Module, shape: Shape | None) -> list[Any]:
-    """The operations, and the constants and modules that tracing added."""
-    traced = trace(model, torch.zeros(1, *shape) if shape else None)
+def _has_own_operations(model: nn.Module) -> bool:
+    """Whether a module of the user's own is one operation of the graph, which does not tell the constants in it."""
+    own = (part for part in model.modules() if is_own(type(part)))
+    return any(not any(isinstance(inner, LAYERS) for inner in part.modules()) for part in own)
+
+
+def _graph(model: nn.Module, shape: Shape | None, deep: bool) -> list[Any]:
+    """The operations, and the constants and modules that tracing added.  deep: those inside the user's own modules, too."""
+    traced = trace(model, torch.zeros(1, *shape) if shape else None, deep=deep)
     own = {name for name, _ in model.named_modules()}
     added = [part for name, part in traced.named_modules() if name not in own]
     constants = {str(node.target): _attribute(traced, str(node.target)) for node in traced.graph.nodes if node.op == "get_attr"}
