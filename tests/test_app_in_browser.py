@@ -231,7 +231,7 @@ def test_an_upload_is_shown_and_a_bad_one_is_refused_with_its_reason(watched, tm
     page.wait_for_function("before => document.querySelector('#told').innerText !== before", arg=before)
     (tmp_path / "broken.png").write_bytes(b"\x89PNG but not really")
     chosen.set_input_files(tmp_path / "broken.png")
-    page.get_by_text("'broken.png' is no image that Pillow can read").wait_for()
+    page.get_by_text("'broken.png' is not an image that Pillow can read").wait_for()
     (tmp_path / "large.png").write_bytes(bytes(6 * 2**20))
     chosen.set_input_files(tmp_path / "large.png")
     page.get_by_text("exceed the maximum allowed size of 5").wait_for()

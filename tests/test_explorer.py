@@ -127,7 +127,7 @@ def test_an_upload_is_brought_into_the_shape_of_the_network(net, tmp_path, mode,
 
 def test_what_is_no_image_or_too_large_is_refused(explorer, tmp_path):
     (tmp_path / "a.png").write_text("no image")
-    with pytest.raises(ValueError, match=r"'a.png' is no image that Pillow can read$"):
+    with pytest.raises(ValueError, match=r"'a.png' is not an image that Pillow can read$"):
         explorer.read(tmp_path / "a.png")
     Image.new("L", (5000, 5000)).save(tmp_path / "big.png")
     with pytest.raises(ValueError, match=r"it has 5000 x 5000 = 25,000,000 pixels, at most 16,777,216 are allowed"):

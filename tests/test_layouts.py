@@ -103,7 +103,7 @@ def test_maps_are_cleaned_and_recorded_with_their_channels_first(body, clean):
 
 def test_a_layout_that_cannot_be_followed_is_refused():
     net = Net(lambda n, x: F.relu(torch.einsum("nchw,cd->nhdw", n.conv(x), n.mix.weight)))
-    with pytest.raises(ValueError, match=r"which axis of \(1, 6, 3, 6\) has the channels cannot be told .*'conv'"):
+    with pytest.raises(ValueError, match=r"which axis of \(1, 6, 3, 6\) holds the channels is unclear .*'conv'"):
         sanitize(net, Mask(0.1), example=X)
 
 

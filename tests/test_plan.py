@@ -267,7 +267,7 @@ def test_a_bad_plan_as_text(texts, message):
         ([Mask(0.3)], TypeError, r"map patterns to sanitizers, got \[Mask"),
         ({"conv": "mask"}, TypeError, "map patterns to sanitizers, got {'conv': 'mask'}"),
         ({1: Mask(0.3)}, TypeError, "map patterns to sanitizers, got {1: Mask"),
-        ({"re:(": Mask(0.3)}, ValueError, r"'re:\(' is no regular expression: missing \)"),
+        ({"re:(": Mask(0.3)}, ValueError, r"'re:\(' is not a regular expression: missing \)"),
         ({"conv": Mask(0.3), "c*": Mask(0.2)}, ValueError, r"two sanitizers .*: the patterns 'conv' and 'c\*' both hit 'conv'"),
         ({"*": Mask(0.3), "fc": Mask(0.3)}, ValueError, r"the patterns '\*' and 'fc' both hit 'fc'"),
     ],
@@ -529,7 +529,7 @@ FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
 def test_a_file_that_is_no_sanitized_model(write, message, tmp_path):
     path = tmp_path / "a.safetensors"
     write(path)
-    with pytest.raises(ValueError, match=f"'{path}' is no sanitized model written by save.*({message})"):
+    with pytest.raises(ValueError, match=f"'{path}' is not a sanitized model written by save.*({message})"):
         load(path, MNISTCNN())
 
 
@@ -537,7 +537,7 @@ def test_a_truncated_file(net, tmp_path):
     path = tmp_path / "a.safetensors"
     sanitize(net, Mask(0.4)).save(path)
     path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(ValueError, match="is no sanitized model written by save"):
+    with pytest.raises(ValueError, match="is not a sanitized model written by save"):
         load(path, MNISTCNN())
 
 

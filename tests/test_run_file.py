@@ -57,8 +57,8 @@ def test_a_file_as_somebody_writes_it(tmp_path):
         ("out = ''", "out must be a text, got ''"),
         ("engine = 'slurm'", "engine must be one of local, ray, got 'slurm'"),
         ("workers = 0", "workers must be a whole number ≥ 1 or None, got 0"),
-        ("seed = ", "is no run file in TOML"),
-        ("seed = 1\nseed = 2", "is no run file in TOML"),
+        ("seed = ", "is not a run file in TOML"),
+        ("seed = 1\nseed = 2", "is not a run file in TOML"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(tmp_path, line, message):
@@ -86,7 +86,7 @@ def test_what_is_wrong_with_the_models_is_named(tmp_path, models, message):
 
 
 def test_a_file_that_is_not_there_is_named():
-    assert sanact("run", "absent.toml").err.startswith("error: 'absent.toml' is no run file in TOML: ")
+    assert sanact("run", "absent.toml").err.startswith("error: 'absent.toml' is not a run file in TOML: ")
 
 
 GIVEN = (

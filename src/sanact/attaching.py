@@ -35,7 +35,7 @@ def channels_last(traced: fx.GraphModule, x: Tensor, places: Mapping[fx.Node, st
         channels = axes.get(place, frozenset())
         if maps and channels not in (frozenset({1}), frozenset({3})):
             raise ValueError(
-                f"an activation must be (N, C, H, W) or (N, H, W, C); which axis of {shape} has the channels cannot be told "
+                f"an activation must be (N, C, H, W) or (N, H, W, C); which axis of {shape} holds the channels is unclear "
                 f"(behind the layer '{name}')"
             )
         found[place] = maps and 3 in channels

@@ -200,7 +200,7 @@ class Explorer:
                     raise ValueError("it is in colour, and the network takes gray images")
                 array = pixels(image, "L" if self.shape[0] == 1 else "RGB", self.shape[1:])
         except UnidentifiedImageError as error:  # its message would show a path on the server
-            raise ValueError(f"'{Path(path).name}' is no image that Pillow can read") from error
+            raise ValueError(f"'{Path(path).name}' is not an image that Pillow can read") from error
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"'{Path(path).name}' cannot be shown: {error}") from error
         return torch.from_numpy(array.copy()).permute(2, 0, 1).float().div(255).contiguous()

@@ -192,7 +192,7 @@ def load(path: Path | str, model: nn.Module, *, example: Tensor | None = None) -
             metadata = file.metadata() or {}
         plan = plan_from_dict(json.loads(metadata["plan"]))
     except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"'{path}' is no sanitized model written by save(): {type(error).__name__}: {error}") from error
+        raise ValueError(f"'{path}' is not a sanitized model written by save(): {type(error).__name__}: {error}") from error
     defended = sanitize(_with_weights(unwrapped(model), path), plan, example=example)
     try:
         load_model(defended.network, str(path))
@@ -413,7 +413,7 @@ def matching(layers: list[Layer], pattern: str) -> list[Layer]:
         try:
             expression = re.compile(pattern[3:] if pattern.startswith("re:") else translate(pattern))
         except re.error as error:
-            raise ValueError(f"'{pattern}' is no regular expression: {error}") from error
+            raise ValueError(f"'{pattern}' is not a regular expression: {error}") from error
         matching = [layer for layer in layers if layer.place is not None and expression.fullmatch(layer.name)]
     if not matching:
         names = ", ".join(layer.name for layer in layers if layer.place is not None)

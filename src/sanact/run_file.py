@@ -160,7 +160,7 @@ class RunFile:
                 raise ValueError("models must name at least one, got none")
             return cls(**given)
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ValueError(f"'{path}' is no run file in TOML: {error}") from error
+            raise ValueError(f"'{path}' is not a run file in TOML: {error}") from error
         except ValueError as error:
             raise ValueError(f"'{path}': {error}") from error
 

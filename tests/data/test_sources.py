@@ -140,7 +140,7 @@ REFUSED = [
     (lambda: Data.of(X * 4 - 2, Y), ValueError, "normalization belongs into the model's first layer"),
     (lambda: Data.of((X * 255).long(), Y), TypeError, r"uint8, or float in \[0, 1\], got torch.int64"),
     (lambda: Data.of(BYTES.astype(np.int32), Y), TypeError, r"uint8 or float in \[0, 1\], got int32"),
-    (lambda: Data.of(BYTES[:, :3], Y), ValueError, r"which axis of \(12, 3, 6, 3\) has the channels cannot be told"),
+    (lambda: Data.of(BYTES[:, :3], Y), ValueError, r"which axis of \(12, 3, 6, 3\) holds the channels is unclear"),
     (lambda: Data.of(X[0, 0], Y), ValueError, r"\(N, C, H, W\), \(N, H, W, C\) or \(N, H, W\), got \(5, 6\)"),
     (lambda: Data.of(Stream()), TypeError, "got Stream"),
     (lambda: Data.of([]), ValueError, "data must hold images, got none"),

@@ -60,7 +60,7 @@ def test_images_are_resized_and_labels_are_words(photos, net, tmp_path):
     [
         (["--label-column", "finding"], r"images must be of one size, got .*--input C,H,W on the command line"),
         (["--input", "3,12,12"], r"one label column, got \['finding', 'part'\].*--label-column"),
-        (["--label-column", "fnding"], r"label='fnding' is no column of classes .*did you mean 'finding'\?"),
+        (["--label-column", "fnding"], r"label='fnding' is not a column of classes .*did you mean 'finding'\?"),
         (["--label-column", "finding", "--input", "12"], "input must be C,H,W, as in 3,224,224, got '12'"),
     ],
 )

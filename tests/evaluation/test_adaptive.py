@@ -236,7 +236,7 @@ def test_bad_input(given, message):
 
 @pytest.mark.parametrize(("attack", "knowledge"), [(PGD(eps=0.1), "adaptive"), (QUICK, "white-box"), (QUICK, "oblivious")])
 def test_the_adaptive_attacker_and_nobody_else_runs_it(attack, knowledge):
-    with pytest.raises(ValueError, match="an adaptive attacker, and nobody else"):
+    with pytest.raises(ValueError, match="goes with knowledge .adaptive., and with no other"):
         cell(attack=attack, knowledge=knowledge)
 
 

@@ -121,7 +121,7 @@ def test_what_is_saved_is_the_sanitized_model_and_evaluate_takes_it(tmp_path):
 
 def test_the_command_line_says_what_a_gradient_is_of():
     told = sanact("train", "mnist-cnn", "--data", "digits", "--gradient", "drawn")
-    assert told.code == 1 and "a gradient is of the sanitizers of a plan, got --gradient drawn and no --plan" in told.err
+    assert told.code == 1 and "--gradient is for the sanitizers of a plan, got --gradient drawn and no --plan" in told.err
 
 
 def test_a_calibrated_sanitizer_sees_training_images_first(tmp_path):

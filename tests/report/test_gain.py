@@ -34,7 +34,7 @@ def test_the_table_has_clean_replayed_and_known(found):
 
 def test_the_sentences_say_both_gains(found):
     seen, left, follows = sentences(gains(found))
-    assert "leave 0 % of it, and 80 % with the sanitizer mask: a gain of 80 points" in seen and "PGD" in seen
+    assert "leave it 0 % accuracy, and 80 % with the sanitizer mask: a gain of 80 points" in seen and "PGD" in seen
     assert "leaves 20 % with it, and 10 % without: a gain of 10 points" in left and follows
 
 
@@ -44,5 +44,5 @@ def test_the_picture_has_a_bar_a_number(found):
 
 
 def test_what_was_not_run_is_not_made_up(found):
-    with pytest.raises(ValueError, match="not so: mask"):
+    with pytest.raises(ValueError, match="missing for: mask"):
         gains([r for r in found if r.knowledge != "oblivious"])

@@ -134,7 +134,7 @@ def test_the_headline_is_what_an_attacker_who_knows_leaves_beside_the_undefended
     text = " ".join(Page(write_page([run])).text.split())
     assert "mask+20.0 points at most" in text.replace("mask +", "mask+")
     own = paired(np.arange(10) < 5, np.arange(10) < 7, comparisons=2)
-    assert f"95 % interval {own.low:+.1f} to {own.high:+.1f}, image by image, which holds 0: it may be chance." in text
+    assert f"95 % interval {own.low:+.1f} to {own.high:+.1f}, image by image, which contains 0: it may be chance." in text
     assert "Linf ≤ 0.1: the worst case (quick) leaves 70.0 % (39.7–89.2, upper bound), undefended 50.0 %" in text
     assert "PGD-40 when it is replayed 90.0 %" in text
     assert "Where it adds least, -10.0 points: Linf ≤ 0.2" in text

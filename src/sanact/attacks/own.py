@@ -85,7 +85,7 @@ class OwnBudgeted(_Function, BudgetedAttack):
 
     def craft(self, model: Model, x: Tensor, y: Tensor, eps: Tensor, generator: Generators) -> Tensor:
         if bool((eps != eps[0]).any()):
-            raise ValueError(f"a function of one's own takes one eps for all examples, got several ({self})")
+            raise ValueError(f"a user's function takes one eps for all examples, got several ({self})")
         is_own = bool(eps[0] == torch.tensor(self.eps).to(eps))
         return crafted(self, self.function, model, x, y, self._given(self.eps if is_own else float(eps[0])))
 

@@ -84,7 +84,7 @@ def certify(
     from sanact.run_file import Net
 
     if plan and defense:
-        raise ValueError(f"a plan is a defense, give one of them, or both as one chain, got {plan} and {defense} (certify)")
+        raise ValueError(f"give a plan or a defense, or both as one chain, got {plan} and {defense} (certify)")
     chosen_device = str(pick_device(device))
     folder(out)
     wanted = as_defense(read_plan(plan)) if plan else read_defense(defense) if defense else None

@@ -271,7 +271,7 @@ def reproduce(
     OneOf(tuple(EXPERIMENTS))(experiment, "experiment", "reproduce")
     pick_device(device)
     if data not in (None, of := OF.get(experiment, data)):
-        raise ValueError(f"{experiment} is of {of}, got --data {data} (reproduce)")
+        raise ValueError(f"{experiment} is for {of} only, got --data {data} (reproduce)")
     data = of or "mnist"
     setting = Setting(
         data=data,

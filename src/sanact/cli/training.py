@@ -130,7 +130,7 @@ def train(
             f"a network is trained on an attack or for a defense, got --attack {attack} and --defense {defense} (train)"
         )
     if gradient and not plan:
-        raise ValueError(f"a gradient is of the sanitizers of a plan, got --gradient {gradient} and no --plan (train)")
+        raise ValueError(f"--gradient is for the sanitizers of a plan, got --gradient {gradient} and no --plan (train)")
     wanted = read_defense(defense) if defense else None
     if wanted is not None and not isinstance(wanted, Trained):
         raise ValueError(f"defense must be one that trains a network, got {wanted.name}, which is {wanted.kind} (train)")

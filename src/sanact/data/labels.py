@@ -43,7 +43,9 @@ def choose_columns(rows: datasets.Dataset, name: str, image: str | None, label: 
     ):
         if named is not None and named not in fit:
             hint = meant(named, rows.features)
-            raise ValueError(f"{what}={shown(named)} is no column of {holds} in data set '{name}'; its columns: {there}{hint}")
+            raise ValueError(
+                f"{what}={shown(named)} is not a column of {holds} in data set '{name}'; its columns: {there}{hint}"
+            )
         if named is None and len(found) != 1:
             raise ValueError(
                 f"data set '{name}' must have one {what} column, got {found or fit or 'none'}; its columns: {there}"

@@ -112,7 +112,7 @@ def _slice(split: str, base: str, count: int, name: str) -> Integers:
     try:
         parts = datasets.ReadInstruction.from_spec(split).to_absolute({base: count})
     except (ValueError, AssertionError, OverflowError) as error:
-        raise ValueError(f"'{split}' is no part of the {count} images of '{name}': {error}") from error
+        raise ValueError(f"'{split}' is not a part of the {count} images of '{name}': {error}") from error
     if beyond := [end for end in re.findall(r"-?\d+(?![\d%])", split.partition("[")[2]) if abs(int(end)) > count]:
         raise ValueError(f"'{split}' reaches beyond the {count} images of '{name}' (at {beyond[0]})")
     return np.concatenate([np.arange(max(part.from_, 0), part.to) for part in parts])

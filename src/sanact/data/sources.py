@@ -225,7 +225,7 @@ def as_images(x: Any, where: str) -> Tensor:
         images = images.permute(0, 3, 1, 2)
     elif images.ndim == 4 and images.shape[3] in CHANNELS and not is_tensor:
         raise ValueError(
-            f"which axis of {tuple(images.shape)} has the channels cannot be told; give a tensor (N, C, H, W) ({where})"
+            f"which axis of {tuple(images.shape)} holds the channels is unclear; give a tensor (N, C, H, W) ({where})"
         )
     if images.ndim != 4:
         raise ValueError(f"images must be (N, C, H, W), (N, H, W, C) or (N, H, W), got {tuple(x.shape)} ({where})")

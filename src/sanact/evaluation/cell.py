@@ -68,7 +68,9 @@ class Cell:
         OneOf(tuple(KNOWLEDGE))(self.knowledge, "knowledge", str(self))
         object.__setattr__(self, "seed", SEED(self.seed, "seed", str(self)))
         if isinstance(self.attack, Adaptive) != (self.knowledge == "adaptive"):
-            raise ValueError(f"an adaptive attacker, and nobody else, runs the attack Adaptive, got {self.attack} ({self})")
+            raise ValueError(
+                f"the attack Adaptive goes with knowledge 'adaptive', and with no other, got {self.attack} ({self})"
+            )
         if self.defense is None and self.knowledge == "oblivious":  # without a defense this is the white-box attack
             object.__setattr__(self, "knowledge", "white-box")
         if self.attack.targeted:

@@ -339,7 +339,7 @@ def _check_models(cell: Cell, bare: nn.Module, judged: nn.Module, x: Tensor, y: 
     parts = removable(judged)
     with bypass([*parts, *removable(bare)]):
         if parts and (found := difference(bare, judged, x)):
-            raise ValueError(f"without its parts the defended model is another than the undefended: {found} ({cell})")
+            raise ValueError(f"without its parts the defended model differs from the undefended:  {found} ({cell})")
     if idle := [part for part, share in changed(judged, x).items() if share == 0]:
         raise ValueError(f"{idle[0]} changed nothing in {len(x)} examples: it defends nothing ({cell})")
 
@@ -351,7 +351,7 @@ def _check_budget(cell: Cell, x: Tensor) -> None:
     if eps > (whole := diameter(x, norm)):
         raise ValueError(f"eps must be at most {whole:g} in {norm}, where the ball holds every image, got {eps} ({cell})")
     if torch.equal(x + eps, x) and torch.equal(x - eps, x):
-        raise ValueError(f"with eps {eps:g} every pixel stays what it is in {x.dtype}: it attacked nothing ({cell})")
+        raise ValueError(f"eps {eps:g} is too small to change a pixel in {x.dtype}: nothing was attacked ({cell})")
 
 
 def _attack(cell: Cell, base: nn.Module, judged: nn.Module, x: Tensor, y: Tensor, generators: list[torch.Generator]) -> Outcome:

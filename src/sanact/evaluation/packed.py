@@ -104,7 +104,7 @@ def _read_contents(path: Path, *version: int) -> Contents:
             text = zlib.decompress(base64.b64decode(file.schema_arrow.metadata[CELLS]))
         return {cell["name"]: (group, cell) for group, cell in enumerate(json.loads(text))}
     except (pa.ArrowException, OSError, ValueError, KeyError, zlib.error) as error:
-        raise ValueError(f"'{path}' is no pack of rows: {' '.join(str(error).split())}") from error
+        raise ValueError(f"'{path}' is not a pack of rows: {' '.join(str(error).split())}") from error
 
 
 def _squeezed(cells: Sequence[dict[str, Any]]) -> bytes:

@@ -96,7 +96,7 @@ def threads(elements: int, grain: int) -> int:
 def call(function: Any, *arguments: Any) -> None:
     """Call a function of the library; tensors are passed as pointers."""
     if function(*(a.data_ptr() if isinstance(a, Tensor) else a for a in arguments)):
-        raise MemoryError("there is no memory for what the compiled kernels need beside their input")
+        raise MemoryError("not enough memory for the buffers of the compiled kernels")
 
 
 @cache

@@ -109,7 +109,7 @@ def load_model(name: str, *, weights: Path | str | None = None, classes: int | N
     elif weights is not None:
         owners = [model for model, ours in PRETRAINED if ours == str(weights)]
         if owners and not Path(weights).exists():
-            raise ValueError(f"our weights '{weights}' are of {', '.join(owners)}, not of '{name}'")
+            raise ValueError(f"our weights '{weights}' are for {', '.join(owners)}, not for '{name}'")
         load_weights(model, weights)
     return _ready(model)
 
@@ -149,7 +149,7 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
     path = Path(path)
     if plan := read_plan(path):
         raise ValueError(
-            f"'{path}' holds a sanitized model, with the plan {json.dumps(plan)}, and no bare weights; `sanact.load` reads it, "
+            f"'{path}' holds a sanitized model with the plan {json.dumps(plan)}, not plain weights; `sanact.load` reads it, "
             "and so does `sanact evaluate`"
         )
     state = _unwrapped(_read(path), model, path)
@@ -157,9 +157,9 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
     try:
         model.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
-        told = f"; by its card the file holds {card['model']}" if (card := read_card(path)) else ""
+        told = f"; according to its card the file holds {card['model']}" if (card := read_card(path)) else ""
         if any(str(name).endswith(REWRITTEN) or ".parametrizations." in str(name) for name in state):
-            told += "; the file is of a pruned or weight-normed network: make its weights plain before they are saved"
+            told += "; the file is of a pruned or weight-normed network: remove pruning and weight norm before saving"
         misfits = _misfits(model, state) if isinstance(state, dict) else []
         what = f"{misfits[0]}, and {len(misfits) - 1} more such" if len(misfits) > 1 else "".join(misfits) or error
         raise ValueError(f"the weights in '{path}' do not fit {type(model).__name__}: {what}{told}") from error
@@ -179,7 +179,9 @@ def _read(path: Path) -> Any:
             ) from error
         raise ValueError(f"'{path}' holds no weights: {type(error).__name__}: {error}") from error
     except Exception as error:  # UnpicklingError for anything but tensors
-        raise ValueError(f"'{path}' is no state dict of tensors; save model.state_dict(), as safetensors best") from error
+        raise ValueError(
+            f"'{path}' is not a state dict of tensors; save model.state_dict(), preferably as safetensors"
+        ) from error
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -195,7 +197,7 @@ def _unwrapped(state: Any, model: nn.Module, path: Path) -> Any:
     if isinstance(state, Mapping) and not wanted & state.keys():
         inner = [name for name in WRAPPED if isinstance(state.get(name), Mapping)]
         if len(inner) > 1:
-            raise ValueError(f"'{path}' holds several state dicts, {', '.join(inner)}: save the one that is meant")
+            raise ValueError(f"'{path}' holds several state dicts, {', '.join(inner)}: save only the one you mean")
         state = state[inner[0]] if inner else state
     if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
         return state

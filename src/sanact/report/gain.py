@@ -24,7 +24,7 @@ def gains(found: Sequence[Result]) -> Grid:
             place = 0 if result.attack == CLEAN else 2 if result.knowledge == "adaptive" else 1
             rows[names[plan_text(result.plan)]][place] = result
     if lacking := [name for name, cells in rows.items() if None in cells]:
-        raise ValueError(f"each defense must have met replayed examples and an adaptive attacker, not so: {', '.join(lacking)}")
+        raise ValueError(f"each defense needs replayed examples and an adaptive attacker, missing for: {', '.join(lacking)}")
     first = found[0]
     title = (
         "what the paper saw, and what is left\n"
@@ -41,11 +41,11 @@ def sentences(table: Grid) -> list[str]:
     seen, left = replayed - bare_replayed, known - bare_known
     attack, knows = (cell.family.split(", ")[0] for cell in table.rows[best][1:] if cell)
     return [
-        f"What the paper saw: examples of {attack}, crafted on the undefended network, leave {bare_replayed:.0f} % of it, and "
-        f"{replayed:.0f} % with the sanitizer {best}: a gain of {seen:.0f} points.",
+        f"What the paper saw: examples of {attack}, crafted on the undefended network, leave it {bare_replayed:.0f} % "
+        f"accuracy, and {replayed:.0f} % with the sanitizer {best}: a gain of {seen:.0f} points.",
         f"What is left: an attacker who knows of the sanitizer ({knows}) leaves {known:.0f} % with it, and {bare_known:.0f} % "
         f"without: a gain of {left:.0f} points.",
-        "Replayed examples flatter a defense, for their author did not know of it; only the last column speaks of robustness.",
+        "Replayed examples flatter a defense, because they were crafted without it; only the last column measures robustness.",
     ]
 
 

@@ -227,7 +227,7 @@ def _facts(found: Sequence[Result], tables: Mapping[str, pa.Table]) -> list[Fact
 
 def _interval(gain: Paired) -> str:
     told = f"95 % interval {gain.low:+.1f} to {gain.high:+.1f}, image by image"
-    return told + ", which holds 0: it may be chance" * (gain.low <= 0 <= gain.high)
+    return told + ", which contains 0: it may be chance" * (gain.low <= 0 <= gain.high)
 
 
 def _by_ball(found: Sequence[Result], knowledge: str) -> dict[str, dict[tuple[str, float | None], Result]]:
