@@ -13,7 +13,9 @@ from sanact import CW, FGSM, PGD, Attack, AutoAttack, Mask, MedianFilter, saniti
 from sanact.data import Data
 from sanact.evaluation import judge as judge_module
 from sanact.evaluation.cell import Cell, cells
-from sanact.evaluation.judge import checked, crafted_examples, examine, judge
+from sanact.evaluation.crafted import crafted_examples
+from sanact.evaluation.examining import examine
+from sanact.evaluation.judge import checked, judge
 from sanact.evaluation.rows import SCHEMA, accuracy, failures
 
 PLAN = {"0": Mask(0.3)}

@@ -11,7 +11,7 @@ import torch
 
 from sanact import FGSM, PGD, sanitize
 from sanact.attacks import CW
-from sanact.evaluation.judge import crafted_examples
+from sanact.evaluation.crafted import crafted_examples
 from sanact.experiments.plans import SANITIZERS, _lead, plans
 from sanact.experiments.setting import SOURCES, Setting
 from sanact.plan import parse_plan, plan_to_dict

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from sanact.evaluation.cell import Cell
-from sanact.evaluation.judge import examples_of
+from sanact.evaluation.crafted import examples_of
 from sanact.evaluation.packed import is_there
 from sanact.evaluation.rows import SCHEMA, Parts, header, is_verified, read_rows
 from sanact.files import remove_leftovers

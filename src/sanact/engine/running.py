@@ -18,8 +18,10 @@ from sanact.engine.finished import is_done, tidy
 from sanact.engine.forecast import Forecast, Key
 from sanact.engine.work import TRIES, Batch, Checks, Done, Engine, Refused, Unit
 from sanact.evaluation.cell import Cell
+from sanact.evaluation.crafted import examples_of
 from sanact.evaluation.diagnostics import Check
-from sanact.evaluation.judge import KEPT, Case, Judged, circumstances, concluded, examples_of, journal_of, looked_at
+from sanact.evaluation.examining import concluded, journal_of, looked_at
+from sanact.evaluation.judge import KEPT, Case, Judged, circumstances
 from sanact.evaluation.rows import Parts, accuracy, write_rows
 from sanact.files import alone
 from sanact.progress import Tell

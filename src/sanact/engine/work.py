@@ -18,7 +18,8 @@ import torch
 from sanact.data import Integers
 from sanact.evaluation.cell import Cell
 from sanact.evaluation.diagnostics import Check
-from sanact.evaluation.judge import Bench, Judged, diagnosed
+from sanact.evaluation.examining import diagnosed
+from sanact.evaluation.judge import Bench, Judged
 from sanact.values import foreseen
 
 TRIES = 3  # workers that may die at one unit

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import math
 import platform
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
@@ -27,9 +25,8 @@ from sanact.defenses import as_defense, split
 from sanact.device import one_thread, pick_device
 from sanact.evaluation.adaptive import Adaptive
 from sanact.evaluation.cell import Cell
-from sanact.evaluation.diagnostics import EXAMPLES, Check, diagnose, verdict
-from sanact.evaluation.journal import Journal
-from sanact.evaluation.rows import SCHEMA, Parts, clean_accuracy, failures
+from sanact.evaluation.crafted import examples_of, replayed, to_table
+from sanact.evaluation.rows import SCHEMA, Parts
 from sanact.faithful import difference
 from sanact.folding import fold_batch_norms
 from sanact.parts import bypass, parts_of, removable
@@ -87,9 +84,9 @@ class Bench:
         x, y = batch.x.to(self.device), batch.y.to(self.device)
         for part in {*parts_of(self.base), *parts_of(self.judged)}:
             part.rewind()
-        with one_thread(), seeded(self.judged, _state(cell.seed, batch.index[0], np.uint32)):
+        with one_thread(), seeded(self.judged, state(cell.seed, batch.index[0], np.uint32)):
             if examples is not None:
-                outcome, passes = _untold(_replayed(examples, batch, cell).to(x)), torch.tensor(examples["passes"].to_numpy())
+                outcome, passes = _untold(replayed(examples, batch, cell).to(x)), torch.tensor(examples["passes"].to_numpy())
             else:
                 generators = [_generator(cell.seed, place) for place in batch.index]
                 with counting(x) as passes:
@@ -98,7 +95,7 @@ class Bench:
         chosen = np.isin(batch.index, cell.data.index[:keep])
         crafted = None
         if chosen.any() and not any(outcome.failed):
-            crafted = _to_table(batch.index[chosen], outcome.examples[chosen], x[chosen], passes[chosen])
+            crafted = to_table(batch.index[chosen], outcome.examples[chosen], x[chosen], passes[chosen])
         return Judged(rows, crafted)
 
 
@@ -191,93 +188,6 @@ def checked(
         _check_budget(cell, first.x)
         looked = bench
         yield bench, first
-
-
-def examples_of(cell: Cell, folder: Path) -> Parts:
-    """The crafted examples of a cell; cells that replay the same ones share them."""
-    return Parts(folder / "examples" / cell.crafting_slug, strict=True)
-
-
-def crafted_examples(cell: Cell, folder: Path) -> Tensor:
-    """The examples that this cell's attack crafted when it was run, (N, C, H, W), in the order of its data.
-
-    Raises KeyError if not all were kept; see `judge`.
-    """
-    shape = next(cell.data[:1].batches(1)).x.shape[1:]
-    return _from_table(examples_of(cell, folder).read(cell.data.index), "x", shape)
-
-
-def examine(cell: Cell, rows: pa.Table, *, device: str | torch.device = "auto", folder: Path | None = None) -> dict[str, Any]:
-    """The diagnostics and the verdict for a cell with these rows, for its header.
-
-    Replayed examples make no claim, so for them only errors are reported.
-    folder: as for `judge`; figures found before a kill are not measured again.
-    """
-    if cell.knowledge == "oblivious":
-        return concluded(cell, rows, [])
-    by = rows["by"].to_pylist()[: looked_at(cell)]
-    return concluded(cell, rows, diagnosed(cell, by, device=device, journal=journal_of(cell, folder) if folder else None))
-
-
-def looked_at(cell: Cell) -> int:
-    """How many of the first images of a cell its diagnostics use."""
-    return min(2 * EXAMPLES, len(cell.data))
-
-
-def journal_of(cell: Cell, folder: Path) -> Path:
-    """The file where the diagnostics of a cell note their results."""
-    return folder / "unfinished" / cell.slug / "checks.jsonl"
-
-
-def diagnosed(
-    cell: Cell, by: Sequence[str], *, device: str | torch.device = "auto", journal: Path | None = None
-) -> list[Check]:
-    """The checks of `diagnose` on the first images of a cell; by: what won each of them.  journal: see `journal_of`."""
-    device = pick_device(device)
-    cell, (_, _, judged) = _with_guides(cell, device), _models(cell, device)
-    first, noted = next(cell.data.batches(len(by))), Journal(journal)
-
-    def once(name: str, compute: Callable[[], float]) -> float:
-        def anew() -> float:  # whatever was measured before
-            for part in parts_of(judged):
-                part.rewind()
-            return compute()
-
-        return float(noted.once(name, anew))
-
-    x, y = first.x.to(device), first.y.to(device)
-    with one_thread(), seeded(judged, _state(cell.seed, 0, np.uint32)):
-        return list(_as_far_as_it_goes(diagnose(cell.attack, judged, x, y, by=by, once=once)))
-
-
-def concluded(cell: Cell, rows: pa.Table, checks: Sequence[Check]) -> dict[str, Any]:
-    """The verdict on a cell, from problems in its rows and from its diagnostics."""
-    checks = [*_mishaps(cell, rows), *checks]
-    if cell.knowledge == "oblivious" and not checks:
-        return {}
-    bound = isinstance(cell.attack, Adaptive) and cell.attack.effort == "quick"
-    return {"verdict": verdict(checks, bound=bound), "checks": [check._asdict() for check in checks]}
-
-
-def _mishaps(cell: Cell, rows: pa.Table) -> list[Check]:
-    """Problems in the rows themselves that make their accuracy doubtful."""
-    checks = [
-        Check(f"{part} failed on {number} of {len(rows)} images: {why}", number / len(rows), 0.0)
-        for part, (number, why) in failures(rows).items()
-    ]
-    if pc.max(rows["linf"]).as_py() == 0 and clean_accuracy(rows).hits and not checks:
-        checks.append(Check(f"{cell.attack} returned its input for all {len(rows)} images: it attacked nothing", 1.0, 0.0))
-    return checks
-
-
-def _as_far_as_it_goes(checks: Iterable[Check]) -> Iterator[Check]:
-    """The checks; one that raises an error ends them, and the error is itself a reason to doubt the accuracy."""
-    try:
-        yield from checks
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # a model may raise any error
-        yield Check(f"the checks ended early: {reason(error)}", 1.0, 0.0)
 
 
 def circumstances(cell: Cell, device: str | torch.device) -> dict[str, Any]:
@@ -423,33 +333,12 @@ def _predicted(model: nn.Module, logits: Tensor) -> tuple[Tensor, Tensor]:
 
 def _generator(seed: int, place: int) -> torch.Generator:
     """A stream of random numbers for one example and seed."""
-    return torch.Generator().manual_seed(_state(seed, place, np.uint64))
+    return torch.Generator().manual_seed(state(seed, place, np.uint64))
 
 
-def _state(seed: int, place: int, kind: type[np.uint32 | np.uint64]) -> int:
+def state(seed: int, place: int, kind: type[np.uint32 | np.uint64]) -> int:
     """The initial state of such a stream."""
     return int(np.random.SeedSequence((seed, int(place))).generate_state(1, kind)[0])
-
-
-def _to_table(index: Integers, adversarial: Tensor, clean: Tensor, passes: Tensor) -> pa.Table:
-    def column(x: Tensor) -> pa.Array:
-        return pa.FixedSizeListArray.from_arrays(pa.array(x.cpu().float().flatten().numpy()), x[0].numel())
-
-    return pa.table({"index": index, "x": column(adversarial), "clean": column(clean), "passes": passes.cpu().numpy()})
-
-
-def _replayed(table: pa.Table, batch: Batch, cell: Cell) -> Tensor:
-    """The examples of these images, (N, C, H, W); ValueError if they were crafted from others."""
-    if not torch.equal(_from_table(table, "clean", batch.x.shape[1:]), batch.x.cpu().float()):
-        raise ValueError(f"the examples in '{cell.crafting_slug}' are of other images than those asked for; move it away")
-    return _from_table(table, "x", batch.x.shape[1:])
-
-
-def _from_table(table: pa.Table, column: str, shape: Sequence[int]) -> Tensor:
-    if (size := table[column].type.list_size) != math.prod(shape):
-        raise ValueError(f"the examples asked for are {tuple(shape)}, those that were kept have {size} numbers each")
-    flat = table[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return torch.from_numpy(flat.copy()).reshape(-1, *shape)
 
 
 def _commit() -> str | None:

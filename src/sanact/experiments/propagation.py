@@ -12,7 +12,7 @@ from sanact.activations import DISTANCES, Recording, distances, record
 from sanact.attacks import PGD
 from sanact.data import Data
 from sanact.evaluation.cell import Cell
-from sanact.evaluation.judge import crafted_examples
+from sanact.evaluation.crafted import crafted_examples
 from sanact.evaluation.threat import Knowledge, usual_eps
 from sanact.experiments.setting import Setting
 from sanact.experiments.table2 import PLANS
