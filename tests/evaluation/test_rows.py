@@ -138,8 +138,16 @@ def rewritten(path, table, **facts):
             "column 'label' must be int32, it is string",
         ),
         (lambda path: write_rows(ROWS, path, {"of": "cell"}), "no rows of a finished cell: it is a piece of 'cell'"),
+        (lambda path: write_rows(ROWS, path, ["cell"]), "no rows of a finished cell"),
+        (lambda path: write_rows(ROWS, path, {"cell": "name"}), "no rows of a finished cell"),
+        (
+            lambda path: write_rows(
+                ROWS.set_column(3, SCHEMA.field(3), pa.array([1, None, 0, 1], pa.int32())), path, {"cell": {}}
+            ),
+            "column 'prediction' has gaps",
+        ),
     ],
-    ids=["rows", "header", "hashes", "version", "column", "type", "piece"],
+    ids=["rows", "header", "hashes", "version", "column", "type", "piece", "list", "name", "gaps"],
 )
 def test_rows_that_were_changed_or_are_of_another_kind(tmp_path, change, message):
     path = tmp_path / "cell.parquet"

@@ -72,8 +72,10 @@ def read_rows(path: Path) -> pa.Table:
     ValueError if they are missing, changed, or not ours.
     """
     table = read_table(path)
-    if (facts := header(table)) and "cell" not in facts:
-        raise ValueError(f"'{path}' holds no rows of a finished cell: it is a piece of '{facts.get('of', 'another file')}'")
+    facts = header(table)
+    if facts and not (isinstance(facts, dict) and isinstance(facts.get("cell"), dict)):
+        owner = facts.get("of", "another file") if isinstance(facts, dict) else "another file"
+        raise ValueError(f"'{path}' holds no rows of a finished cell: it is a piece of '{owner}'")
     there = {field.name: field.type for field in table.schema}
     for field in SCHEMA:
         if there.get(field.name, field.type if field.name in OPTIONAL else None) != field.type:
@@ -82,6 +84,8 @@ def read_rows(path: Path) -> pa.Table:
                 f"'{path}' holds no rows of a cell as this version reads them: column '{field.name}' must be {field.type}, "
                 f"it is {found}"
             )
+        if field.name not in OPTIONAL and table[field.name].null_count:
+            raise ValueError(f"'{path}' holds no rows of a cell: column '{field.name}' has gaps")
     return table
 
 
