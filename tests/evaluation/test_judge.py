@@ -15,7 +15,7 @@ from sanact.evaluation import judge as judge_module
 from sanact.evaluation.cell import Cell, cells
 from sanact.evaluation.crafted import crafted_examples
 from sanact.evaluation.examining import examine
-from sanact.evaluation.judge import checked, judge
+from sanact.evaluation.judge import Bench, checked, judge
 from sanact.evaluation.rows import SCHEMA, accuracy, failures
 
 PLAN = {"0": Mask(0.3)}
@@ -71,6 +71,19 @@ def test_what_is_attacked_has_no_batch_norm_and_the_model_keeps_its_own():
     judge(cell(model=model, defense={"0": Mask(0.3)}, attack=Looks(shift=0.01)))
     assert nn.Conv2d in met and nn.BatchNorm2d not in met
     assert isinstance(model[1], nn.BatchNorm2d)
+
+
+def test_benches_of_one_model_share_it_and_judge_as_if_each_had_its_own():
+    model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), *tiny()[1:]).eval()
+    data = images()
+    first = Bench(cell(model=model, data=data, defense=None), "cpu")
+    for knowledge in ("oblivious", "white-box"):
+        other = cell(model=model, data=data, knowledge=knowledge)
+        shared, own = first.of(other), Bench(other, "cpu")
+        assert shared.base is first.base and shared.judged is not own.judged
+        assert shared.judge(np.arange(40)).rows.equals(own.judge(np.arange(40)).rows)
+    assert first.of(cell(model=model, data=data, defense=None, attack=FGSM(eps=0.1))).judged is first.judged
+    assert first.of(cell(model=model, defense=PLAN)).base is not first.base  # of other images
 
 
 def test_rows_say_what_a_look_by_hand_says():
@@ -287,7 +300,7 @@ def nan_net() -> nn.Module:
         ({"attack": Returns(cut=7)}, r"returned \(40, 1, 8, 7\) for \(40, 1, 8, 8\)"),
         ({"model": tiny().train()}, "must be in evaluation mode"),
         ({"model": nan_net()}, "NaN logits for 40 of 40"),
-        ({"model": Remembers().eval(), "defense": Mask()}, "another than the undefended"),
+        ({"model": Remembers().eval(), "defense": Mask()}, "differs from the undefended: "),
         ({"data": Data.from_tensors(torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 3]))}, r"y must lie in 0\.\.2, got 0\.\.3"),
         (
             {"data": Data.from_tensors(2 * torch.ones(4, 1, 8, 8), torch.zeros(4).long())},

@@ -58,14 +58,17 @@ class Bench:
     def __init__(self, cell: Cell, device: str | torch.device) -> None:
         self.device = pick_device(device)
         self.cell = _with_guides(cell, self.device)
-        self.base, self.bare, self.judged = _models(cell, self.device)
+        self.base = _base(cell, self.device)
+        self.bare, self.judged = _defended(cell, self.base, self.device)
 
     def of(self, cell: Cell) -> Bench:
-        """A bench for another cell; it shares the models if model, defense and data are the same."""
-        if any(getattr(cell, name) is not getattr(self.cell, name) for name in SAME):
+        """A bench for another cell; it shares the models as far as model, data and defense are the same."""
+        if any(getattr(cell, name) is not getattr(self.cell, name) for name in ("model", "data")):
             return Bench(cell, self.device)
         other = copy.copy(self)
         other.cell = _with_guides(cell, self.device)
+        if any(getattr(cell, name) is not getattr(self.cell, name) for name in SAME):
+            other.bare, other.judged = _defended(cell, self.base, self.device)
         return other
 
     def check(self, batch: Batch) -> None:
@@ -212,21 +215,31 @@ def _with_guides(cell: Cell, device: torch.device) -> Cell:
     return replace(cell, attack=replace(cell.attack, guides=guides, source=source))
 
 
-def _models(cell: Cell, device: torch.device) -> tuple[nn.Module, nn.Module, nn.Module]:
-    """The undefended model, the model with parts, and the model to be judged, on the device and with batch norms folded.
-
-    The second is the first, unless a defense trains another one.  The cell's own model stays as it is.
-    """
+def _base(cell: Cell, device: torch.device) -> nn.Module:
+    """The undefended model on the device, with batch norms folded.  The cell's own model stays as it is."""
     check_mode(cell.model, str(cell))
-    original, example = copied(cell.model).to(device), next(cell.data[:1].batches(1)).x.to(device)
-    base = _folded(original, example)
+    return _folded(copied(cell.model).to(device), _example(cell, device))
+
+
+def _defended(cell: Cell, base: nn.Module, device: torch.device) -> tuple[nn.Module, nn.Module]:
+    """The model that parts are put into, and the model to be judged.
+
+    The first is the base, unless a defense trains another one.
+    """
     if cell.defense is None:
-        return base, base, base
+        return base, base
+    example, bare = _example(cell, device), base
     trained, attached = split(as_defense(cell.defense))
-    bare = base if trained is None else _folded(trained(original, cell.calibration, example=example).to(device), example)
-    if trained is not None and not difference(base, bare, example):
-        raise ValueError(f"{trained} left the network as it was: it defends nothing ({cell})")
-    return base, bare, bare if attached is None else attached(bare, cell.calibration, example=example).to(device)
+    if trained is not None:
+        bare = _folded(trained(copied(cell.model).to(device), cell.calibration, example=example).to(device), example)
+        if not difference(base, bare, example):
+            raise ValueError(f"{trained} left the network as it was: it defends nothing ({cell})")
+    return bare, bare if attached is None else attached(bare, cell.calibration, example=example).to(device)
+
+
+def _example(cell: Cell, device: torch.device) -> Tensor:
+    """The first of its images, (1, C, H, W)."""
+    return next(cell.data[:1].batches(1)).x.to(device)
 
 
 def _folded(model: nn.Module, example: Tensor) -> nn.Module:
@@ -249,7 +262,7 @@ def _check_models(cell: Cell, bare: nn.Module, judged: nn.Module, x: Tensor, y: 
     parts = removable(judged)
     with bypass([*parts, *removable(bare)]):
         if parts and (found := difference(bare, judged, x)):
-            raise ValueError(f"without its parts the defended model differs from the undefended:  {found} ({cell})")
+            raise ValueError(f"without its parts the defended model differs from the undefended: {found} ({cell})")
     if idle := [part for part, share in changed(judged, x).items() if share == 0]:
         raise ValueError(f"{idle[0]} changed nothing in {len(x)} examples: it defends nothing ({cell})")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +24,10 @@ from sanact.evaluation.cell import Cell, cells
 from sanact.evaluation.judge import Bench, Case, circumstances
 from sanact.evaluation.rows import hits, read_rows, write_rows
 from sanact.evaluation.threat import Effort, Knowledge, Radius, l2_budget
+from sanact.faithful import BATCHES
 from sanact.parts import parts_of
 from sanact.report.tables import attack_title
+from sanact.search.beginning import Beginnings
 from sanact.search.race import Hits, beaten_by, rungs, too_dear
 
 CLEAN = "clean"
@@ -51,6 +54,7 @@ class Objective:
     """Judges plans; see `sanact.search` for what the arguments mean.
 
     folder: for rows.  first: images before the first decision.  l2: at which attacks without a budget are counted.
+    beginnings: where plans share what they compute before their first sanitizer.
     """
 
     model: nn.Module
@@ -67,6 +71,7 @@ class Objective:
     seed: int
     first: int
     l2: Radius | None = "usual"
+    beginnings: Beginnings = field(default_factory=Beginnings, compare=False, repr=False)
 
     def cells(
         self, plan: Candidate, data: Data | None = None, *, also: Sequence[Knowledge] = (), effort: Any = None
@@ -109,11 +114,16 @@ class Objective:
         Raises what the judge raises.
         """
         start, judged = time.perf_counter(), self.cells(plan)
-        benches = [Bench(judged[0], self.device)]
-        benches += [benches[0].of(cell) for cell in judged[1:]]
+        bench = self._undefended.of(judged[0])
+        first = next(self.data.batches(min(BATCH, len(self.data))))
+        begun = self.beginnings.of(bench.judged, first.x[: max(BATCHES)].to(bench.device))
+        overhead = self._overhead(bench) if self.overhead and plan else (0.0 if self.overhead else None)
+        if self.knowledge == "oblivious":  # others attack the plan itself, and see no images twice
+            bench.judged = begun
+        bench.check(first)
         names, found = self.figures, dict[str, NDArray[np.bool_]]()
-        found[CLEAN] = self._clean(benches[0])
-        overhead = self._overhead(benches[0]) if self.overhead and plan else (0.0 if self.overhead else None)
+        found[CLEAN] = self._clean(begun, bench.device)
+        benches = [bench, *(bench.of(cell) for cell in judged[1:])]
         pruned = ""
         if undefended is not None and too_dear(found[CLEAN], undefended[CLEAN], self.drop):
             pruned = f"it costs more than {self.drop:g} points of clean accuracy"
@@ -127,15 +137,19 @@ class Objective:
                 break
         return Outcome(found, pruned, overhead, time.perf_counter() - start)
 
+    @cached_property
+    def _undefended(self) -> Bench:
+        """Of the model as it is, a copy of which each plan gets."""
+        return Bench(self.cells({})[0], self.device)
+
     @torch.no_grad()
-    def _clean(self, bench: Bench) -> NDArray[np.bool_]:
-        """Whether the judged model has each clean image right."""
-        bench.check(next(self.data.batches(min(BATCH, len(self.data)))))
-        for part in parts_of(bench.judged):
+    def _clean(self, network: nn.Module, device: torch.device) -> NDArray[np.bool_]:
+        """Whether a network has each clean image right."""
+        for part in parts_of(network):
             part.rewind()
         with one_thread():
             batches = self.data.batches(BATCH, order=self.order)
-            right = [(bench.judged(one.x.to(bench.device)).argmax(1).cpu() == one.y).numpy() for one in batches]
+            right = [(network(one.x.to(device)).argmax(1).cpu() == one.y).numpy() for one in batches]
             return np.concatenate(right)
 
     def _attacked(self, bench: Bench, case: Case, seen: int) -> NDArray[np.bool_]:
