@@ -115,12 +115,12 @@ __all__ = [
 
 
 def defend(model: nn.Module, defense: Any, data: Data | None = None, *, example: Tensor | None = None) -> nn.Module:
-    """A defended copy of ``model``, which is left as it was found.
+    """A defended copy of ``model``; the model itself does not change.
 
-    defense: a `Defense`, a sanitizer, a plan, a transform, a function (model) or (model, data) → module, or what the command
-        line takes, ``"feature-squeezing:bits=1"``; or a list of them, in the order in which images pass them.
-    data: clean training images, for a defense that learns from some.
-    example: an image, (1, C, H, W), for a model whose shape of images cannot be found out.
-    Raises TypeError for what is no defense, and ValueError as the defense does.
+    defense: a `Defense`, a sanitizer, a plan, a transform, a function (model) or (model, data) → module, or text as on the
+        command line, ``"feature-squeezing:bits=1"``; or a list of these, in the order in which images pass them.
+    data: clean training images, for a defense that learns from them.
+    example: an image, (1, C, H, W), for a model whose input shape cannot be found out.
+    Raises TypeError for anything else, and ValueError as the defense does.
     """
     return as_defense(defense)(model, data, example=example)

@@ -1,4 +1,4 @@
-"""ADP: an ensemble whose members are trained to disagree on the classes that are not the true one."""
+"""ADP: an ensemble whose members are trained to disagree on the classes other than the true one."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def mean_of(logits: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class ADP(Trained):
-    """An ensemble trained together, its members driven apart.
+    """An ensemble whose members are trained together and driven to disagree.
 
         F(x) = mean_m p_m(x)        min_θ E  Σ_m J(p_m, y) - alpha H(F) - beta log det( M̃ᵀ M̃ + 1e-6 I )
 
-    M̃ has a column for each member: its probabilities of the classes other than y, divided by their length.  H is the entropy.
+    M̃ has a column for each member: its probabilities of the classes other than y, divided by their norm.  H is the entropy.
     members: of the undefended network's architecture, ≥ 2.  alpha, beta: ≥ 0.  weights: see `Trained`.
     Raises ValueError for an ensemble of one, and for a network without a linear layer that makes its logits.
     """
@@ -76,9 +76,10 @@ class ADP(Trained):
 
 @dataclass(frozen=True)
 class DiversityPromoting(Objective):
-    """The cross-entropy of each member of an `Ensemble`, less what their disagreement is worth; see `ADP`.
+    """The cross-entropy of each member of an `Ensemble`, minus a reward for their disagreement; see `ADP`.
 
-    What it is worth grows from nothing to the whole over a third of the steps: at once, members would disagree on all classes.
+    The reward grows from zero to its full size over a third of the steps; at full size from the start, members would disagree
+    on all classes.
     """
 
     alpha: float

@@ -1,4 +1,4 @@
-"""PGD-based adversarial training: a network fitted to adversarial examples in place of images."""
+"""PGD-based adversarial training: a network trained on adversarial examples in place of images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class PGDAdversarialTraining(Trained):
 
         min_θ E max_{‖δ‖∞ ≤ eps} J(x + δ, y)
 
-    eps: of the examples it was, or is to be, trained on, in input units.  steps: of PGD in training.  weights: see `Trained`.
+    eps: budget of the training examples, in input units.  steps: of PGD in training.  weights: see `Trained`.
     """
 
     eps: float
@@ -43,4 +43,4 @@ class PGDAdversarialTraining(Trained):
 
     @property
     def trained_with(self) -> dict[str, Any]:
-        return {"eps": self.eps}  # weights trained with other steps are as good
+        return {"eps": self.eps}  # weights trained with another number of steps are accepted

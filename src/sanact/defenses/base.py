@@ -27,12 +27,12 @@ Kind = Literal["attached", "fitted", "trained"]
 
 @dataclass(frozen=True)
 class Card:
-    """What is to be known of a defense before its numbers are read.
+    """Facts about a defense, to be known before its numbers are read.
 
     paper: who proposed it, with arXiv or DOI.  claim: what they measured.  broken: by whom and how, or that it is not.
     surrogates: what attackers differentiate in its place.  needs: what it must be given.  deviation: how ours differs.
-    claimed: by data set, the share in percent of adversarial examples that they report withstood, classified right or refused;
-        none where the claim gives no such figure.
+    claimed: by data set, the reported share, in percent, of adversarial examples that were classified correctly or refused;
+        empty if the claim gives no such figure.
     """
 
     paper: str
@@ -46,20 +46,20 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Defense(ABC):
-    """Makes a defended network of an undefended one; the dataclass is its configuration.
+    """Makes a defended network from an undefended one.  The dataclass is its configuration.
 
-    Call: model (x in [0, 1] → logits), in evaluation mode, and clean training images, if it needs some → another module of the
-        same call; the model itself is left as it was found.  A network that can refuse an image has one logit more than there
-        are classes, the last one, and an attribute ``refuses`` that is true; see `sanact.defenses.detector`.
-    example: an image, (1, C, H, W), for a model whose shape of images cannot be found out.
-    kind: "attached" puts parts into the network, "fitted" parts that learn from clean images first, and "trained" is another
-        network.  Defenses chain: ``a | b`` has images pass a first, then b.
+    Call: model (x in [0, 1] → logits) in evaluation mode and, if it needs them, clean training images → another module with the
+        same call.  The model itself does not change.  A network that can refuse images has one more logit than there are
+        classes, the last one, and a true attribute ``refuses``; see `sanact.defenses.detector`.
+    example: an image, (1, C, H, W), for a model whose input shape cannot be found out.
+    kind: "attached" puts parts into the network, "fitted" puts in parts that learn from clean images first, and "trained" is
+        another network.  Defenses chain: with ``a | b``, images pass a first, then b.
     Raises ValueError for a defense that needs data and gets none.
     """
 
     card: ClassVar[Card]
     kind: ClassVar[Kind] = "attached"
-    rules: ClassVar[Rules] = {}  # by field, what its value may be
+    rules: ClassVar[Rules] = {}  # what values each field may have
 
     def __post_init__(self) -> None:
         for name, rule in self.rules.items():
@@ -77,11 +77,11 @@ class Defense(ABC):
 
     @abstractmethod
     def defend(self, model: nn.Module, data: Data | None, example: Tensor | None) -> nn.Module:
-        """The defended network; the model is a copy of one's own, in evaluation mode."""
+        """The defended network; the model is a private copy, in evaluation mode."""
 
     @property
     def needs_data(self) -> bool:
-        """Whether it must see clean training images."""
+        """Whether it needs clean training images."""
         return self.kind == "fitted"
 
     @property
@@ -92,18 +92,18 @@ class Defense(ABC):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The arguments that make this defense again, with the name it has in DEFENSES."""
+        """The arguments that make this defense again, and its name in DEFENSES."""
         return {"name": self.name} | {one.name: getattr(self, one.name) for one in fields(self)}
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What its result depends on, for the key of rows: the configuration, the files it reads, the user's own code."""
+        """Everything that decides its result, for the key of rows: configuration, files that it reads, the user's code."""
         more = {"defense_code": own_code(self), "files": self.files}
         return {"defense": self.config} | {key: value for key, value in more.items() if value}
 
     @property
     def files(self) -> str:
-        """A hash of the files that its result depends on, "" if there are none."""
+        """A hash of the files that decide its result, or "" if there are none."""
         return ""
 
     def __or__(self, other: Any) -> Chain:
@@ -123,7 +123,7 @@ class Defense(ABC):
 class Around(nn.Module):
     """A network with something around it.
 
-    network: what is inside, of the same call.
+    network: the network inside, with the same call.
     """
 
     network: nn.Module
@@ -140,13 +140,13 @@ class Around(nn.Module):
 
 
 def hash_of(name: str, ours: Mapping[str, str]) -> str:
-    """Of a file of weights, ours by their name or another by its path; "" where there is none."""
+    """The hash of a file of weights, ours by name or another by path; "" if it does not exist."""
     path = Path(str(files("sanact.models") / "weights" / ours[name])) if name in ours else Path(name)
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
 
 
 def inside(model: nn.Module, change: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    """The model with ``change`` applied to the network that is inside all that is `Around` it."""
+    """The model with ``change`` applied to the innermost network, inside all that is `Around` it."""
     if not isinstance(model, Around):
         return change(model)
     model.network = inside(model.network, change)

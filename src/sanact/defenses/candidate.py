@@ -1,4 +1,4 @@
-"""What a search proposes: sanitizers on layers, and a defense of the image before them."""
+"""A candidate of a search: sanitizers on layers, and a defense of the image before them."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ Candidate = Mapping[str, Sanitizer | Defense]
 
 
 def defense_of(candidate: Candidate) -> Defense | None:
-    """What it puts into a network; None for nothing.  Images pass the defense of the image first."""
+    """The defense that a candidate stands for; None for an empty one.  Images pass the defense of the image first."""
     parts = [candidate[IMAGE]] if IMAGE in candidate else []
     plan = {layer: part for layer, part in candidate.items() if layer != IMAGE}
     return as_defense([*parts, *([plan] if plan else [])]) if candidate else None
 
 
 def usable(candidate: Candidate) -> Plan | Defense:
-    """As `sanact.defend` takes it: a plan, if it has nothing but sanitizers."""
+    """In a form for `sanact.defend`: a plan, if it has only sanitizers."""
     found = defense_of(candidate) if IMAGE in candidate else None
     return found or {layer: part for layer, part in candidate.items() if isinstance(part, Sanitizer)}
 
 
 def to_dict(candidate: Candidate) -> dict[str, dict[str, Any]]:
-    """As JSON has it: by place, a name and arguments.  Without a defense of the image it is a plan."""
+    """As JSON has it: by place, a name and arguments.  Without a defense of the image this is a plan."""
     return {place: part.config for place, part in candidate.items()}
 
 

@@ -1,4 +1,4 @@
-"""Several defenses of one network, and whatever can stand for a defense."""
+"""Several defenses of one network, and everything that can stand for a defense."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ FOR_PHOTOGRAPHS: dict[str, dict[str, Any]] = {"feature-squeezing": {"bits": 4}, 
 
 @dataclass(frozen=True, kw_only=True)
 class Chain(Defense):
-    """Several defenses of one network; images pass the first of them first.
+    """Several defenses of one network; images pass the first one first.
 
-    parts: at least two.  Raises ValueError for two that train, since the second would undo the first.
+    parts: at least two.  Raises ValueError for two that train, because the second would undo the first.
     """
 
     parts: tuple[Defense, ...]
@@ -67,9 +67,9 @@ class Chain(Defense):
 
 
 def as_defense(defense: Any) -> Defense:
-    """A defense; a sanitizer, a plan, a transform, a function or text as one, and several in a list as a chain.
+    """A defense from a sanitizer, a plan, a transform, a function or text; a list of several becomes a chain.
 
-    Text is as the command line has it, ``"feature-squeezing:bits=1 | conv*=mask:0.3"``.  A function is as for `own_defense`.
+    Text is as on the command line, ``"feature-squeezing:bits=1 | conv*=mask:0.3"``.  A function is as for `own_defense`.
     Raises TypeError for anything else, ValueError for a name or an argument that does not exist.
     """
     if isinstance(defense, Defense):
@@ -92,15 +92,15 @@ def as_defense(defense: Any) -> Defense:
 
 
 def read_defense(text: str) -> Defense:
-    """A defense from text: by name, a plan, or ``path/to/file.py:function``; several with bars between are a chain."""
+    """A defense from text: a name, a plan, or ``path/to/file.py:function``; several, separated by bars, are a chain."""
     return as_defense([_link(part.strip()) for part in text.split("|")])
 
 
 def read_defenses(text: str) -> list[Defense]:
-    """What a text names: one defense, or with "all-attached" every one that needs neither training nor images to learn from.
+    """The defenses that a text names: one, or with "all-attached" all that need neither training nor images to learn from.
 
     These are the three sanitizers of the paper, on all hidden activations, and those in `DEFENSES`, with the arguments in
-    ``FOR_PHOTOGRAPHS`` or the defaults.  PixelDefend is not among them, for its density model is of certain images.
+    ``FOR_PHOTOGRAPHS`` or the defaults.  PixelDefend is not among them, because its density model is for certain images.
     """
     from sanact.defenses import DEFENSES
 
@@ -127,20 +127,20 @@ def _link(text: str) -> Any:
 
 
 def read_plan(text: str) -> Any:
-    """A plan as text, or from a JSON file as `sanact search` writes it, with a defense of the image perhaps."""
+    """A plan from text, or from a JSON file of `sanact search`, which may have a defense of the image, too."""
     from sanact.defenses.candidate import from_dict, usable
 
     return read_plan_of(text, lambda configs: usable(from_dict(configs)))
 
 
 def links(defense: Any) -> tuple[Defense, ...]:
-    """What a chain consists of; any other defense alone."""
+    """The parts of a chain; any other defense alone."""
     defense = as_defense(defense)
     return defense.parts if isinstance(defense, Chain) else (defense,)
 
 
 def split(defense: Defense) -> tuple[Defense | None, Defense | None]:
-    """What of it trains another network, and what is then put into that; None where there is none."""
+    """The part of a defense that trains another network, and the part that is then attached to it; None for a missing one."""
     trained = [link for link in links(defense) if link.kind == "trained"]
     others = [link for link in links(defense) if link.kind != "trained"]
     return (trained[0] if trained else None), (as_defense(others) if others else None)

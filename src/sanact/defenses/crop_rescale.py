@@ -1,4 +1,4 @@
-"""Crop ensembles: classify an image by the mean of what a network says of random crops of it."""
+"""Crop ensembles: classify an image by the mean prediction on random crops of it."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class CropAverage(Transformed):
 
 @dataclass(frozen=True, kw_only=True)
 class CropEnsemble(Behind):
-    """The mean of the probabilities that a network gives to random crops, as logits:
+    """The mean of the probabilities that a network gives to random crops, as logits.
 
         z = log( 1/n Σ_i softmax f(crop_i(x)) )
 
-    draws: n, 1 to 1,000; an attacker's gradient is a mean over them already.  share, seed: as for `CropRescale`.
+    draws: n, 1 to 1,000; an attacker's gradient is already a mean over them.  share, seed: as for `CropRescale`.
     """
 
     draws: int = 10

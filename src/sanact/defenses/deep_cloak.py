@@ -1,4 +1,4 @@
-"""DeepCloak: remove the features that adversarial examples change most, in front of the logits."""
+"""DeepCloak: remove the features before the logits that adversarial examples change most."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class DeepCloak(Defense):
 
         s_c = Σ_x | h_c(x) - h_c(x') |        h'_c = 0  for the channels of the largest s_c,  else h_c
 
-    share: of the channels (of a vector, the units) that are removed, in (0, 1); at least one is, and one stays.
-    eps: of the examples of FGSM that it learns from, in input units.
+    share: of the channels (of a vector, the units) to remove, in (0, 1); at least one is removed, and one stays.
+    eps: budget of the FGSM examples that it learns from, in input units.
     Raises ValueError for a network that has no hidden activation.
     """
 
@@ -65,9 +65,9 @@ class DeepCloak(Defense):
 
 
 class Cloak(Sanitizer):
-    """Sets the channels of a map, or the units of a vector, to zero that changed most when it was fitted.
+    """Sets to zero the channels of a map, or the units of a vector, that changed most when it was fitted.
 
-    share: of them that are removed.  kept: (C,), whether each stays; None before `fit`.
+    share: of them to remove.  kept: (C,), whether each stays; None before `fit`.
     """
 
     kept: Tensor | None
@@ -84,7 +84,7 @@ class Cloak(Sanitizer):
         return maps * self.kept.to(maps.dtype).reshape(shape)
 
     def fit(self, network: nn.Module, cloaked: nn.Module, data: Data, attack: FGSM) -> None:
-        """Learn which to remove.  network: the undefended one; cloaked: the same with this in it."""
+        """Learn what to remove.  network: the undefended one; cloaked: the same with this part in it."""
         changes, device = torch.zeros(()), device_of(network)
         for batch in data.batches(BATCH):
             x, y = batch.x.to(device), batch.y.to(device)
@@ -95,7 +95,7 @@ class Cloak(Sanitizer):
 
     @torch.no_grad()
     def _seen(self, cloaked: nn.Module, x: Tensor) -> Tensor:
-        """What it is given, by channel, (N, C, n)."""
+        """Its input, by channel, (N, C, n)."""
         seen: list[Tensor] = []
         handle = self.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
         try:

@@ -1,8 +1,8 @@
 """Networks that can refuse an image.
 
-A detector and the classifier behind it are one network to an attacker, whose example must be misclassified and accepted.  So
-the refusal is a logit, the last one: z_K = max z + c (score - threshold), with c > 0.  It is the largest where the score is
-above the threshold.
+For an attacker, a detector and the classifier behind it are one network: an example must be misclassified and accepted.  So the
+refusal is a logit, the last one: z_K = max z + c (score - threshold), with c > 0.  It is the largest if the score is above the
+threshold.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from sanact.defenses.base import Around
 from sanact.device import device_of
 from sanact.parts import Part
 
-FALSE_ALARMS = 0.05  # of the clean images that the threshold is set on
+FALSE_ALARMS = 0.05  # share of clean images that the threshold refuses
 
 
 class Detector(Part):
     """Gives images a score, and refuses those above a threshold.
 
-    threshold: (), of the score.  scale: (), logits a unit of the score; both NaN until `fit`.
-    bypassed: nothing is refused, and there is no logit for it.
+    threshold: (), of the score.  scale: (), logits per unit of the score.  Both are NaN until `fit`.
+    bypassed: nothing is refused, and there is no logit for a refusal.
     """
 
     kind = "detector"
@@ -38,7 +38,7 @@ class Detector(Part):
 
     @abstractmethod
     def score(self, network: nn.Module, x: Tensor, logits: Tensor) -> Tensor:
-        """The higher, the more likely refused, (N,).  network: the classifier.  logits: its answer to x, (N, K)."""
+        """The score, (N,); a high one means a refusal.  network: the classifier.  logits: its answer to x, (N, K)."""
 
     def examine(self, network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
         """The classifier's logits, (N, K), and the score, (N,)."""
@@ -47,11 +47,11 @@ class Detector(Part):
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The gradient of its score; what stands in for parts inside of it is theirs to say."""
+        """The gradient of its score; parts inside of it have choices of their own."""
         return ("exact", *self.surrogates)
 
     def forward(self, network: nn.Module, x: Tensor) -> Tensor:
-        """The logits with that of the refusal, (N, K + 1)."""
+        """The logits with the refusal's, (N, K + 1)."""
         if self.bypassed:
             plain: Tensor = network(x)
             return plain
@@ -67,9 +67,9 @@ class Detector(Part):
 
     @torch.no_grad()
     def fit(self, network: nn.Module, data: Data, *, false_alarms: float = FALSE_ALARMS, batch_size: int = 100) -> None:
-        """Set the threshold so that this share of clean images is refused, and the scale so that scores count as logits do.
+        """Set the threshold so that this share of clean images is refused, and the scale so that scores compare to logits.
 
-        Raises ValueError where scores are not finite, or hardly vary: the threshold would refuse nothing, or all.
+        Raises ValueError if scores are not finite, or hardly vary: the threshold would refuse nothing, or everything.
         """
         scores, leads = [], []
         device = device_of(network)
@@ -94,7 +94,7 @@ class Detector(Part):
 class Refusing(Around):
     """A network behind a detector: x in [0, 1] → its K logits, and one for the refusal.
 
-    Raises ValueError for a network that refuses images already.
+    Raises ValueError for a network that already refuses images.
     """
 
     def __init__(self, network: nn.Module, detector: Detector) -> None:
@@ -113,15 +113,15 @@ class Refusing(Around):
 
 
 class Corrector(Detector):
-    """A detector that knows another answer where it is suspicious."""
+    """A detector that has another answer for suspicious images."""
 
     @abstractmethod
     def correct(self, network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The classifier's logits, (N, K), the score, (N,), and the logits that count where the score is too high, (N, K)."""
+        """The classifier's logits, (N, K), the score, (N,), and the logits to use where the score is too high, (N, K)."""
 
 
 class Correcting(Around):
-    """A network that answers otherwise where its detector is suspicious: x in [0, 1] → K logits.  It refuses nothing."""
+    """A network with another answer for images that its detector suspects: x in [0, 1] → K logits.  It refuses nothing."""
 
     def __init__(self, network: nn.Module, detector: Corrector) -> None:
         super().__init__(network)

@@ -1,4 +1,4 @@
-"""Defensive distillation: a student of a teacher's soft labels, both at a high temperature."""
+"""Defensive distillation: a student trained on a teacher's soft labels, both at a high temperature."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from sanact.values import POSITIVE, Rules
 
 @dataclass(frozen=True, kw_only=True)
 class DefensiveDistillation(Trained):
-    """A network of the same architecture, trained to say what a teacher says; see `Tempered`.
+    """A network of the same architecture, trained on the predictions of a teacher; see `Tempered`.
 
-    temperature: T of both in training; afterwards it is 1, so that logits are about T times as large, and softmax saturates.
-    teacher: the file of its weights, needed in training alone.  A training without one makes the teacher.
-    weights: see `Trained`; a teacher's are refused.
+    temperature: T of both in training.  Afterwards it is 1, so logits are about T times as large, and softmax saturates.
+    teacher: the file of its weights, needed only for training.  Training without one makes the teacher.
+    weights: see `Trained`; those of a teacher are refused.
     """
 
     temperature: float = 100.0

@@ -24,8 +24,9 @@ MOST = 1024
 def codewords(classes: int, bits: int, seed: int) -> Tensor:
     """Rows of a Hadamard matrix, ±1, (classes, bits): any two differ in about half of their bits.
 
-    The first column of Sylvester's matrix is constant and tells nothing, so that its signs alternate; then rows are shuffled.
-    Raises ValueError for bits that are no power of two, or fewer than the classes.
+    The first column of Sylvester's matrix is constant and carries no information, so its signs are made to alternate; then rows
+    are shuffled.
+    Raises ValueError for a number of bits that is not a power of two, or smaller than the number of classes.
     """
     if bits & (bits - 1):
         raise ValueError(f"bits must be a power of two, for there to be a Hadamard matrix, got {bits} (codewords)")
@@ -45,8 +46,8 @@ class Decoder(Part):
 
         logit_k = Σ_j c_kj tanh z_j
 
-    The largest is the class that the paper decides for.  tanh saturates, and its gradient is then nothing: attackers
-    differentiate the correlations in front of it, Σ_j c_kj z_j.
+    The largest is the class that the paper predicts.  Where tanh saturates, its gradient vanishes, so attackers differentiate
+    the correlations before it, Σ_j c_kj z_j.
     """
 
     kind = "decoder"
@@ -73,7 +74,7 @@ class Decoder(Part):
 
 
 class Coded(nn.Module):
-    """A network of bits behind which a decoder finds the class; in training mode it returns the bits, (N, bits)."""
+    """A network of bits, followed by a decoder that finds the class; in training mode it returns the bits, (N, bits)."""
 
     def __init__(self, network: nn.Module, codes: Tensor) -> None:
         super().__init__()
@@ -90,9 +91,9 @@ class ECOC(Trained):
 
         min_θ E mean_j max(0, 1 - c_yj z_j(x + noise))        class(x) = argmax_k Σ_j c_kj tanh z_j(x)
 
-    bits: of a codeword, a power of two, at least the number of classes.  seed: of the choice of codewords.  noise: standard
-    deviation of the normal noise in training, in input units.  weights: see `Trained`.
-    Raises ValueError for codewords fewer than classes, and for a network without a linear layer that makes its logits.
+    bits: length of a codeword, a power of two, at least the number of classes.  seed: for the choice of codewords.  noise:
+        standard deviation of the normal noise in training, in input units.  weights: see `Trained`.
+    Raises ValueError for fewer codewords than classes, and for a network whose logits do not come from a linear layer.
     """
 
     bits: int = 16

@@ -1,4 +1,4 @@
-"""Ensemble adversarial training: one-step examples made on networks that do not learn."""
+"""Ensemble adversarial training: one-step examples crafted on fixed networks."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from sanact.values import POSITIVE, Rules
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleAdversarialTraining(Trained):
-    """A network of the same architecture, trained on images and on FGSM examples made on others or on itself; see `Mixed`.
+    """A network of the same architecture, trained on images and on FGSM examples of other networks or its own; see `Mixed`.
 
     eps: of the examples, in input units.
-    sources: other networks of the same data with plus signs between, MODEL for our weights or MODEL@FILE, as in
-        "mnist-cnn+my/net.py:net@net.safetensors"; needed in training alone.
+    sources: other networks for the same data, joined by plus signs: MODEL for our weights, or MODEL@FILE, as in
+        "mnist-cnn+my/net.py:net@net.safetensors"; needed only for training.
     weights: see `Trained`.
     """
 

@@ -1,4 +1,4 @@
-"""Feature squeezing: classify images with fewer colours or less detail, or refuse those that this changes much."""
+"""Feature squeezing: classify images with fewer colours or less detail, or refuse images that this changes much."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from sanact.values import POSITIVE, Maybe, Rules, flag
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSqueezing(Defense):
-    """Bit depth, a median filter, and non-local means on the image; those that are given.
+    """Bit depth, a median filter, and non-local means on the image: those that are given.
 
-    bits: of a value, 1 to 8.  median: side of the window, ≥ 2.  h, window_size, patch_size: of non-local means, as in
-        `NLMeansSmoothing`.  None of bits, median, and h leaves that one out.
-    detect: False classifies the squeezed image, squeezed by one after the other.  True squeezes it by each of them alone,
-        and refuses images for which one moves the probabilities by more, in L1, than those of all but 5 % of clean images:
+    bits: per value, 1 to 8.  median: side of the window, ≥ 2.  h, window_size, patch_size: of non-local means, as in
+        `NLMeansSmoothing`.  If bits, median or h is None, that squeezer is left out.
+    detect: False applies all squeezers in turn and classifies the result.  True applies each squeezer alone, and refuses images
+        whose score is higher than for all but 5 % of clean images:
 
         score = max_s ‖ softmax z(x) - softmax z(s(x)) ‖_1
 
-    Raises ValueError where nothing is given to squeeze by.
+    Raises ValueError if no squeezer is given.
     """
 
     bits: int | None = None
@@ -72,7 +72,7 @@ class FeatureSqueezing(Defense):
         return "fitted" if self.detect else "attached"
 
     def squeezers(self) -> list[Transform]:
-        """In the order in which images pass them."""
+        """The squeezers in the order in which images pass them."""
         chosen: list[Transform] = [BitDepth(self.bits)] if self.bits is not None else []
         chosen += [MedianSmoothing(self.median)] if self.median is not None else []
         return chosen + ([NLMeansSmoothing(self.window_size, self.patch_size, self.h)] if self.h is not None else [])
@@ -94,7 +94,7 @@ class FeatureSqueezing(Defense):
 
 
 class SqueezingDetector(Detector):
-    """The largest change of the probabilities that a squeezer makes."""
+    """The largest change of the probabilities by any squeezer."""
 
     def __init__(self, squeezers: Sequence[Transform]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Statistics of convolution filters: a cascade of support vector machines on what each convolution returns."""
+"""Statistics of convolution filters: a cascade of support vector machines on the outputs of convolutions."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from sanact.defenses.layers import BATCH, LayerDetector, check_both, won_by
 from sanact.device import one_thread
 from sanact.values import POSITIVE, Rules, Whole, flag
 
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the places that lie below
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # the quantiles: shares of the places that lie below
 WIDTH = 0.1  # of a channel's standard deviation
-KEPT = 0.99  # of the adversarial images that come to a stage, how many go on to the next
-FEWEST = 10  # clean images that another stage is fitted to
-FIRST = 100  # images whose outputs the principal components are of
+KEPT = 0.99  # share of the adversarial images of a stage that go on to the next
+FEWEST = 10  # clean images needed to fit another stage
+FIRST = 100  # images whose outputs give the principal components
 
 Percentiles = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FilterStatistics(Defense):
-    """A cascade of linear support vector machines, one for each convolution, the first convolution first.
+    """A cascade of linear support vector machines, one for each convolution, in order.
 
         score = min_l ( w_l · s_l(x) + b_l )
 
-    s_l: of the output of convolution l, for each channel its minimum, maximum and quartiles over all places, and for each
-        principal component of clean outputs the mean magnitude over all places.
-    An image is suspicious if every stage finds it so.  A stage passes on 99 % of the adversarial images that came to it, and
-    the next is fitted to what it passes on.
-    eps, steps: of PGD in Linf, whose examples the stages tell from clean images.
-    correct: False refuses suspicious images.  True classifies them after a mean filter of 3x3.
+    s_l: from the output of convolution l, the minimum, maximum and quartiles of each channel over all places, and the mean
+        magnitude of each principal component of clean outputs over all places.
+    An image is suspicious if every stage finds it so.  A stage passes on 99 % of its adversarial images, and the next stage is
+    fitted to the images passed on.
+    eps, steps: of PGD in Linf; the stages learn to tell its examples from clean images.
+    correct: False refuses suspicious images.  True classifies them after a 3x3 mean filter.
     Half of the images fit the stages, the other half set the threshold.
-    Raises ValueError for a network without convolutions, and where PGD wins nothing.
+    Raises ValueError for a network without convolutions, and if PGD wins nothing.
     """
 
     eps: float = 0.3
@@ -74,7 +74,7 @@ class FilterStatistics(Defense):
 
 
 class FilterDetector(LayerDetector, Corrector):
-    """stages: of the first convolutions, one each, in the order in which they run."""
+    """stages: one for each of the first convolutions, in the order in which they run."""
 
     kinds = (nn.Conv2d,)
 
@@ -84,7 +84,7 @@ class FilterDetector(LayerDetector, Corrector):
 
     @torch.no_grad()
     def learn(self, network: nn.Module, clean: Tensor, crafted: Tensor) -> None:
-        """Fit stage after stage to clean and adversarial images, until hardly any clean one is left."""
+        """Fit stage after stage to clean and adversarial images, until hardly any clean image is left."""
         check_both(clean, crafted, self)
         for number, output in enumerate(self.outputs_of(network, clean[:FIRST])):
             stage = Stage(output)
@@ -106,7 +106,7 @@ class FilterDetector(LayerDetector, Corrector):
 
     @property
     def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
-        """Percentiles that depend on all places nearly as high, where the exact ones depend on one."""
+        """Percentiles that depend on all places with nearby values, where the exact ones depend on a single place."""
         return {"spread": spread_percentiles}
 
     def correct(self, network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -114,7 +114,7 @@ class FilterDetector(LayerDetector, Corrector):
 
 
 class Stage(nn.Module):
-    """Of one convolution: statistics of its output (N, C, H, W), and how far they are on the adversarial side, (N,).
+    """Statistics of one convolution's output (N, C, H, W), and a score for its adversarial side, (N,).
 
     center, components, spread: the principal components of clean outputs, (C,), (C, C), (C,).  mean, std, weight, bias: of the
     standardized statistics.
@@ -144,7 +144,7 @@ class Stage(nn.Module):
         return torch.cat([of(output), magnitudes], dim=1)
 
     def fit(self, normal: Tensor, adversarial: Tensor) -> None:
-        """A linear machine on statistics, its threshold where it passes on 99 % of the adversarial ones."""
+        """Fit a linear machine to statistics, with a threshold that passes on 99 % of the adversarial ones."""
         from sklearn.svm import SVC
 
         check_both(normal, adversarial, "stage of a cascade")

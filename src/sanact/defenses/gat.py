@@ -1,4 +1,4 @@
-"""GAT: one detector a class, trained against adversarial examples of all other classes, to refuse or to classify."""
+"""GAT: one detector per class, trained against adversarial examples of all other classes, to refuse or to classify."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class GAT(Trained):
 
         min_θ E_{(x, y)}  softplus( -d_y(x) ) + E_{k ≠ y} max_{‖δ‖∞ ≤ eps} softplus( d_k(x + δ) )
 
-    variant: "generative" classifies by the largest d_k; "integrated" leaves that to the undefended network.  Both refuse images
+    variant: "generative" classifies by the largest d_k; "integrated" lets the undefended network classify.  Both refuse images
         that the detector of the predicted class finds less likely than all but 5 % of clean images.
-    eps: of the examples it was, or is to be, trained on, in input units.  steps: of PGD in training.  weights: see `Trained`.
+    eps: budget of the training examples, in input units.  steps: of PGD in training.  weights: see `Trained`.
     """
 
     eps: float = 0.3
@@ -76,9 +76,9 @@ class GAT(Trained):
 
 
 class Unlikely(Detector):
-    """Refuses what the detector of the predicted class finds unlikely.
+    """Refuses images that the detector of the predicted class finds unlikely.
 
-    detectors: x → (N, K); None where the network's own logits are theirs.
+    detectors: x → (N, K); None if the network's own logits are the detectors.
     """
 
     def __init__(self, detectors: nn.Module | None = None) -> None:
@@ -92,9 +92,9 @@ class Unlikely(Detector):
 
 @dataclass(frozen=True)
 class OneAgainstTheRest(Objective):
-    """The detector of an image's class on the image, and that of another class, drawn anew, on an example made for it.
+    """The loss of an image's own class detector on the image, and of another class's detector on an example made for it.
 
-    attack: targeted; its budget grows from zero to the whole over a third of the steps.
+    attack: targeted; its budget grows from zero to its full size over a third of the steps.
     """
 
     attack: PGD
@@ -105,7 +105,7 @@ class OneAgainstTheRest(Objective):
         other = (step.y + torch.randint(1, classes, step.y.shape, generator=step.draws).to(step.y)) % classes
 
         def towards(x: Tensor) -> Tensor:
-            """Two logits, the second that of the other class's detector."""
+            """Two logits, the second one from the other class's detector."""
             likely = step.model(x).gather(1, other[:, None])
             return torch.cat([torch.zeros_like(likely), likely], 1)
 

@@ -23,12 +23,12 @@ LATENT, HIDDEN = 32, 200  # numbers of z; units of every hidden layer
 
 @dataclass(frozen=True, kw_only=True)
 class GenerativeLogits(Trained):
-    """A generative model of image, class and a hidden cause, whose joint likelihoods are the logits.
+    """A generative model of image, class and a latent variable, whose joint likelihoods are the logits.
 
         logit_y = log p(x, y) ≈ log 1/S Σ_s p(z_s) p(y | z_s) p(x | z_s, y) / q(z_s | x, y),   z_s ~ q(z | x, y)
 
-    draws: S, ≥ 1, samples of z in classifying.  weights: see `Trained`.
-    detect: refuse as well what has a lower p(x) = Σ_y p(x, y) than all but 5 % of clean images.
+    draws: S, ≥ 1, samples of z in classification.  weights: see `Trained`.
+    detect: also refuse images with a lower p(x) = Σ_y p(x, y) than all but 5 % of clean images.
     """
 
     draws: int = 10
@@ -80,9 +80,9 @@ class GenerativeLogits(Trained):
 class DeepBayes(nn.Module):
     """p(z) p(y | z) p(x | z, y) with q(z | x, y), two layers each: x (N, C, H, W) → log p(x, y) up to a constant, (N, K).
 
-    p(z) is standard normal, p(x | z, y) normal around what the decoder makes of z and y, with a variance of 1/2.
-    The samples come from one draw of ``draws`` normal vectors, the same for every image and class; in training there is one,
-    drawn anew, so that the result is the evidence lower bound.
+    p(z) is standard normal; p(x | z, y) is normal around the decoder's output for z and y, with a variance of 1/2.
+    The samples come from one draw of ``draws`` normal vectors, the same for every image and class.  In training there is one
+    vector, drawn anew, so that the result is the evidence lower bound.
     """
 
     noise: Tensor
@@ -121,7 +121,7 @@ class Improbable(Detector):
 
 @dataclass(frozen=True)
 class Evidence(Objective):
-    """The evidence lower bound of image and class, driven up: a mean over pixels."""
+    """Maximizes the evidence lower bound of image and class, as a mean over pixels."""
 
     def __call__(self, step: Step) -> tuple[Tensor, Tensor]:
         logits = step.forward(step.x)

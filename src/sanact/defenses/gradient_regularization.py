@@ -16,7 +16,7 @@ from sanact.values import POSITIVE, OneOf, Rules
 
 @dataclass(frozen=True, kw_only=True)
 class UnifiedGradientRegularization(Trained):
-    """A network of the same architecture, trained one step up the gradient from the images.
+    """A network of the same architecture, trained at points one step up the gradient from the images.
 
         min_θ E J(x, y) + eps ‖∇_x J(x, y)‖_q,   1/p + 1/q = 1
 

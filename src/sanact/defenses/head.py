@@ -1,4 +1,4 @@
-"""The end of a network: the linear layer that makes its logits, and others in its place."""
+"""The linear layer that makes a network's logits, and replacing it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from sanact.graph import find_layers, trace
 
 
 def head_of(network: nn.Module, example: Tensor | None = None) -> tuple[str, nn.Linear]:
-    """The linear layer that makes the logits, with its name; ValueError where it is not one alone, or none.
+    """The linear layer that makes the logits, with its name; ValueError if there is not exactly one.
 
-    example: an image, (1, C, H, W), for a network whose shape of images cannot be found out.
+    example: an image, (1, C, H, W), for a network whose input shape cannot be found out.
     """
     outputs = [layer for layer in find_layers(trace(network, example)) if layer.place is None]
     head = network.get_submodule(outputs[0].name) if len(outputs) == 1 else None
@@ -22,7 +22,7 @@ def head_of(network: nn.Module, example: Tensor | None = None) -> tuple[str, nn.
 
 
 def with_head(network: nn.Module, name: str, outputs: int, seed: int = 0) -> nn.Module:
-    """The network with a fresh linear layer in the place of the one of this name, of so many outputs."""
+    """The network with a fresh linear layer of this many outputs in place of the one with this name."""
     before = network.get_submodule(name)
     assert isinstance(before, nn.Linear)
     with torch.random.fork_rng():

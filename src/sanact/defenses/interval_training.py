@@ -20,7 +20,7 @@ class IntervalTraining(Trained):
         min_θ E  κ J(z, y) + (1 - κ) J(ẑ, y)      ẑ: see `sanact.objectives.Boxed`
 
     eps: half the side of the box, in input units, (0, 1].  weights: see `Trained`.
-    ``sanact certify`` proves what it holds.
+    ``sanact certify`` computes what is proven.
     """
 
     eps: float = 0.1

@@ -1,4 +1,4 @@
-"""k-WTA networks: of each hidden activation the largest elements, and weights that were trained so."""
+"""k-WTA networks: only the largest elements of each hidden activation are kept, in training, too."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sanact.plan import SanitizedModel, sanitize
 from sanact.sanitizers import KWTA
 from sanact.values import Number, Rules
 
-WIDE = 0.5  # of the elements win when the training starts: about as many as a ReLU leaves
+WIDE = 0.5  # share of winners when training starts: about as many as a ReLU leaves
 
 
 @dataclass(frozen=True, kw_only=True)
 class KWTANetwork(Trained):
-    """A network of the same architecture with `KWTA` behind each hidden activation, trained while the winners become fewer.
+    """A network of the same architecture with `KWTA` behind each hidden activation, trained with ever fewer winners.
 
     share: of the elements of an activation that win, in (0, 1).  weights: see `Trained`.
     """
@@ -47,11 +47,11 @@ class KWTANetwork(Trained):
 
 
 class Narrow(nn.Module):
-    """A network that was trained with its sanitizers, and is none to attack without them."""
+    """A network trained with its sanitizers; without them it is no meaningful network to attack."""
 
     def __init__(self, sanitized: SanitizedModel) -> None:
         super().__init__()
-        self.sanitized = sanitized  # no plain network takes weights by this name
+        self.sanitized = sanitized  # a name that keeps plain networks from loading these weights
         self.training = sanitized.training
         for part in sanitized.sanitizers.values():
             part.removable = False

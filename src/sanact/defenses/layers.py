@@ -1,4 +1,4 @@
-"""Detectors that look at what the layers of a network return, and what they learn from."""
+"""Detectors that use the outputs of a network's layers, and the examples they learn from."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ BATCH = 100
 class LayerDetector(Detector):
     """Scores images by the outputs of the network's layers, in the same pass as the logits.
 
-    kinds: the layers that are looked at; their outputs are as the layer returns them, before any nonlinearity.
-    Raises ValueError for a network that has none.
+    kinds: the types of layers to look at; their outputs are taken before any nonlinearity.
+    Raises ValueError for a network without such layers.
     """
 
     kinds: ClassVar[tuple[type[nn.Module], ...]] = (nn.Conv2d, nn.Linear)
@@ -77,10 +77,10 @@ def check_both(normal: Tensor, adversarial: Tensor, where: object) -> None:
 
 
 def won_by(network: nn.Module, data: Data, attack: Attack, where: object) -> tuple[Tensor, Tensor]:
-    """Images that the network classifies correctly, and adversarial examples of them that it does not, each (N, C, H, W).
+    """Images that the network classifies correctly, and adversarial examples of them that fool it, each (N, C, H, W).
 
-    The n-th example is of the n-th image.  Raises ValueError where there is none: a detector cannot be fitted on clean, or on
-    adversarial, images only.
+    The n-th example belongs to the n-th image.  Raises ValueError if there are none, because a detector needs clean and
+    adversarial images.
     """
     device = device_of(network)
     clean, crafted = [], []

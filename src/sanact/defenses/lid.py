@@ -1,4 +1,4 @@
-"""Local intrinsic dimensionality: refuse images whose activations lie where the data has too many dimensions around them."""
+"""Local intrinsic dimensionality: refuse images whose activations have a high one."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class LocalIntrinsicDimensionality(Defense):
         LID_l(x) = -( 1/k Σ_i log( r_i / r_k ) )⁻¹       refused where  w · LID(x) + b  is above a threshold
 
     r_1 ≤ … ≤ r_k: distances of the layer's output for x to its nearest neighbours among those of clean images.
-    neighbours: k, 2 to ``reference``.  reference: how many clean images these are; the same for every image that is scored.
-    eps, steps: of PGD in Linf, whose examples the regression tells from clean images and from such with as much Gaussian noise.
-    Half of the images that are not among the reference fit the regression, the other half set the threshold.
-    Raises ValueError for more neighbours than reference, too few images, and where PGD wins nothing.
+    neighbours: k, 2 to ``reference``.  reference: number of these clean images; they are the same for every image.
+    eps, steps: of PGD in Linf; the regression tells its examples from clean images, with and without equally large noise.
+    Half of the images outside the reference fit the regression, and the other half set the threshold.
+    Raises ValueError for more neighbours than reference, too few images, and if PGD wins nothing.
     """
 
     neighbours: int = 20
@@ -93,7 +93,7 @@ class LIDDetector(LayerDetector):
     def learn(self, network: nn.Module, among: Data, data: Data, attack: PGD) -> None:
         """Keep the outputs for the images ``among``, and fit the regression to the data and its examples.
 
-        Its features are taken of clean and noisy images, which count alike, and of adversarial ones.
+        The features come from clean and noisy images, which both count as normal, and from adversarial ones.
         """
         clean, crafted = won_by(network, data, attack, self)
         for number, output in enumerate(self.outputs_of(network, next(among.batches(len(among))).x.to(clean))):
@@ -135,7 +135,7 @@ def lid(a: Tensor, among: Tensor, neighbours: int) -> Tensor:
         LID = -( 1/k Σ_i log( r_i / r_k ) )⁻¹
 
     a: (N, F).  among: (B, F), of which the k nearest count.  Returns (N,).
-    Distances that the dtype does not resolve, beside the lengths of their ends, count as the least that it does.
+    Distances too small for the dtype to resolve, relative to the norms of their ends, count as the smallest resolved one.
     Raises ValueError for k above B.
     Paper: Amsaleg et al. 2015, doi:10.1145/2783258.2783405.
     """

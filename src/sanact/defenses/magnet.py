@@ -1,4 +1,4 @@
-"""MagNet: classify what an autoencoder makes of an image, and refuse what autoencoders change much."""
+"""MagNet: classify an autoencoder's reconstruction of an image, and refuse images that autoencoders change much."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class MagNet(Defense):
         classified: r(x)      refused where  max_d s_d(x) / t_d  is above a threshold, of
         s_1 = mean |x - r(x)|²,   s_2 = mean |x - a(x)|,   s_T = JSD( softmax z(x)/T, softmax z(r(x))/T )
 
-    r, a: an autoencoder that pools, and one that does not.  z: the logits of the undefended network.  t_d: what s_d exceeds for
-    5 % of clean images.
-    autoencoders: of which data, as in `Reformer`.
-    divergence: whether the Jensen-Shannon divergences at the temperatures T of 10 and 40 are among the detectors, which the
-        paper has for CIFAR-10 and not for MNIST.
+    r, a: an autoencoder with pooling, and one without.  z: the logits of the undefended network.  t_d: exceeded by s_d for 5 %
+    of clean images.
+    autoencoders: named by their data, as in `Reformer`.
+    divergence: whether to add the Jensen-Shannon divergences at temperatures T of 10 and 40, which the paper uses for CIFAR-10
+        but not for MNIST.
     """
 
     autoencoders: str = "mnist"
@@ -75,7 +75,7 @@ class MagNetDetector(Detector):
 
     @torch.no_grad()
     def learn(self, network: Transformed, data: Data, batch_size: int = 100) -> None:
-        """Measure how large each score is for clean images."""
+        """Measure how large each score is on clean images."""
         scores = []
         for batch in data.batches(batch_size):
             x = batch.x.to(self.typical.device)
@@ -83,7 +83,7 @@ class MagNetDetector(Detector):
         self.typical = torch.cat(scores).quantile(1 - FALSE_ALARMS, dim=0).clamp_min(torch.finfo(torch.float32).tiny)
 
     def scores(self, network: nn.Module, x: Tensor, logits: Tensor) -> Tensor:
-        """s_d, (N, detectors).  network: behind the reformer, whose logits these are."""
+        """s_d, (N, detectors).  network: behind the reformer, with these logits."""
         errors = [(x - self.pair.pooled(x)).square(), (x - self.pair.plain(x)).abs()]
         found = [error.flatten(1).mean(1) for error in errors]
         if self.divergence:

@@ -1,4 +1,4 @@
-"""Naive adversarial training: half of each batch are one-step examples made on the network itself."""
+"""Naive adversarial training: half of each batch are one-step examples crafted on the network itself."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from sanact.values import POSITIVE, Rules, flag
 
 @dataclass(frozen=True, kw_only=True)
 class NaiveAdversarialTraining(Trained):
-    """A network of the same architecture, trained on images and on examples of one step; see `Mixed`.
+    """A network of the same architecture, trained on images and on one-step examples; see `Mixed`.
 
     eps: the largest budget of these examples, in input units; each draws its own.
     weight: of an example, where an image has 1.
-    targeted: steps towards the least likely class, not away from the label, which a network can learn to read off the step.
+    targeted: step towards the least likely class, not away from the label, because a network can learn to read the label from
+        the step.
     weights: see `Trained`.
     """
 

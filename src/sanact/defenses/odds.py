@@ -1,4 +1,4 @@
-"""The odds are odd: refuse, or classify otherwise, images whose logits noise moves as it moves those of no clean image."""
+"""The odds are odd: refuse, or classify differently, images whose logits react to noise unlike those of clean images."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from sanact.values import POSITIVE, SEED, Rules, Whole, flag
 
 @dataclass(frozen=True, kw_only=True)
 class OddsAreOdd(Defense):
-    """A statistical test on how Gaussian noise η moves the logits z, where y = argmax z(x).
+    """A statistical test of how Gaussian noise η moves the logits z, where y = argmax z(x).
 
         g_k(x, η) = (z_k - z_y)(x + η) - (z_k - z_y)(x)        score = max_{k≠y} E_η[ g_k(x, η) - μ_yk ] / σ_yk
 
-    μ, σ: mean and standard deviation of g over clean images of class y and noise.
-    noise: standard deviation of η, in input units.  draws: of η, that its expectation is taken over.  seed: of them.
-    correct: False refuses images whose score is above a threshold.  True classifies these as the k of the largest statistic.
-    Raises ValueError for images that the network puts into fewer than all of its classes: μ and σ would be missing.
+    μ, σ: mean and standard deviation of g over noise and clean images of class y.
+    noise: standard deviation of η, in input units.  draws: of η, to take the expectation over.  seed: for these draws.
+    correct: False refuses images whose score is above a threshold.  True classifies these as the k with the largest statistic.
+    Raises ValueError if the network puts no clean image into one of its classes, because μ and σ would be missing.
     """
 
     noise: float = 0.06
@@ -56,7 +56,7 @@ class OddsAreOdd(Defense):
 
 
 class OddsDetector(Corrector):
-    """Draws its noise example by example, so that any batch size sees the same.
+    """Draws its noise example by example, so that it does not depend on the batch size.
 
     mean, std: μ and σ, (K, K), by predicted class and rival; 0 and 1 where they are the same.
     """
@@ -120,7 +120,7 @@ class OddsDetector(Corrector):
         return self.statistics(network, x, logits).amax(1)
 
     def correct(self, network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The corrected logits are how far each statistic is above the threshold; the predicted class has 0."""
+        """The corrected logits say how far each statistic is above the threshold; the predicted class has 0."""
         logits = network(x)
         found = self.statistics(network, x, logits)
         corrected = self.scale * (found - self.threshold)

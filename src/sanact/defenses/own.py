@@ -1,4 +1,4 @@
-"""Defenses of the user's own: any function of a model, and of training images if it wants some, is judged as ours are."""
+"""The user's own defenses: any function of a model, and of training images if needed, is judged like ours."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from sanact.wrapping import unwrapped
 
 
 class Replaced(Around, Part):
-    """A defended network in place of an undefended one, which an attacker who knows of the defense has, too.
+    """A defended network in place of the undefended one, which an attacker who knows of the defense also has.
 
-    forward: x in [0, 1], (N, C, H, W) → logits of the defended network; bypassed, of the undefended.
+    forward: x in [0, 1], (N, C, H, W) → logits of the defended network; if bypassed, of the undefended one.
     """
 
     kind = "defense"
@@ -53,14 +53,14 @@ class Replaced(Around, Part):
 
 @dataclass(frozen=True, kw_only=True)
 class Own(Defense):
-    """A defense of the user's own.
+    """A user's own defense.
 
-    function: (model) or (model, data) → a defended `nn.Module` of the same call, x in [0, 1] → logits.  The model is a copy, in
-        evaluation mode, which it may change; data are clean training images, see `Data.batches`.
+    function: (model) or (model, data) → a defended `nn.Module` with the same call, x in [0, 1] → logits.  The model is a copy,
+        in evaluation mode, which it may change; data are clean training images, see `Data.batches`.
     title: for tables; "" takes the function's name.
-    arguments: what the function is given by name.
-    Parts in what it returns, as `Transform` and `stand_in` make them, tell attackers what to differentiate.
-    Raises TypeError for what is no such function, or returns no module.
+    arguments: passed to the function by name.
+    Parts in the returned module, made by `Transform` and `stand_in`, tell attackers what to differentiate.
+    Raises TypeError for anything but such a function, or if it returns no module.
     """
 
     function: Callable[..., Any] = field(repr=False)
@@ -84,7 +84,7 @@ class Own(Defense):
 
     @property
     def needs_data(self) -> bool:
-        """Whether the function's second parameter is called data, or must be given."""
+        """Whether the function's second parameter is called data, or has no default."""
         second = list(parameters_of(self.function).values())[1:2]
         wanted = [one for one in second if one.name == "data" or one.default is one.empty]
         return bool(wanted) and wanted[0].kind is not wanted[0].KEYWORD_ONLY and wanted[0].name not in dict(self.arguments)

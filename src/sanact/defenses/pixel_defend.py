@@ -1,4 +1,4 @@
-"""PixelDefend: classify what a density model of clean images makes of an image, or refuse what it finds too unlikely."""
+"""PixelDefend: classify an image purified by a density model of clean images, or refuse images that it finds too unlikely."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class PixelDefend(Defense):
 
     eps: how far a value may move, in input units; the paper takes 16/255 on CIFAR-10.
     density: the model, "mnist" or "cifar10", or a file; see `Purification`.
-    detect: False classifies the purified image.  True leaves images as they are, and refuses those that are less likely than
-        all but 5 % of clean images, which is its test by p-values.
+    detect: False classifies the purified image.  True leaves images unchanged, and refuses those less likely than all but
+        5 % of clean images, which is the paper's test by p-values.
     """
 
     eps: float = 0.3
@@ -65,7 +65,7 @@ class PixelDefend(Defense):
 class LikelihoodDetector(Detector):
     """Refuses images that the density model finds unlikely.
 
-    The score is -log p(x) in bits a value.  It orders images as p-values do, whose rank among clean images the threshold is.
+    The score is -log p(x) in bits per value.  It orders images like p-values, which are ranks among clean images.
     """
 
     def __init__(self, density: str) -> None:

@@ -1,4 +1,4 @@
-"""Image quilting: classify images put together anew, of patches of clean ones."""
+"""Image quilting: classify images rebuilt from patches of clean images."""
 
 from __future__ import annotations
 

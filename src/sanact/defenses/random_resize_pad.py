@@ -1,4 +1,4 @@
-"""Random resizing and padding: classify each image a little smaller, somewhere in its frame."""
+"""Random resizing and padding: classify each image at a smaller random size and a random place in its frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Region-based classification: the class that most random points around the image are put into."""
+"""Region-based classification: predict the class of most random points around the image."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sanact.defenses.base import Around, Card, Defense
 from sanact.parts import Part
 from sanact.values import SEED, Number, Rules, Whole
 
-AT_ONCE = 500  # points that pass the network together
-FOLLOWED = 16  # points whose gradient an attacker averages at a time
-LEAST = 1e-12  # of a share whose logarithm is taken
+AT_ONCE = 500  # points per pass
+FOLLOWED = 16  # points that an attacker's gradient averages over
+LEAST = 1e-12  # smallest share whose logarithm is taken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +26,9 @@ class RegionVoting(Defense):
 
         class(x) = argmax_k #{ i : f(x + u_i) = k },   u_i ~ U[-eps, eps]^d,   i = 1 … draws
 
-    eps: half the side of the hypercube, in input units, (0, 1]: the largest that costs no clean accuracy, for the paper 0.3 on
-    MNIST and 0.02 on CIFAR-10.  draws: points that vote, ≥ 1.  seed: of the points; see `Voting`.
+    eps: half the side of the hypercube, in input units, (0, 1].  It should be the largest without a cost in clean accuracy; the
+        paper has 0.3 on MNIST and 0.02 on CIFAR-10.
+    draws: points that vote, ≥ 1.  seed: of the points; see `Voting`.
     """
 
     eps: float = 0.3
@@ -55,12 +56,12 @@ class RegionVoting(Defense):
 
 
 class Voting(Around, Part):
-    """A network that random points around the image vote in: x in [0, 1], (N, C, H, W) → (N, K).
+    """A network with a vote of random points around the image: x in [0, 1], (N, C, H, W) → (N, K).
 
         logit_k = log( (votes_k + p_k) / (draws + 1) ),   p: the mean of the points' probabilities, which decides ties
 
-    The points are drawn on the CPU, one image after the other: any batch size and any device sees the same.  See `rewind`.
-    Votes have no gradient; attackers differentiate a mean over points of their own.
+    The points are drawn on the CPU, image by image, so they depend neither on the batch size nor on the device.  See `rewind`.
+    Votes have no gradient, so attackers differentiate a mean over points of their own.
     """
 
     kind = "vote"
@@ -101,14 +102,14 @@ class Voting(Around, Part):
         return ((votes + answers.softmax(2).mean(1)) / (self.draws + 1)).clamp_min(LEAST).log()
 
     def _answers(self, x: Tensor, count: int) -> Tensor:
-        """The logits of so many points around each image, (N, count, K)."""
+        """The logits of this many points around each image, (N, count, K)."""
         offsets = self.offsets(len(x), count, *x.shape[1:], generator=self._generator)
         points = (x[:, None] + offsets.to(x)).flatten(0, 1)  # (N count, C, H, W)
         answers = torch.cat([self.network(some) for some in torch.split(points, AT_ONCE)])
         return answers.reshape(len(x), count, -1)
 
     def offsets(self, *shape: int, generator: torch.Generator) -> Tensor:
-        """What is added to the image to make points of it."""
+        """The offsets of the points from the image."""
         return self.eps * (2 * torch.rand(shape, generator=generator) - 1)
 
     def extra_repr(self) -> str:

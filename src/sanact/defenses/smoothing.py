@@ -1,4 +1,4 @@
-"""Randomized smoothing: the class that most noisy copies of the image are put into, with a certificate."""
+"""Randomized smoothing: predict the class of most noisy copies of the image, with a certificate."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ class Smoothing(Defense):
 
         class(x) = argmax_k P( f(x + n) = k ),   n ~ N(0, σ² I)
 
-    sigma: σ > 0, in input units.  draws: copies that vote before the judge, ≥ 1; a certificate takes its own number.  seed: of
-    the noise.  A certificate of its radius in L2 is made by ``sanact certify --defense smoothing:sigma=…``.
+    sigma: σ > 0, in input units.  draws: copies that vote when judged, ≥ 1; a certificate has its own number.  seed: for the
+        noise.
+    ``sanact certify --defense smoothing:sigma=…`` makes a certificate with an L2 radius.
     """
 
     sigma: float = 0.25

@@ -1,4 +1,4 @@
-"""Sparse Fourier: classify the few waves that an image is made of, whatever was done to a few of its pixels."""
+"""Sparse Fourier: classify only the few waves that an image is made of, which drops changes of a few pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Thermometer encoding: a network that was trained on images whose values are written in steps."""
+"""Thermometer encoding: a network trained on images whose values are written in steps."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from sanact.transforms import ThermometerEncoding
 from sanact.transforms.thermometer import LEVELS
 from sanact.values import POSITIVE, Maybe, Rules, Whole
 
-COOLING = 1 / 1.2  # of the temperature, from each step of LS-PGA to the next
+COOLING = 1 / 1.2  # factor of the temperature between steps of LS-PGA
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thermometer(Trained):
-    """A network of l times as many input channels, trained on encoded images; see `ThermometerEncoding`.
+    """A network with l times as many input channels, trained on encoded images; see `ThermometerEncoding`.
 
-    levels: l, 2 to 256.  eps: of the examples of LS-PGA that it was, or is to be, trained on, in input units; None trains on
-        the images themselves.  steps: of LS-PGA in training; see `LogitSpace`.  weights: see `Trained`.
+    levels: l, 2 to 256.  eps: budget of the LS-PGA examples in training, in input units; None trains on the images themselves.
+        steps: of LS-PGA in training; see `LogitSpace`.
+    weights: see `Trained`.
     Raises ValueError for a network without a convolution that takes the channels of its images.
     """
 
@@ -54,13 +55,13 @@ class Thermometer(Trained):
 
     @property
     def trained_with(self) -> dict[str, Any]:
-        return {"levels": self.levels, "eps": self.eps}  # weights trained with other steps are as good
+        return {"levels": self.levels, "eps": self.eps}  # weights trained with another number of steps are accepted
 
 
 def widened(network: nn.Module, times: int) -> nn.Module:
-    """The network with its first convolution made for so many times its channels; each copy has an equal share of the weight.
+    """The network with a first convolution for this many times its channels; the copies share its weight equally.
 
-    So it answers to the mean of the copies as it did to the image.  Raises ValueError for a network without a convolution.
+    So its output for the mean of the copies is as before.  Raises ValueError for a network without a convolution.
     """
     conv = next((part for part in network.modules() if isinstance(part, nn.Conv2d)), None)
     if conv is None:
@@ -72,13 +73,13 @@ def widened(network: nn.Module, times: int) -> nn.Module:
 
 @dataclass(frozen=True)
 class LogitSpace(Objective):
-    """The cross-entropy of encodings that LS-PGA, logit-space projected gradient ascent, found for the images.
+    """The cross-entropy of encodings found by LS-PGA, logit-space projected gradient ascent.
 
         u ← u + sign ∇_u J( τ(softmax(u / T)), y )        T ← T / 1.2
 
-    u: a logit for each level that is within eps of the value; τ: the thermometer of a mixture of levels, its sums from above.
+    u: a logit for each level within eps of the value.  τ: the thermometer of a mixture of levels, made of sums from above.
     The last encoding takes the likeliest level of each value.  u begins at random, T at 1.
-    eps: grows from zero to the whole over a third of the training.  steps: of the ascent.
+    eps: grows from zero to its full size over a third of the training.  steps: of the ascent.
     The model is a network behind `ThermometerEncoding`.
     Paper: Buckman et al. 2018.
     """
@@ -97,7 +98,7 @@ class LogitSpace(Objective):
         return F.cross_entropy(logits, step.y, label_smoothing=step.label_smoothing), logits
 
     def _ascend(self, network: nn.Module, within: Tensor, y: Tensor, draws: torch.Generator) -> Tensor:
-        """The encoding that was found, (N, C l, H, W).  within: which levels each value may take, (N, C, l + 1, H, W)."""
+        """The encoding found, (N, C l, H, W).  within: which levels each value may take, (N, C, l + 1, H, W)."""
         u = torch.randn(within.shape, generator=draws).to(within.device)
         for number in range(self.steps):
             u.requires_grad_()
@@ -118,7 +119,7 @@ class LogitSpace(Objective):
 
 
 def reachable(x: Tensor, eps: float, levels: int) -> Tensor:
-    """Which of the levels 0 … l values within eps have, (N, C, H, W) → (N, C, l + 1, H, W); a level counts the steps on."""
+    """Which of the levels 0 … l are within eps, (N, C, H, W) → (N, C, l + 1, H, W); a level counts the steps that are on."""
     low, high = (((x + sign * eps).clamp(0, 1) * levels).floor() for sign in (-1, 1))
     each = torch.arange(levels + 1, device=x.device)[:, None, None]
     return (each >= low[:, :, None]) & (each <= high[:, :, None])

@@ -1,4 +1,4 @@
-"""Networks that were trained for a defense, whose weights a file holds."""
+"""Networks trained for a defense, with weights in a file."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ OURS = "ours"
 
 @dataclass(frozen=True, kw_only=True)
 class Trained(Defense):
-    """A network that was trained in another way, of the same architecture unless `architecture` says otherwise.
+    """A network trained in another way, of the same architecture unless `architecture` changes it.
 
-    weights: a file that ``sanact train MODEL --defense …`` wrote; or "ours", those that come with sanact for this network and
-        these arguments.
-    Raises ValueError for weights of another network, or of one that was trained otherwise.
+    weights: a file written by ``sanact train MODEL --defense …``; or "ours", which come with sanact for this network and these
+        arguments.
+    Raises ValueError for weights of another network, or of one that was trained differently.
     """
 
     weights: str = OURS
@@ -38,15 +38,15 @@ class Trained(Defense):
 
     @abstractmethod
     def objective(self, network: nn.Module) -> Objective:
-        """What the training of this network drives down."""
+        """The objective that the training of this network minimizes."""
 
     @property
     def trained_with(self) -> dict[str, Any]:
-        """The arguments that the weights hang on."""
+        """The arguments that decide the weights."""
         return {key: value for key, value in self.config.items() if key not in ("name", "weights")}
 
     def architecture(self, network: nn.Module, example: Tensor | None = None) -> nn.Module:
-        """What is trained, made of an undefended network: that network itself, unless a defense changes it."""
+        """The network to train, made from an undefended one; that network itself, unless a defense changes it."""
         return network
 
     def defend(self, model: nn.Module, data: Data | None, example: Tensor | None) -> nn.Module:
@@ -76,7 +76,7 @@ class Trained(Defense):
 
     @property
     def training(self) -> str:
-        """On what device its weights were trained, and for how long; "" where their file does not say."""
+        """The device and the duration of the training of its weights; "" if their file does not say."""
         paths = [Path(self.weights)] if self.weights != OURS else list(self._ours())
         return next((read_card(path).get("device", "") for path in paths), "")
 
@@ -92,7 +92,7 @@ class Trained(Defense):
             raise ValueError(f"the weights in '{path}' were trained {found} ({self})")
 
     def _differs(self, path: Path) -> str:
-        """How the weights in a file were trained, if that is not how this defense trains."""
+        """How the weights in a file were trained, if that differs from this defense's training."""
         claimed: dict[str, Any] = json.loads(read_card(path).get("defense", "{}"))
         if claimed.get("name") != self.name:
             return f"for {claimed.get('name', 'no defense')}, not for {self.name}"
@@ -108,7 +108,7 @@ class Trained(Defense):
 
 
 def _short(value: Any) -> str:
-    """A value as the command line takes it, numbers to four digits."""
+    """A value as on the command line, with numbers to four digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

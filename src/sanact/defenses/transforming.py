@@ -32,7 +32,7 @@ class Transformed(Around):
 
 @dataclass(frozen=True, kw_only=True)
 class Transforming(Defense):
-    """Any transform of the image, one of your own for example."""
+    """Any transform of the image, such as one of your own."""
 
     transform: Transform
 
@@ -58,8 +58,8 @@ class Transforming(Defense):
 class Behind(Defense):
     """A network behind a published transform of the image.
 
-    of: its class; arguments of the same names are the transform's, which checks them, and learns from clean images if it needs
-        some.
+    of: its class.  Arguments with the same names are the transform's, which checks them.  It learns from clean
+        images if needed.
     """
 
     of: ClassVar[type[Transform]]
