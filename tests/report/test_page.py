@@ -136,7 +136,7 @@ def test_the_headline_is_what_an_attacker_who_knows_leaves_beside_the_undefended
     own = paired(np.arange(10) < 5, np.arange(10) < 7, comparisons=2)
     assert f"95 % interval {own.low:+.1f} to {own.high:+.1f}, image by image, which contains 0: it may be chance." in text
     assert "Linf ≤ 0.1: the worst case (quick) leaves 70.0 % (39.7–89.2, upper bound), undefended 50.0 %" in text
-    assert "PGD-40 when it is replayed 90.0 %" in text
+    assert "replayed, PGD-40 leaves 90.0 %" in text
     assert "Where it adds least, -10.0 points: Linf ≤ 0.2" in text
 
 
@@ -178,7 +178,7 @@ def test_pictures_have_an_end(tmp_path, monkeypatch):
         keep(tmp_path, path.stem, shape=(1, 4, 4))
     page = write_page([tmp_path])
     assert 0 < page.count("<img") < 9
-    assert re.search(r"The examples of \d more cells lie beside the rows", page)
+    assert re.search(r"The examples of \d more cells are in the folder examples", page)
 
 
 def test_ten_thousand_examples_take_less_than_5_mb(tmp_path):

@@ -184,7 +184,7 @@ class _Wanted(NamedTuple):
         BATCH_SIZE(batch_size, "batch_size", "run")
         Maybe(KEEP)(keep, "keep", "run")
         if address is not None and engine != "ray":
-            raise ValueError(f"an address is that of a Ray cluster: engine must be 'ray', got '{engine}' (run)")
+            raise ValueError(f"address is for a Ray cluster: engine must be 'ray', got '{engine}' (run)")
         cells, out = list(cells), folder(out)
         if strangers := [cell for cell in cells if not isinstance(cell, Cell)]:
             raise TypeError(f"cells must be of type Cell, got {shown(strangers[0])} (run)")

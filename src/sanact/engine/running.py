@@ -193,8 +193,8 @@ class Run:
                 what = f"images {index[0]} to {index[-1]}"
             why = " ".join(str(error).split())[:300]
             raise RuntimeError(
-                f"{TRIES} workers died, one after the other, at the {what} of '{one.cell}': as a rule memory ran out, which a "
-                f"smaller batch size or fewer workers would spare ({why})"
+                f"{TRIES} workers died, one after the other, at the {what} of '{one.cell}': usually memory ran out; try a "
+                f"smaller batch size or fewer workers ({why})"
             ) from error
         if isinstance(answer, Refused):
             raise answer.error

@@ -208,9 +208,10 @@ def _strips_caption(strips: Sequence[Strip], facts: Mapping[str, Any]) -> str:
     return (
         f"Hidden activations of {facts['model']}, sanitized by: {plan_text(facts['plan'])}. "
         f"Image {facts['data']['index'][0]} of {facts['data']['name']} ({part(facts['data'])}), after "
-        f"{attack_title(facts['attack'])} ({_settings(facts)}), and after noise as long in L2. Of {', '.join(layers)} the "
-        "feature map that the legitimate image excites most, the same in every row; vectors folded. Arrows: the predicted "
-        "class. Below each difference, how far the whole activation is from the legitimate one, relative to its length."
+        f"{attack_title(facts['attack'])} ({_settings(facts)}), and after noise of the same L2 norm. For "
+        f"{', '.join(layers)} the feature map that is most active on the legitimate image, the same in every row; vectors are "
+        "folded into maps. Arrows: the predicted class. Below each difference: the distance of the whole activation from the "
+        "legitimate one, relative to its norm."
     )
 
 
@@ -222,8 +223,8 @@ def _distances_caption(curves: Curves, kind: str, facts: Mapping[str, Any]) -> s
         f"Mean {NAMES[kind]} between the activations of an image and of its adversarial example, by layer of {facts['model']}, "
         f"on {len(facts['data']['index'])} images of {facts['data']['name']} ({part(facts['data'])}): "
         f"{attack_title(facts['attack'])} ({_settings(facts)}) on the undefended network (white-box), replayed on the "
-        "sanitized (oblivious), and the worst of all that an attacker tries who knows it (adaptive), who goes no further than "
-        f"needed; noise is as long in L2 as the first. Bands: 95 % intervals. At {last}: {'; '.join(ends)}. Plans: {plans}."
+        "sanitized one (oblivious), and the worst case of an attacker who knows of it (adaptive), who goes no further than "
+        f"needed; noise has the L2 norm of the first. Bands: 95 % intervals. At {last}: {'; '.join(ends)}. Plans: {plans}."
     )
 
 

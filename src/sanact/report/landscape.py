@@ -206,6 +206,6 @@ def _notes(found: Sequence[Result], facts: Mapping[str, Any]) -> list[str]:
 
 def _caption(found: Sequence[Result]) -> str:
     return (
-        "What is claimed, what replayed examples leave, and what an attacker leaves who knows the defense: "
+        "What is claimed, what replayed examples leave, and what an attacker who knows the defense leaves: "
         f"{found[0].model} on images of {found[0].data} ({found[0].split})."
     )

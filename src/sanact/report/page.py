@@ -48,7 +48,7 @@ VERDICTS = {
     "upper bound": BOUND.partition(": ")[2],
     "suspect": SUSPECT.partition(": ")[2].partition(". ")[0],
 }
-INTERVAL = {"95 % interval": "of a hundred such intervals, about 95 hold the accuracy on all images that these were drawn from"}
+INTERVAL = {"95 % interval": "about 95 of 100 such intervals contain the accuracy on all images that these were sampled from"}
 SHOWN = 6  # examples shown of a cell
 GALLERY = 2 * 2**20  # bytes of pictures in the whole page, at most
 
@@ -215,7 +215,7 @@ def _facts(found: Sequence[Result], tables: Mapping[str, pa.Table]) -> list[Fact
         best, worst = (end(gains, key=lambda ball: gains[ball].difference) for end in (max, min))
         told = f"{_interval(gains[best])}. {_left(own[best], base[best])}"
         if other := replayed.get(name, {}).get(best):
-            told += f", and {_family(other)} when it is replayed {other.accuracy.value:.1f} %"
+            told += f"; replayed, {_family(other)} leaves {other.accuracy.value:.1f} %"
         if gains[worst].difference < 0:
             told += f". Where it adds least, {gains[worst].difference:+.1f} points: {_left(own[worst], base[worst])}"
         suspect = any(r.suspect for ball in gains for r in (own[ball], base[ball]))

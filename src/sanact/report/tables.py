@@ -51,7 +51,7 @@ CLEAN = "clean"
 WIDTH = 100  # characters of a table printed from Python
 GAP = 2  # characters between two columns on a terminal
 BELOW = "▼ below the paper's figure"
-BOUND = "upper bound: the effort of the attacker is small, and more of it may leave less"
+BOUND = "upper bound: the attacker made little effort, and more effort may leave less"
 SUSPECT = (
     "suspect: a check of the attack failed, or another attacker left less, so that the true accuracy may be lower. "
     "Shares in brackets are of the examples checked"
@@ -294,7 +294,7 @@ def detections(found: Sequence[Result]) -> list[Listing]:
         return []
     first = chosen[0]
     title = (
-        "detection of examples that the classifier alone takes for another class\n"
+        "detection of examples that fool the classifier alone\n"
         f"{first.model} on {first.accuracy.n:,} images of {first.data} ({first.split})"
     )
     return [Listing(title, ["AUROC", "detected at 5 % false alarms, %", "examples"], rows, first="detector, attack, attacker")]
