@@ -47,6 +47,20 @@ def test_the_statistics_are_numpys_percentiles_and_scikit_learns_components():
     np.testing.assert_allclose(Stage(clean).statistics(output, percentiles), np.concatenate(expected, 1), rtol=1e-9, atol=1e-12)
 
 
+def test_components_that_only_rounding_tells_apart_are_left_out():
+    """Eight channels of one input and two taps vary in two directions; the rest is rounding, blown up to size 1."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        convolution = nn.Conv2d(1, 8, (1, 2))
+    x = draw(20, 1, 6, 6).float().relu()
+    with torch.no_grad():
+        stage, outputs = Stage(convolution(x)), [convolution(image) for image in (x, x + 1e-6)]
+    assert stage.spread.shape == (2,) and stage.components.shape == (2, 8)
+    before, after = (stage.statistics(output, percentiles) for output in outputs)
+    assert before.shape == (20, 42)
+    torch.testing.assert_close(before, after, atol=1e-4, rtol=0)  # a millionth of gray moves no statistic
+
+
 def test_a_stage_decides_as_scikit_learns_machine_and_passes_on_99_percent_of_the_adversarial():
     normal, adversarial = draw(60, 5), draw(200, 5, seed=1) + 0.7
     stage = Stage(draw(4, 2, 3, 3))

@@ -25,6 +25,7 @@ WIDTH = 0.1  # of a channel's standard deviation
 KEPT = 0.99  # share of the adversarial images of a stage that go on to the next
 FEWEST = 10  # clean images needed to fit another stage
 FIRST = 100  # images whose outputs give the principal components
+RESOLVED = 1e-5  # of the largest spread of a component: what varies less is rounding
 
 Percentiles = Callable[[Tensor], Tensor]
 
@@ -116,8 +117,9 @@ class FilterDetector(LayerDetector, Corrector):
 class Stage(nn.Module):
     """Statistics of one convolution's output (N, C, H, W), and a score for its adversarial side, (N,).
 
-    center, components, spread: the principal components of clean outputs, (C,), (C, C), (C,).  mean, std, weight, bias: of the
-    standardized statistics.
+    center, components, spread: the P principal components of clean outputs that are more than rounding, (C,), (P, C), (P,).
+        Channels of a convolution depend on one another where it has fewer inputs than outputs, and then P < C.
+    mean, std, weight, bias: of the standardized statistics.
     """
 
     center: Tensor
@@ -133,12 +135,13 @@ class Stage(nn.Module):
 
         super().__init__()
         fitted = PCA().fit(output.permute(0, 2, 3, 1).flatten(0, 2).double().cpu().numpy())
-        spread = np.sqrt(fitted.explained_variance_.clip(1e-12))
-        for name, value in {"center": fitted.mean_, "components": fitted.components_, "spread": spread}.items():
+        spread = np.sqrt(fitted.explained_variance_)
+        real = spread > RESOLVED * spread.max()
+        for name, value in {"center": fitted.mean_, "components": fitted.components_[real], "spread": spread[real]}.items():
             self.register_buffer(name, torch.from_numpy(value).to(output))
 
     def statistics(self, output: Tensor, of: Percentiles) -> Tensor:
-        """(N, 6 C): percentiles by channel, as ``of`` has them, and mean magnitudes by principal component."""
+        """(N, 5 C + P): percentiles by channel, as ``of`` has them, and mean magnitudes by principal component."""
         centered = output.flatten(2).transpose(1, 2) - self.center  # (N, H W, C)
         magnitudes = (centered @ self.components.T / self.spread).abs().mean(1)
         return torch.cat([of(output), magnitudes], dim=1)
