@@ -235,7 +235,7 @@ def test_crafted_examples_of_other_images_or_shapes_are_refused(tmp_path):
     table = Parts(folder).read(defended.data.index)
     kept = Parts(folder, strict=True)
     for changed, message in (
-        (table.set_column(2, "clean", table["x"]), "are of other images than those asked for; move it away"),
+        (table.set_column(2, "clean", table["x"]), "were crafted from other images than requested; move it away"),
         (
             table.set_column(2, "clean", pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(80, "float32")), 4)),
             "have 4 numbers",

@@ -22,7 +22,7 @@ WIDE, NARROW = 0.1, 0.003
 
 
 def gradient_choices(model: Any) -> list[str]:
-    """Ways to differentiate a defended model: those of its parts, "exact" and "identity" first.
+    """Ways to differentiate a defended model: "exact", "identity", and the surrogates of its parts, in this order.
 
     A model without parts has the exact gradient only.
     """
@@ -33,7 +33,7 @@ def gradient_choices(model: Any) -> list[str]:
 
 @contextmanager
 def gradient(model: Any, choice: str) -> Iterator[None]:
-    """Differentiate a defended model in one of these ways for a while; its outputs stay what they are.
+    """Differentiate a defended model in this way for the block; its outputs stay the same.
 
     choice: one of `gradient_choices`, else ValueError.  A part that does not have this choice takes its first surrogate; a part
         without surrogates takes the identity.
@@ -54,8 +54,8 @@ def gradient(model: Any, choice: str) -> Iterator[None]:
 def annealed(model: Any, choice: str, steps: int) -> Iterator[Model]:
     """The model with the `gradient` of a choice, whose gates close while an attack goes on.
 
-    Over ``steps`` gradients their width falls from 0.1 to 0.003 of the largest magnitude; then it begins again.  On the way it
-    passes the width that this attack works best with, which nobody knows beforehand.
+    Over ``steps`` gradients their width falls from 0.1 to 0.003 of the largest magnitude, then begins again.  The width that
+    works best for an attack is not known beforehand, but this passes it.
     """
     parts, passes = parts_of(model), itertools.count()
     before = [part.gate_width for part in parts]
@@ -79,11 +79,11 @@ def annealed(model: Any, choice: str, steps: int) -> Iterator[Model]:
 
 @dataclass(frozen=True)
 class Blocked:
-    """Where no gradient passes though the shape stays the same.
+    """Places that pass no gradient although they keep the shape.
 
-    modules: whose output has the shape of their input, and whose gradient is zero or missing.
-    inner: the first module whose input has the shape of the model's without any gradient to it, because the model's own code
-    changed the image first; None where there is none.
+    modules: those whose output has the shape of their input, and whose gradient is zero or missing.
+    inner: if the model's own code changes the image so that no gradient reaches it, the first module whose input has the
+    image's shape; else None.
     """
 
     modules: Sequence[nn.Module] = ()
@@ -94,9 +94,9 @@ class Blocked:
 
 
 def blocked(model: Any, x: Tensor) -> Blocked:
-    """The places of a model without declared stand-ins that the identity may stand in for, seen on images x, (N, C, H, W).
+    """Places of a model, without declared stand-ins, that the identity may replace; found with images x, (N, C, H, W).
 
-    One pass, and a gradient for each module.  A model that fails, or that is a mere callable, has none.
+    Takes one pass, and a gradient for each module.  A model that fails, or that is only a callable, has no such places.
     """
     if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
         return Blocked()
@@ -106,7 +106,7 @@ def blocked(model: Any, x: Tensor) -> Blocked:
 
     def before(module: nn.Module, given: tuple[Any, ...]) -> None:
         if given and isinstance(given[0], Tensor) and given[0].is_floating_point() and not given[0].requires_grad:
-            opened.append(given[0].requires_grad_())  # what comes behind a blocked place is looked at all the same
+            opened.append(given[0].requires_grad_())  # so that places behind a blocked one are examined, too
 
     def after(module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
         if given and isinstance(given[0], Tensor) and isinstance(output, Tensor) and module is not model:
@@ -123,7 +123,7 @@ def blocked(model: Any, x: Tensor) -> Blocked:
         stack.enter_context(torch.enable_grad())
         try:
             model(point)
-        except Exception:  # a model may do anything; the attack itself will tell what is wrong with it
+        except Exception:  # a model may raise any error; the attack itself will report it
             return Blocked()
         same = [part for part, (given, output) in met.items() if given.shape == output.shape and not _passes(given, output)]
         inner = next((part for part, (given, _) in met.items() if given.shape == x.shape), None)
@@ -146,7 +146,7 @@ def _passes(start: Tensor, end: Tensor) -> bool:
 
 @contextmanager
 def through(model: nn.Module, places: Blocked) -> Iterator[None]:
-    """Take the blocked places for the identity in the backward pass; outputs stay what they are."""
+    """Treat the blocked places as the identity in the backward pass; outputs stay the same."""
     images: list[Tensor] = []
 
     def enter(module: nn.Module, given: tuple[Any, ...]) -> None:

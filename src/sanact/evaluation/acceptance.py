@@ -1,4 +1,4 @@
-"""An attack on networks that can refuse: another class and acceptance at once, in steps that leave indifferent pixels alone."""
+"""An attack on networks that can refuse: another class and acceptance at once, in steps that spare unimportant pixels."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from sanact.attacks.losses import margin
 from sanact.attacks.projections import Generators, per_example, project, steepest
 from sanact.checks import Model, fooled, logits_of
 
-CLEAR = 1.0  # logits by which either goal is to be reached
-CROSSINGS = 2.5  # radii of the ball that all steps measure
+CLEAR = 1.0  # margin, in logits, by which each goal should be reached
+CROSSINGS = 2.5  # length of all steps together, in radii of the ball
 
 
 @dataclass(frozen=True, kw_only=True)
 class Acceptance(PGD):
-    """Steps along the gradient of two hinges, whose length is the same in L2 and falls to zero.
+    """Steps along the gradient of two hinges.  Their L2 length is fixed beforehand, and falls to zero.
 
         J = -max(0, 1 - max_{k≠y} z_k + z_y) - max(0, 1 + z_K - max_k z_k),    z_K the logit of the refusal
 
-    In Linf the step of PGD moves every pixel as far, also those that hardly matter to the class, which is what detectors see.
-    Pixels at a wall that their gradient points to do not count.
-    For networks that can refuse.  step_size: of the first step, in L2; None is so much that all steps cross the ball 2.5 times.
+    In Linf, a PGD step moves every pixel by the same amount, including pixels that hardly affect the class; detectors notice
+    these.  Pixels already at the bound that their gradient points to do not count.
+    For networks that can refuse.  step_size: of the first step, in L2; None lets all steps together cross the ball 2.5 times.
     Paper: Carlini and Wagner 2017, arXiv:1705.07263 (detectors in the loss).
     """
 

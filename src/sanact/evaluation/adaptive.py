@@ -25,14 +25,14 @@ from sanact.gradients import annealed, blocked, gradient, gradient_choices, thro
 from sanact.parts import Part, bypass, removable
 from sanact.values import OneOf, Rules
 
-Way = Callable[[], AbstractContextManager[None]]  # to differentiate a model for a while
+Way = Callable[[], AbstractContextManager[None]]  # differentiates a model in some way for a block
 Run = Callable[[Standing], Tensor]
 Start = Literal["x", "near", "anywhere"]
 
 
 class Work(NamedTuple):
-    """short, steps: of APGD, in first attempts and in later ones.  targets: classes that an example is driven to.  rounds: of
-    going on from the best point.  queries: of the attacks without gradients.
+    """short, steps: of APGD, in first attempts and in later ones.  targets: target classes per example.  rounds: restarts from
+    the best point.  queries: of the attacks without gradients.
     """
 
     short: int
@@ -47,10 +47,10 @@ WORK: dict[Effort, Work] = {
     "standard": Work(short=20, steps=60, targets=3, rounds=6, queries=1000),
     "thorough": Work(short=50, steps=200, targets=9, rounds=12, queries=5000),
 }
-LOSSES: tuple[LossName, ...] = ("margin", "ce")  # of examples that are replayed
-BEST = 2  # ways that it is driven through for long
-PREFERENCE = 0.1  # of the way from the margin at x to the goal: by how much a way has to be better than the one before it
-REACH = 0.2  # of it: what is left where going on from the best point pays
+LOSSES: tuple[LossName, ...] = ("margin", "ce")  # for examples that are replayed
+BEST = 2  # number of ways per example that get a long attack
+PREFERENCE = 0.1  # a way is preferred to the one before if it gets this much closer, as a share of the way to the goal
+REACH = 0.2  # share of the way to the goal within which continuing from the best point pays
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,27 +58,26 @@ class Adaptive(Suite):
     """The worst case for each example over everything that an attacker who knows the defense would try.
 
     effort: "quick", "standard" or "thorough"; see `WORK`.
-    guides: images for `LatentMatching`, (M, C, H, W), whatever their classes; None leaves it out.
-    source: another network of the same data, whose examples are tried, too; None leaves it out.
-    What wins most for its cost comes first.  Each stage attacks only the examples that are still standing:
+    guides: images for `LatentMatching`, (M, C, H, W), of any classes; None leaves it out.
+    source: another network for the same data, whose examples are also tried; None leaves it out.
+    The attacks that win most for their cost come first.  Each stage attacks only the examples that are still standing:
 
-    - a few steps from x through each way to differentiate the model (`sanact.gradients`); the way that brought an example
-      furthest serves it from there on
-    - gates that close, then each of the likeliest classes as a target, and where the model can refuse, another class and
-      acceptance as two goals
-    - for examples near the goal, rounds: small steps from the best point through every way, many steps from new starts,
+    - a few steps from x with each way to differentiate the model (`sanact.gradients`); the way that gets an example closest to
+      the goal is used for it from then on
+    - gates that close; then each of the likeliest classes as a target; if the model can refuse, another class and acceptance
+      as two goals
+    - for examples near the goal, several rounds: small steps from the best point in every way, many steps from new starts,
       targets and other losses
     - examples of the undefended model, and of the source, replayed
     - for examples far from the goal, other losses and ways
     - examples of the model with one part bypassed, and latent matching
     - in L2, Carlini and Wagner's attack
-    - Square, and in Linf RayS, which sees decisions only; both give an example up that their first queries brought nowhere
+    - Square, and in Linf RayS, which sees decisions only; both give up on examples that their first queries hardly move
 
-    A place of the network that lets no gradient through, although its shape stays the same, adds one more way: the identity in
-    its place.
+    If an operation passes no gradient although it keeps the shape, one more way treats it as the identity.
     The undefended model is the defended one with all its parts bypassed.  A model without parts is attacked as it is.
-    Randomized models have losses, gradients and successes averaged over 10 draws, those of their own included; and no attack by
-    gradients stops where it first wins, which may be by chance.
+    For randomized models, losses, gradients and successes are averaged over 10 draws, which include those that the models
+    average themselves.  Attacks by gradients then do not stop at the first success, which may be chance.
     Sources: Tramèr et al. 2020, arXiv:2002.08347; Carlini et al. 2019, arXiv:1902.06705.
     """
 
@@ -117,8 +116,8 @@ class Adaptive(Suite):
 class Campaign:
     """The stages of an adaptive attacker against one model.
 
-    ways: to differentiate the model, by name.  order: of their places, for each example, (ways, N), first the one that brought
-    it furthest; known after the first attempts.  gates: the places of those that open gradually.
+    ways: to differentiate the model, by name.  order: for each example, indices of the ways, (ways, N), beginning with the one
+    that got closest to the goal; known after the first attempts.  gates: indices of the ways with gates that open gradually.
     """
 
     def __init__(self, attacker: Adaptive, model: Model, record: Record) -> None:
@@ -126,15 +125,15 @@ class Campaign:
         self.work, self.ways = WORK[attacker.effort], _ways(model, record.x)
         self.gates = [place for place, name in enumerate(self.ways) if name.endswith("sigmoid")]
         self.order = torch.arange(len(self.ways), device=record.x.device)[:, None].expand(-1, len(record.x))
-        self.refined = torch.zeros(len(record.x), dtype=torch.bool, device=record.x.device)  # who was near enough
+        self.refined = torch.zeros(len(record.x), dtype=torch.bool, device=record.x.device)  # examples near enough to refine
         self.parts = removable(model)
         self.ball: dict[str, Any] = {"eps": attacker.eps, "norm": attacker.norm}
         self.draws = draws_of(model)
-        self.early_stop = not draws_at_random(model)  # what wins by a hair wins by chance
+        self.early_stop = not draws_at_random(model)  # with randomness, a narrow win may be chance
         self.replayed = [self.apgd(loss, self.work.short, early_stop=False) for loss in LOSSES]
 
     def first_attempts(self) -> Iterator[Stage]:
-        """A few steps from x through each way; then gates that close, and targets, through the best."""
+        """A few steps from x in each way; then gates that close, and targets, in the best way."""
         reached: list[Tensor] = []
         for name, way in self.ways.items():
             yield Stage(f"apgd margin {name}, short", _run(self.model, self.apgd(steps=self.work.short), way, start="x"))
@@ -144,14 +143,14 @@ class Campaign:
         yield from self.through("apgd targeted-dlr {}", self.targeted)
 
     def acceptance(self) -> Iterator[Stage]:
-        """Where the model can refuse: another class and acceptance at once."""
+        """If the model can refuse: another class and acceptance at once."""
         if refuses(self.model):
             both = Acceptance(**self.ball, steps=2 * self.work.steps, draws=self.draws)
             for rank in range(min(BEST, len(self.ways))):
                 yield from self.through("acceptance {}", both, rank=rank, start="x")
 
     def refinements(self) -> Iterator[Stage]:
-        """Again and again, of those that are near, ever fewer: from the best point in small steps, and anew in many."""
+        """Rounds for examples near the goal, ever fewer: small steps from the best point, then many steps from new starts."""
         long = self.apgd(steps=2 * self.work.steps)
         for number in range(self.work.rounds):
             near = self.near(REACH / (number + 1))
@@ -178,7 +177,7 @@ class Campaign:
                 yield Stage(f"transfer from the source {attack.loss}", _run(self.attacker.source, attack, start="x"))
 
     def whatever_else(self) -> Iterator[Stage]:
-        """What wins least, of all that are standing: other losses, ways and activations."""
+        """The least successful attempts, on all examples still standing: other losses, ways and activations."""
         far = ~self.refined
         for loss in LOSSES:
             yield from self.through(f"apgd {loss} {{}}", self.apgd(loss), far)
@@ -195,20 +194,20 @@ class Campaign:
             yield from self.through("cw {}", cw)
 
     def queries(self) -> Iterator[Stage]:
-        """Without gradients."""
+        """Attacks without gradients."""
         yield Stage("square", _run(self.model, Square(**self.ball, queries=self.work.queries, abort_early=True)))
         if self.attacker.norm == "Linf":
             rays = RayS(eps=self.attacker.eps, queries=self.work.queries // 2, abort_early=True)
             yield Stage("rays", _run(self.model, rays))
 
     def through(self, name: str, attack: Attack, among: Tensor | None = None, *, rank: int = 0, **more: Any) -> Iterator[Stage]:
-        """A stage for each way, of the examples that have it at this rank.  among: which of the N."""
+        """A stage for each way, on the examples that have it at this rank.  among: which of the N examples to take."""
         for place, (choice, way) in enumerate(self.ways.items()):
             who = self.order[rank] == place
             yield Stage(name.format(choice), _run(self.model, attack, way, **more), who if among is None else who & among)
 
     def closing(self, rank: int, among: Tensor | None = None) -> Iterator[Stage]:
-        """The same through gates, ranked among themselves, that close on the way."""
+        """The same with closing gates, which are ranked among themselves."""
         ranks = torch.stack([(self.order == gate).int().argmax(0) for gate in self.gates]) if self.gates else self.order[:0]
         for place, gate in enumerate(self.gates):
             choice, who = list(self.ways)[gate], ranks.argsort(dim=0)[rank] == place
@@ -216,7 +215,7 @@ class Campaign:
             yield Stage(f"apgd margin {choice}, closing", run, who if among is None else who & among)
 
     def near(self, share: float) -> Tensor:
-        """Whose best point is within this share of the way from the margin at x to the goal, (N,)."""
+        """Examples whose best point is within this share of the way from the margin at x to the goal, (N,)."""
         return self.record.lead >= -share * self.record.clean.abs()
 
     def apgd(self, loss: LossName = "margin", steps: int | None = None, **more: Any) -> APGD:
@@ -229,7 +228,7 @@ class Campaign:
 
 
 def by_strength(model: Model) -> list[str]:
-    """The `gradient_choices`, the strongest first; the exact one, which of a hard part sees least, comes last."""
+    """The `gradient_choices`, the strongest first; the exact one, which is weakest for hard parts, comes last."""
     choices = gradient_choices(model)
     plain = [choice for choice in ("identity", "exact") if choice in choices]
     return [choice for choice in choices if choice not in plain] + plain
@@ -238,7 +237,7 @@ def by_strength(model: Model) -> list[str]:
 def _ways(model: Model, x: Tensor) -> dict[str, Way]:
     """Ways to differentiate the model, by name, the strongest first.
 
-    Where a place lets no gradient through, the identity in its place; then all others.
+    If places pass no gradient, the identity in their place comes first, then all others.
     """
     ordered = by_strength(model)
     ways: dict[str, Way] = {choice: partial(gradient, model, choice) for choice in ordered}
@@ -256,7 +255,7 @@ def _both(one: Way, other: Way) -> Iterator[None]:
 def _run(
     model: Model, attack: Attack, way: Way = nullcontext, *, start: Start = "anywhere", bypassed: Iterable[Part] = ()
 ) -> Run:
-    """An attack as a stage; start: where one that climbs begins."""
+    """An attack as a stage; start: where an attack by gradients begins."""
 
     def run(standing: Standing) -> Tensor:
         x, y, eps, generator, near = standing

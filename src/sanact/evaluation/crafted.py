@@ -39,12 +39,12 @@ def to_table(index: Integers, adversarial: Tensor, clean: Tensor, passes: Tensor
 def replayed(table: pa.Table, batch: Batch, cell: Cell) -> Tensor:
     """The examples of these images, (N, C, H, W); ValueError if they were crafted from others."""
     if not torch.equal(from_table(table, "clean", batch.x.shape[1:]), batch.x.cpu().float()):
-        raise ValueError(f"the examples in '{cell.crafting_slug}' are of other images than those asked for; move it away")
+        raise ValueError(f"the examples in '{cell.crafting_slug}' were crafted from other images than requested; move it away")
     return from_table(table, "x", batch.x.shape[1:])
 
 
 def from_table(table: pa.Table, column: str, shape: Sequence[int]) -> Tensor:
     if (size := table[column].type.list_size) != math.prod(shape):
-        raise ValueError(f"the examples asked for are {tuple(shape)}, those that were kept have {size} numbers each")
+        raise ValueError(f"the requested examples are {tuple(shape)}, but the kept ones have {size} numbers each")
     flat = table[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return torch.from_numpy(flat.copy()).reshape(-1, *shape)
