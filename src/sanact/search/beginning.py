@@ -1,4 +1,4 @@
-"""What a plan's network does before its first sanitizer is what the undefended network does: once for the same images."""
+"""Sanitized networks share everything before their first sanitizer with the undefended one: computed once per batch."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from sanact.plan import SanitizedModel
 from sanact.preserve import seeded
 from sanact.sanitizers import Sanitizer
 
-LIMIT = 2**29  # bytes that are held, in each process
+LIMIT = 2**29  # bytes to hold, in each process
 
 Key = tuple[Any, ...]
 Values = tuple[Tensor, ...]
 
 
 class Beginnings:
-    """What networks computed before their first sanitizer, by the beginning and by the images.
+    """Outputs of networks before their first sanitizer, by this beginning and by the images.
 
-    limit: bytes that are held.  The beginning that was not asked for longest goes first; of one that alone is too large, the
-    batches that came first are held.
+    limit: bytes to hold.  The beginning not used for longest is dropped first; if a single one is too large, its first batches
+    are held.
     """
 
     def __init__(self, limit: int = LIMIT) -> None:
@@ -33,10 +33,10 @@ class Beginnings:
         self.held: OrderedDict[Key, dict[Key, Values]] = OrderedDict()
 
     def __reduce__(self) -> Any:
-        return Beginnings, (self.limit,)  # another process begins anew
+        return Beginnings, (self.limit,)  # another process begins with nothing held
 
     def of(self, network: nn.Module, x: Tensor) -> nn.Module:
-        """The network, which without gradients looks up its beginning; or the network itself, where that is not safe.
+        """The network, which without gradients looks up its beginning; or the network itself, if that would not be safe.
 
         x: some of its images.  The logits are the same to the last bit.
         """
@@ -44,10 +44,10 @@ class Beginnings:
         return Begun(network, *halves, self) if halves and repeatable(halves[0], x) else network
 
     def get(self, beginning: Key, x: Tensor, compute: nn.Module) -> Values:
-        """What the beginning gives for a batch; the tensors are the caller's own."""
+        """The output of the beginning for a batch; the caller owns the tensors."""
         batches = self.held.setdefault(beginning, {})
         self.held.move_to_end(beginning)
-        batch = (content(x), x.stride(), x.device, torch.get_num_threads())  # all that the last bits hang on
+        batch = (content(x), x.stride(), x.device, torch.get_num_threads())  # everything that the last bits depend on
         if batch in batches:
             return tuple(value.clone() for value in batches[batch])
         values: Values = compute(x)
@@ -57,7 +57,7 @@ class Beginnings:
         return values
 
     def _room(self, size: int) -> bool:
-        """Whether so many bytes more can be held, once all beginnings but the last have made room as far as needed."""
+        """Whether this many more bytes can be held, after dropping beginnings other than the last as needed."""
         while self.size + size > self.limit and len(self.held) > 1:
             _, gone = self.held.popitem(last=False)
             self.size -= sum(map(_bytes, gone.values()))
@@ -65,9 +65,9 @@ class Beginnings:
 
 
 class Begun(Around):
-    """A sanitized network in two halves; without gradients, the first is looked up.
+    """A sanitized network in two halves; without gradients, the result of the first half is looked up.
 
-    beginning: x → all that the second half reads.  rest: these → logits; its sanitizers are those of the network.
+    beginning: x → everything that the second half reads.  rest: from this to logits; its sanitizers are those of the network.
     """
 
     def __init__(self, network: nn.Module, beginning: fx.GraphModule, rest: fx.GraphModule, known: Beginnings) -> None:
@@ -82,7 +82,7 @@ class Begun(Around):
 
 
 def halved(network: nn.Module) -> tuple[fx.GraphModule, fx.GraphModule] | None:
-    """A graph before its first sanitizer, and the graph from there on; None for a network that is no graph.
+    """A graph up to its first sanitizer, and the graph from there on; None for a network that is not a graph.
 
     The halves share the modules of the network.
     """
@@ -105,7 +105,7 @@ def halved(network: nn.Module) -> tuple[fx.GraphModule, fx.GraphModule] | None:
 def _graph(
     network: fx.GraphModule, nodes: Sequence[fx.Node], *, given: Sequence[fx.Node], wanted: Sequence[fx.Node] | None
 ) -> fx.GraphModule:
-    """These operations alone; given: what they take of others.  wanted: what they return; None is what the network returns."""
+    """Only these operations.  given: their inputs from other operations.  wanted: what to return; None is the network's."""
     graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     for node in given:
         copies[node] = graph.placeholder(node.name)
@@ -125,7 +125,7 @@ def _module(network: fx.GraphModule, node: fx.Node) -> nn.Module:
 
 @torch.no_grad()
 def repeatable(beginning: fx.GraphModule, x: Tensor) -> bool:
-    """Whether what it computes hangs on the images alone, and is safe to be held: tensors that share no memory."""
+    """Whether its output depends on the images alone, and can be held safely: tensors that share no memory."""
     if any(module._forward_hooks or module._forward_pre_hooks for module in beginning.modules()):
         return False
     found = []

@@ -1,4 +1,4 @@
-"""Who judges plans: this process, or several, each of them one plan at a time."""
+"""Workers that judge plans: this process, or several, each of them one plan at a time."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from sanact.search.race import Hits
 
 
 class Desk:
-    """Hands plans to workers; with one it judges them here, when they are submitted.
+    """Hands plans to workers; with one worker it judges them here, when they are submitted.
 
-    A worker that dies takes the plan it was at with it, and nothing else: the next plan gets a new one.
+    If a worker dies, only its current plan is lost, and the next plan gets a new worker.
     """
 
     def __init__(self, objective: Objective, workers: int) -> None:
@@ -52,7 +52,7 @@ class Desk:
     def submit(
         self, plan: Candidate, rivals: Sequence[Outcome] = (), *, undefended: Hits | None = None, upto: int | None = None
     ) -> Future[Outcome]:
-        """What `Objective.judge` returns or raises, once it is there; no more than `workers` may be under way."""
+        """The future result of `Objective.judge`; at most `workers` may be in progress."""
         if self.workers == 1:
             return self._here(plan, rivals, undefended, upto)
         place = next(i for i, (_, future) in enumerate(self.places) if future is None or future.done())
@@ -69,7 +69,7 @@ class Desk:
         plan, rivals, undefended, upto = given
         try:
             future.set_result(self.objective.judge(plan, rivals, undefended=undefended, upto=upto))
-        except Exception as error:  # of as many kinds as there are models
+        except Exception as error:  # a model may raise any error
             future.set_exception(error)
         return future
 
@@ -91,7 +91,7 @@ _objective: Objective  # of a worker
 
 
 def _begin(folder: Path, device: str, parent: int) -> None:
-    """What a worker does first."""
+    """The first thing that a worker does."""
     from dataclasses import replace
 
     global _objective

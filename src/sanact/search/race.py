@@ -1,4 +1,4 @@
-"""When to stop looking at a plan: by tests on the same images, never by means alone."""
+"""When to stop judging a plan: decided by tests on the same images, never by means alone."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from sanact.evaluation.statistics import paired
 
-Hits = Mapping[str, NDArray[np.bool_]]  # by figure: of each image seen so far, in one order for all plans
+Hits = Mapping[str, NDArray[np.bool_]]  # by figure, for each image seen so far; all plans have the same order
 LEVEL = 0.05
-FEWEST = 6  # examples that only one of two has right, for the exact test to say at this level that it is no chance
+FEWEST = 6  # images that only one of two has right: with fewer, the exact test is never significant at this level
 
 
 def rungs(images: int, first: int) -> list[int]:
@@ -41,10 +41,10 @@ def beaten(candidate: Hits, rival: Hits) -> str:
 
 
 def beaten_by(candidate: Hits, rivals: Sequence[Hits]) -> str:
-    """The figure in which the first rival that beats the candidate does so; "" where none does."""
+    """The figure in which the first rival beats the candidate; "" if none does."""
     return next(filter(None, (beaten(candidate, rival) for rival in rivals)), "")
 
 
 def too_dear(clean: NDArray[np.bool_], undefended: NDArray[np.bool_], drop: float) -> bool:
-    """Whether a plan costs more than ``drop`` points of clean accuracy, by the whole of Tango's 95 % interval."""
+    """Whether a plan costs more than ``drop`` points of clean accuracy, with the whole of Tango's 95 % interval."""
     return paired(undefended, clean).high < -drop

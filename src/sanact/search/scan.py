@@ -1,4 +1,4 @@
-"""Each layer alone, at each strength: what it costs and what it buys, and the plans that this suggests."""
+"""The scan: each layer alone, at each strength, and the first plans of a study that this suggests."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from sanact.search.objective import CLEAN, Outcome
 from sanact.search.race import Hits
 from sanact.search.space import Single, Space
 
-SINGLES = 8  # of the scan, that the study begins with
+SINGLES = 8  # of the scan, proposed first in the study
 
 
 def scan(
     desk: Desk, space: Space, undefended: Hits, path: Path, *, levels: int, upto: int, progress: bool
 ) -> list[dict[str, Any]]:
-    """Judge each sanitizer on each layer alone, and write a list of what was found to a JSON file.
+    """Judge each sanitizer on each layer alone, and write the results to a JSON file.
 
-    upto: images under attack.  Each entry has the fields of `Single`; hits, by figure, a digit an image; pruned: why it was
-    not attacked; error: why it could not be judged.  A scan that was interrupted reads what it had judged.
+    upto: images under attack.  Each entry has the fields of `Single`; hits, by figure, one digit per image; pruned: why it was
+    not attacked; error: why it could not be judged.  An interrupted scan reads what it had judged.
     """
     singles, entries = list(space.singles(levels)), dict[Single, dict[str, Any]]()
     flying: dict[Future[Outcome], Single] = {}
@@ -46,7 +46,7 @@ def scan(
 
 
 def told(future: Future[Outcome]) -> dict[str, Any]:
-    """What came of a plan, as JSON has it; an error, too, is an outcome."""
+    """The outcome of a plan, as JSON has it; an error is an outcome, too."""
     try:
         outcome = future.result()
     except Exception as error:
@@ -65,10 +65,10 @@ def read(hits: Mapping[str, str]) -> Hits:
 
 
 def seeds(entries: Sequence[Mapping[str, Any]], undefended: Hits, drop: float) -> Iterator[list[Single]]:
-    """The plans a study begins with: the best singles, and those of several layers together, the best layers first.
+    """The first plans of a study: the best singles, and several layers together, the best layers first.
 
-    Best is what gains most under attack, of those that gain anything and do not cost more than ``drop`` points on the images
-    seen; together they are tried at their best strength.
+    The best singles gain most under attack, among those that gain anything and cost at most ``drop`` points on the images seen.
+    Layers together are tried at their best strengths.
     """
     rated: list[tuple[float, Single]] = []
     for entry in entries:
@@ -84,7 +84,7 @@ def seeds(entries: Sequence[Mapping[str, Any]], undefended: Hits, drop: float) -
 
 
 def gained(hits: Hits, undefended: Hits) -> tuple[float, float]:
-    """Points of accuracy that a plan gains under attack, the mean over the attacks, and costs on clean images."""
+    """Points of accuracy that a plan gains under attack, averaged over attacks, and points that it costs on clean images."""
     gains = [
         paired(undefended[name][: len(bits)], bits).difference for name, bits in hits.items() if name != CLEAN and len(bits)
     ]

@@ -1,4 +1,4 @@
-"""What is searched: for each layer no sanitizer or one of several, its reading, and how strong it is."""
+"""The search space: for each layer no sanitizer or one of several, its variant, and its strength."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from sanact.spec import make, parse
 from sanact.values import shown
 
 NONE = "none"
-DIGITS = 3  # of a strength, which is all that a plan needs to say
+DIGITS = 3  # significant digits of a strength, as many as a plan needs
 
 
 @dataclass(frozen=True)
 class Dial:
-    """The number of a sanitizer or another defense that says how strong it is, and the range that is searched.
+    """The number that sets the strength of a sanitizer or another defense, and the range to search.
 
-    log: whether a factor counts rather than a difference.  step: of whole numbers, from ``low`` on; None for real ones.
-    settings: the other arguments.  usual: whether it is searched where the user named no settings.
+    log: whether to search on a logarithmic scale.  step: for whole numbers, from ``low`` on; None for real ones.
+    settings: the other arguments.  usual: whether it is searched if the user named no settings.
     """
 
     argument: str
@@ -40,7 +40,7 @@ class Dial:
     usual: bool = True
 
     def levels(self, count: int) -> list[float]:
-        """So many values from ``low`` to ``high``, evenly spaced; of whole numbers no more than there are."""
+        """This many values from ``low`` to ``high``, evenly spaced; for whole numbers, no more than there are."""
         if self.low == self.high:
             return [self.low]
         if self.step:
@@ -59,13 +59,13 @@ class Dial:
         return rounded((1 - share) * self.low + share * self.high)
 
     def share(self, value: float) -> float:
-        """The inverse of `at`, for a range that has an extent."""
+        """The inverse of `at`, for a range that is not a single value."""
         low, high, value = (math.log(one) if self.log else one for one in (self.low, self.high, value))
         return (value - low) / (high - low)
 
     @property
     def variant(self) -> str:
-        """What tells the dials of one sanitizer apart."""
+        """A name that tells the dials of one sanitizer apart."""
         return ",".join(str(value) for value in self.settings.values()) or "usual"
 
 
@@ -107,7 +107,7 @@ KNOWN: dict[str, Any] = {name: kind for name, kind in {**SANITIZERS, **DEFENSES}
 
 
 class Trial(Protocol):
-    """What of Optuna's trials is needed here."""
+    """The part of Optuna's trials that is used here."""
 
     def suggest_categorical(self, name: str, choices: Any) -> Any: ...
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
@@ -126,7 +126,7 @@ class Single(NamedTuple):
 
 @dataclass(frozen=True)
 class Space:
-    """layers: their names, in the order of execution; `IMAGE` is the first where a defense of the image is searched.
+    """layers: their names, in the order of execution; `IMAGE` comes first if a defense of the image is searched.
     dials: by sanitizer, and by defense.
     """
 
@@ -137,7 +137,7 @@ class Space:
     def of(cls, model: nn.Module, sanitizers: Iterable[str], layers: Iterable[str], example: Tensor) -> Space:
         """The space of a model; example: one of its inputs.
 
-        Raises ValueError where no sanitizer is named, no layer for one, or a pattern matches no hidden layer.
+        Raises ValueError if no sanitizer is named, no layer for one, or a pattern matches no hidden layer.
         """
         dials: dict[str, tuple[Dial, ...]] = {}
         for name, own in map(_dials, sanitizers):
@@ -155,12 +155,12 @@ class Space:
         return cls((*before, *sorted(place, key=place.__getitem__)), dials)
 
     def options(self, layer: str) -> dict[str, tuple[Dial, ...]]:
-        """What can be put there."""
+        """The sanitizers or defenses that can be put there."""
         known = DEFENSES if layer == IMAGE else SANITIZERS
         return {name: dials for name, dials in self.dials.items() if name in known}
 
     def suggest(self, trial: Trial) -> Candidate:
-        """A candidate, which may be empty, of what Optuna proposes: only what is chosen has a strength."""
+        """The candidate that Optuna proposes, perhaps empty; only chosen sanitizers have a strength."""
         plan = {}
         for layer in self.layers:
             name = trial.suggest_categorical(layer, [NONE, *self.options(layer)])
@@ -180,7 +180,7 @@ class Space:
         return made(name, dial, trial.suggest_float(key, dial.low, dial.high, log=dial.log))
 
     def params(self, singles: Iterable[Single]) -> dict[str, Any]:
-        """What Optuna would have to propose for a plan of these."""
+        """The parameters that Optuna would have to propose for a plan of these."""
         proposed: dict[str, Any] = dict.fromkeys(self.layers, NONE)
         for layer, name, variant, _, value in singles:
             dial = next(dial for dial in self.dials[name] if dial.variant == variant)
@@ -201,10 +201,10 @@ class Space:
         }
 
     def neighbour(self, params: Mapping[str, Any], draw: np.random.Generator) -> dict[str, Any]:
-        """The same proposal but for one layer, drawn at random.
+        """The same proposal with one layer, drawn at random, changed.
 
-        Half of those that have a sanitizer get a strength nearby, by a tenth of its range or so; the others another sanitizer,
-        reading and strength, or none.
+        If it has a sanitizer, it gets a nearby strength (about a tenth of the range away) with probability 1/2.  Otherwise it
+        gets another sanitizer, variant and strength, or none.
         """
         layer = str(draw.choice(self.layers))
         if params[layer] != NONE and draw.random() < 0.5:
@@ -218,7 +218,7 @@ class Space:
         return kept | {key: value for key, value in self.params([single]).items() if key.partition(": ")[0] == layer}
 
     def _nearby(self, layer: str, params: Mapping[str, Any], draw: np.random.Generator) -> dict[str, Any]:
-        """The number of a layer's sanitizer, a little more or less; nothing where there is none to choose."""
+        """The number of a layer's sanitizer, slightly changed; empty if there is none to choose."""
         name = params[layer]
         for dial in self.dials[name]:
             key = f"{layer}: {name} {dial.variant}"
@@ -228,7 +228,7 @@ class Space:
         return {}
 
     def singles(self, levels: int) -> Iterator[Single]:
-        """Each sanitizer on each layer alone, at so many strengths."""
+        """Each sanitizer on each layer alone, at this many strengths."""
         for layer in self.layers:
             for name, dials in self.options(layer).items():
                 for dial in dials:
@@ -254,12 +254,12 @@ def made(name: str, dial: Dial, value: float) -> Sanitizer | Defense:
 
 
 def rounded(value: float) -> float:
-    """To `DIGITS` digits that count."""
+    """Rounded to `DIGITS` significant digits."""
     return float(f"{value:.{DIGITS}g}")
 
 
 def _dials(text: str) -> tuple[str, tuple[Dial, ...]]:
-    """What is searched of a sanitizer or defense, of which the text may settle some arguments: ``mask:reading=max``."""
+    """What to search for a sanitizer or defense; its text may fix some arguments: ``mask:reading=max``."""
     name = text.partition(":")[0].strip()
     given: dict[str, Any] = parse("sanitizer", {one: partial(_named, one) for one in KNOWN}, text)
     dial = DIALS[name][0]
@@ -284,7 +284,7 @@ def _settled(dial: Dial, given: Mapping[str, Any]) -> Dial:
 
 
 def _activations(model: nn.Module, pattern: str, example: Tensor) -> list[str]:
-    """A layer for each hidden activation that a pattern means; where several end in one, a plan can name but one of them."""
+    """A layer for each hidden activation that a pattern matches; if several layers share one, a plan can name only one."""
     if not isinstance(pattern, str):
         raise TypeError(f"a layer must be named by a pattern, got {shown(pattern)} (search)")
     found = sanitize(model, {pattern: Mask()}, example=example).sanitizers

@@ -1,4 +1,4 @@
-"""What is called best is judged again, by a harder attacker, on images that the search has not seen."""
+"""The best plan is judged again, by a harder attacker, on images that the search has not seen."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sanact.values import shown
 
 
 def check_unseen(data: Data, unseen: Data) -> None:
-    """Raise ValueError for images that are in both, whatever their names and places."""
+    """Raise ValueError for images that are in both, whatever their names and positions."""
     if not isinstance(unseen, Data):
         raise TypeError(f"unseen must be of type Data, got {shown(unseen)} (search)")
     if not len(unseen):
@@ -75,7 +75,7 @@ def judge_again(
 
 
 def _attacker(objective: Objective, cell: Cell) -> str:
-    """Who attacks: on the undefended model, replayed examples count as white-box ones."""
+    """The attacker's knowledge; on the undefended model, replayed examples count as white-box ones."""
     return "adaptive" if cell.knowledge == "adaptive" else objective.knowledge
 
 
@@ -93,7 +93,7 @@ def _clean(undefended: Path, best: Path) -> dict[str, Any]:
 
 
 def _compared(undefended: Any, best: Any) -> dict[str, Any]:
-    """Hits of both of n images, and the paired comparison."""
+    """The hits of both among n images, and the paired comparison."""
     a, b = (np.asarray(column.to_numpy(), dtype=bool) for column in (undefended, best))
     compared = paired(a, b)
     return {"undefended": int(a.sum()), "best": int(b.sum()), "n": len(a)} | {
