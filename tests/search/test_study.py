@@ -15,9 +15,9 @@ from sanact.evaluation.judge import Bench
 from sanact.naming import read_plan
 from sanact.plan import plan_to_dict
 from sanact.report.search import read_search
-from sanact.search import study as studies
+from sanact.search.checking import usual_attack
+from sanact.search.course import values
 from sanact.search.desk import Desk
-from sanact.search.study import values
 from tests.search.conftest import Small
 
 HOW = {"objective": "oblivious", "attacks": [FGSM(eps=0.04)], "drop": 30.0, "sanitizers": ["mask:reading=max"], "levels": 3}
@@ -84,7 +84,7 @@ def test_what_is_best_is_judged_again_on_images_not_seen(found, small, unseen):
 def test_a_study_goes_on_from_where_it_was(found, small, seen, tmp_path, monkeypatch):
     """Killed after six trials and again in the seventh: the same trials as of a search that nobody stopped."""
     sanact.search(small, seen, **HOW, trials=6, model_name="small", out=tmp_path)
-    judge = studies.Desk.submit
+    judge = Desk.submit
 
     def killed(self, plan, *given, **named):
         if given:  # a trial, not the scan
@@ -141,7 +141,7 @@ def test_overhead_is_an_objective_if_asked(small, seen, tmp_path):
 
 
 def test_a_budget_is_chosen_that_leaves_a_third(small, seen):
-    attack = studies._usual_attack(small, seen)
+    attack = usual_attack(small, seen)
     batch = next(seen.batches(40))
 
     def left(eps):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +26,7 @@ from sanact.cli.options import (
     draw,
     read_model,
 )
+from sanact.search.asked import Scanning, Searching
 
 if TYPE_CHECKING:
     from torch import nn
@@ -82,14 +84,18 @@ def search(
     data: Annotated[str, typer.Option(help=DATA)] = "mnist",
     sanitizer: SanitizersOption = None,
     layers: Layers = None,
-    objective: ObjectiveOption = "adaptive",
+    objective: ObjectiveOption = Searching.objective,
     attack: Attacks = None,
-    effort: EffortOption = "quick",
-    drop: Annotated[float, typer.Option(min=0, max=100, help="Points of clean accuracy that a plan may cost.")] = 2.0,
+    effort: EffortOption = Searching.effort,
+    drop: Annotated[
+        float, typer.Option(min=0, max=100, help="Points of clean accuracy that a plan may cost.")
+    ] = Searching.drop,
     overhead: Annotated[bool, typer.Option("--overhead", help="The time of a pass is an objective, too.")] = False,
     trials: Annotated[int | None, typer.Option(min=1, help="Plans to try.", show_default="100, without --hours")] = None,
     hours: Annotated[float | None, typer.Option(help="To search.", show_default="no end but --trials")] = None,
-    levels: Annotated[int, typer.Option(min=0, help="Of each strength in the scan that comes first; 0 leaves it out.")] = 3,
+    levels: Annotated[
+        int, typer.Option(min=0, help="Of each strength in the scan that comes first; 0 leaves it out.")
+    ] = Searching.levels,
     split: SearchSplit = None,
     examples: Examples = 200,
     unseen: Annotated[
@@ -99,16 +105,18 @@ def search(
         ),
     ] = None,
     unseen_examples: Annotated[int, typer.Option(min=1, help="Images of it.")] = 200,
-    judge_effort: Annotated[str, typer.Option(help="Of the adaptive attacker who judges the best plan.")] = "standard",
+    judge_effort: Annotated[
+        str, typer.Option(help="Of the adaptive attacker who judges the best plan.")
+    ] = Searching.judge_effort,
     weights: Weights = None,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     class_names: ClassNames = None,
     shape: InputShape = None,
-    out: Out = Path("runs/search"),
-    seed: Seed = 0,
-    device: Device = "auto",
-    workers: SearchWorkers = 1,
+    out: Out = Path(Searching.out),
+    seed: Seed = Searching.seed,
+    device: Device = Searching.device,
+    workers: SearchWorkers = Searching.workers,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -125,22 +133,21 @@ def search(
     """
     from sanact.report.search import front_table, judged_table, scan_table
     from sanact.search import search as run
-    from sanact.search.study import import_optuna
+    from sanact.search.record import import_optuna
 
     import_optuna()
-    found_by = columns(image_column, label_column, class_names, shape)
-    network, chosen, rest = _images(model, data, weights, split, examples, seed, found_by)
-    judged = _unseen(data, unseen, unseen_examples, seed, chosen, rest, found_by)
+    named = _Named(model, data, weights, seed, columns(image_column, label_column, class_names, shape))
+    network, chosen, rest = named.images(split, examples)
     found = run(
         network,
         chosen,
-        **_shared(model, data, weights, sanitizer, layers, objective, attack, effort, chosen, seed, found_by, network),
+        **named.asked(network, sanitizer, layers, objective, attack, effort),
         drop=drop,
         overhead=overhead,
         trials=trials,
         hours=hours,
         levels=levels,
-        unseen=judged,
+        unseen=named.unseen(unseen, unseen_examples, chosen, rest),
         judge_effort=judge_effort,  # type: ignore[arg-type]  # it is checked there
         out=out,
         workers=workers,
@@ -159,13 +166,13 @@ def sensitivity(
     data: Annotated[str, typer.Option(help=DATA)] = "mnist",
     sanitizer: SanitizersOption = None,
     layers: Layers = None,
-    objective: ObjectiveOption = "adaptive",
+    objective: ObjectiveOption = Scanning.objective,
     attack: Attacks = None,
-    effort: EffortOption = "quick",
+    effort: EffortOption = Scanning.effort,
     drop: Annotated[
         float, typer.Option(min=0, max=100, help="Points of clean accuracy; what costs more for certain is not attacked.")
-    ] = 10.0,
-    levels: Annotated[int, typer.Option(min=1, help="Of each strength.")] = 4,
+    ] = Scanning.drop,
+    levels: Annotated[int, typer.Option(min=1, help="Of each strength.")] = Scanning.levels,
     split: SearchSplit = None,
     examples: Examples = 50,
     weights: Weights = None,
@@ -173,10 +180,10 @@ def sensitivity(
     label_column: LabelColumn = None,
     class_names: ClassNames = None,
     shape: InputShape = None,
-    out: Out = Path("runs/sensitivity"),
-    seed: Seed = 0,
-    device: Device = "auto",
-    workers: SearchWorkers = 1,
+    out: Out = Path(Scanning.out),
+    seed: Seed = Scanning.seed,
+    device: Device = Scanning.device,
+    workers: SearchWorkers = Scanning.workers,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -189,12 +196,12 @@ def sensitivity(
     from sanact.report.search import scan_table
     from sanact.search import sensitivity as run
 
-    found_by = columns(image_column, label_column, class_names, shape)
-    network, chosen, _ = _images(model, data, weights, split, examples, seed, found_by)
+    named = _Named(model, data, weights, seed, columns(image_column, label_column, class_names, shape))
+    network, chosen, _ = named.images(split, examples)
     found = run(
         network,
         chosen,
-        **_shared(model, data, weights, sanitizer, layers, objective, attack, effort, chosen, seed, found_by, network),
+        **named.asked(network, sanitizer, layers, objective, attack, effort),
         drop=drop,
         levels=levels,
         out=out,
@@ -207,84 +214,87 @@ def sensitivity(
         typer.echo(f"The picture is {found.out / 'scan.png'}; what was found for each image, {found.out / 'scan.json'}")
 
 
-def _images(
-    model: str, data: str, weights: str | None, split: str | None, examples: int, seed: int, found_by: dict[str, Any]
-) -> tuple[nn.Module, Data, Data | None]:
-    """The network, the images to search on, and, where they are a part of the test images, the others."""
-    from sanact.data import load_data
-    from sanact.naming import usual_source
+@dataclass(frozen=True)
+class _Named:
+    """A model and data, as the command line names them.  found_by: see `columns`."""
 
-    if split is not None:
-        network, whole = read_model(model, data, split, weights, found_by=found_by)
-        return network, whole.at_most(examples, seed=seed), None
-    if usual_source(model, weights, "standard") == "none":  # weights of ours: `sanact train` held out a twelfth
-        network, whole = read_model(model, data, "train", weights, found_by=found_by)
-        held_out = whole.sample(max(len(whole) // 12, 1), seed=0)
-        return network, held_out.at_most(examples, seed=seed), None
-    try:
-        load_data(data, "validation", **found_by)
-    except ValueError:  # it has no such split
-        network, whole = read_model(model, data, "test", weights, found_by=found_by)
-        half, rest = whole.split_off(max(len(whole) // 2, 1), seed=seed)
-        return network, half.at_most(examples, seed=seed), rest
-    network, whole = read_model(model, data, "validation", weights, found_by=found_by)
-    return network, whole.at_most(examples, seed=seed), None
+    model: str
+    data: str
+    weights: str | None
+    seed: int
+    found_by: dict[str, Any]
 
+    def images(self, split: str | None, examples: int) -> tuple[nn.Module, Data, Data | None]:
+        """The network, the images to search on, and, where they are a part of the test images, the others."""
+        from sanact.data import load_data
+        from sanact.naming import usual_source
 
-def _unseen(
-    data: str, split: str | None, examples: int, seed: int, chosen: Data, rest: Data | None, found_by: dict[str, Any]
-) -> Data | None:
-    """The images to judge on."""
-    from dataclasses import replace
+        if split is not None:
+            network, whole = self._read(split)
+            return network, whole.at_most(examples, seed=self.seed), None
+        if usual_source(self.model, self.weights, "standard") == "none":  # weights of ours: `sanact train` held out a twelfth
+            network, whole = self._read("train")
+            held_out = whole.sample(max(len(whole) // 12, 1), seed=0)
+            return network, held_out.at_most(examples, seed=self.seed), None
+        try:
+            load_data(self.data, "validation", **self.found_by)
+        except ValueError:  # it has no such split
+            network, whole = self._read("test")
+            half, rest = whole.split_off(max(len(whole) // 2, 1), seed=self.seed)
+            return network, half.at_most(examples, seed=self.seed), rest
+        network, whole = self._read("validation")
+        return network, whole.at_most(examples, seed=self.seed), None
 
-    import numpy as np
+    def _read(self, split: str) -> tuple[nn.Module, Data]:
+        network, whole = read_model(self.model, self.data, split, self.weights, found_by=self.found_by)
+        return network, whole
 
-    from sanact.data import load_data
+    def unseen(self, split: str | None, examples: int, chosen: Data, rest: Data | None) -> Data | None:
+        """The images to judge on; chosen, rest: see `images`."""
+        from dataclasses import replace
 
-    if split == "none":
-        return None
-    if split is not None or rest is None:
-        channels, height, width = next(chosen[:1].batches(1)).x.shape[1:]
-        rest = replace(load_data(data, split or "test", **{**found_by, "shape": (channels, height, width)}), note=chosen.note)
-        others = np.flatnonzero(~np.isin(rest.index, chosen.index))
-        if rest.split == chosen.split and len(others):
-            rest = rest[others]
-    return rest.at_most(examples, seed=seed)
+        import numpy as np
 
+        from sanact.data import load_data
 
-def _shared(
-    model: str,
-    data: str,
-    weights: str | None,
-    sanitizer: list[str] | None,
-    layers: list[str] | None,
-    objective: str,
-    attack: list[str] | None,
-    effort: str,
-    chosen: Data,
-    seed: int,
-    found_by: dict[str, Any],
-    network: nn.Module,
-) -> dict[str, Any]:
-    """What both verbs pass on."""
-    from sanact.attacks import as_attack
-    from sanact.naming import clean_images
-    from sanact.run_file import Net
-    from sanact.sanitizers import SANITIZERS
-    from sanact.spec import parse
+        if split == "none":
+            return None
+        if split is not None or rest is None:
+            shape = tuple(next(chosen[:1].batches(1)).x.shape[1:])
+            rest = replace(load_data(self.data, split or "test", **{**self.found_by, "shape": shape}), note=chosen.note)
+            others = np.flatnonzero(~np.isin(rest.index, chosen.index))
+            if rest.split == chosen.split and len(others):
+                rest = rest[others]
+        return rest.at_most(examples, seed=self.seed)
 
-    names = sanitizer or ["mask"]
-    needs = any(parse("sanitizer", SANITIZERS, text).needs_data for text in names if text.partition(":")[0] in SANITIZERS)
-    return {
-        "sanitizers": names,
-        "layers": layers or ["*"],
-        "objective": objective,
-        "attacks": [as_attack(text) for text in attack or ()],
-        "effort": effort,
-        "calibration": clean_images(data, network, seed=seed, found_by=found_by) if needs else None,
-        "model_name": Net(model, weights).title,
-        "seed": seed,
-    }
+    def asked(
+        self,
+        network: nn.Module,
+        sanitizer: list[str] | None,
+        layers: list[str] | None,
+        objective: str,
+        attack: list[str] | None,
+        effort: str,
+    ) -> dict[str, Any]:
+        """The arguments that both verbs share."""
+        from sanact.attacks import as_attack
+        from sanact.naming import clean_images
+        from sanact.run_file import Net
+        from sanact.sanitizers import SANITIZERS
+        from sanact.spec import parse
+
+        names = sanitizer or list(Scanning.sanitizers)
+        needs = any(parse("sanitizer", SANITIZERS, text).needs_data for text in names if text.partition(":")[0] in SANITIZERS)
+        return {
+            "sanitizers": names,
+            "layers": layers or list(Scanning.layers),
+            "objective": objective,
+            "attacks": [as_attack(text) for text in attack or ()],
+            "effort": effort,
+            "calibration": clean_images(self.data, network, seed=self.seed, found_by=self.found_by) if needs else None,
+            "model_name": Net(self.model, self.weights).title,
+            "seed": self.seed,
+        }
 
 
 def _show(found: Search, tables: list[Listing], as_json: bool) -> None:

@@ -10,6 +10,7 @@ from sanact.experiments.setting import Setting
 from sanact.files import write_text
 from sanact.plan import Plan, plan_from_dict, plan_to_dict
 from sanact.report.tables import Grid, grid, plan_text, results
+from sanact.search.asked import Searching
 from sanact.search.objective import CLEAN
 from sanact.search.race import Hits
 from sanact.search.study import run_search
@@ -35,31 +36,24 @@ def plans(setting: Setting) -> list[Grid]:
         shutil.copytree(setting.out / "examples" / name, rows / "examples" / name, dirs_exist_ok=True)
     chosen: dict[str, Plan] = {}
     for name in SANITIZERS:
-        found = run_search(
+        asked = Searching(
             setting.model(),
             data,
             sanitizers=[name],
-            layers=["*"],
             objective="oblivious",
             attacks=attacks,
             effort=setting.effort,
             drop=10.0,
             trials=TRIALS,
-            hours=None,
             levels=LEVELS,
-            unseen=None,
-            judge_effort=setting.effort,
-            calibration=None,
             model_name=setting.source.model,
             out=setting.out / "search" / f"{name}-{undefended[-1].slug}",
-            rows=rows,
-            l2=None,
             workers=setting.workers or 1,
             device=setting.device,
             seed=setting.seed,
             progress=setting.progress,
-            prefer=_lead(setting, name),
         )
+        found = run_search(asked, prefer=_lead(setting, name), rows=rows, l2=None)
         if found.winner.plan:
             chosen[name] = plan_from_dict(found.winner.plan)
     paths = setting.run(setting.cells(data, [None, *chosen.values()], attacks))
