@@ -501,7 +501,7 @@ LINES: dict[str, str] = {  # what comes on the command line, and what the messag
     "layers mnist-cnn --input 0,28,28": "got '0,28,28'",
     "layers mnist-cnn --input ''": "got ''",
     "layers mnist-cnn --input 3,60000,60000": "got '3,60000,60000'",
-    "layers mnist-cnn -p re:(=mask": "no regular expression",
+    "layers mnist-cnn -p re:(=mask": "not a regular expression",
     "layers resnet18:width=100000": "got 100000",
     "layers resnet18:widht=8": "did you mean 'width'?",
     "compare mine.py plans": "mine.py",

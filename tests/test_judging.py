@@ -131,7 +131,7 @@ def test_an_attack_of_ones_own_stands_beside_ours(model, images):
     assert (own.attack, ours.attack) == ("signs, Linf 0.1", "PGD-40, Linf 0.1") and own.verdict and own.knowledge == "white-box"
     fgsm = sanact.evaluate(model, images, attacks="fgsm:eps=0.1", knowledge="white-box", examples=12, **HOW).results[1]
     assert own.accuracy == fgsm.accuracy
-    with pytest.raises(ValueError, match="eps and norm are of the attack already"):
+    with pytest.raises(ValueError, match="the attack has its own eps and norm"):
         sanact.judge_attack(model, images, sanact.FGSM(eps=0.1), eps=0.2)
 
 
