@@ -131,9 +131,8 @@ def search(
 
     Then: sanact evaluate mnist-cnn --plan runs/search/best.json
     """
-    from sanact.report.search import front_table, judged_table, scan_table
+    from sanact.report.search import front_table, import_optuna, judged_table, scan_table
     from sanact.search import search as run
-    from sanact.search.record import import_optuna
 
     import_optuna()
     named = _Named(model, data, weights, seed, columns(image_column, label_column, class_names, shape))

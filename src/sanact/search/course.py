@@ -15,9 +15,10 @@ import numpy as np
 
 from sanact.defenses.candidate import to_dict
 from sanact.progress import progress_bar
+from sanact.report.tables import CLEAN
 from sanact.search.checking import check_varies
 from sanact.search.desk import Desk
-from sanact.search.objective import CLEAN, Objective, Outcome
+from sanact.search.objective import Objective, Outcome
 from sanact.search.race import Hits
 from sanact.search.scan import read, told
 from sanact.search.space import Space

@@ -26,11 +26,10 @@ from sanact.evaluation.rows import hits, read_rows, write_rows
 from sanact.evaluation.threat import Effort, Knowledge, Radius, l2_budget
 from sanact.faithful import BATCHES
 from sanact.parts import parts_of
-from sanact.report.tables import attack_title
+from sanact.report.tables import CLEAN, attack_title
 from sanact.search.beginning import Beginnings
 from sanact.search.race import Hits, beaten_by, rungs, too_dear
 
-CLEAN = "clean"
 BATCH = 100  # images at once
 TIMED = 5  # passes, of which the fastest counts
 

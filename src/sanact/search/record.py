@@ -17,16 +17,6 @@ if TYPE_CHECKING:
     import optuna
 
 
-def import_optuna() -> Any:
-    """The module; ImportError saying how to get it."""
-    try:
-        import optuna
-    except ImportError as error:
-        raise ImportError(f"a search needs Optuna: pip install 'sanact[search]' ({error})") from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna
-
-
 def open_study(out: Path, objectives: int) -> optuna.Study:
     from optuna import create_study
     from optuna.storages import JournalStorage

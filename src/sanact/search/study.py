@@ -15,14 +15,14 @@ from sanact.evaluation.threat import Radius
 from sanact.files import alone
 from sanact.plan import Plan
 from sanact.remembering import remembered
-from sanact.report.search import SCAN, Search, read_search
+from sanact.report.search import SCAN, Search, import_optuna, read_search
 from sanact.search.asked import Scanning, Searching
 from sanact.search.checking import check_asked, check_varies, undefended_hits, usual_attack
 from sanact.search.course import Course, Prefer, within
 from sanact.search.desk import Desk
 from sanact.search.objective import Objective
 from sanact.search.race import Hits
-from sanact.search.record import claim, facts_of, import_optuna, note, open_study
+from sanact.search.record import claim, facts_of, note, open_study
 from sanact.search.scan import read, scan, seeds, written
 from sanact.search.space import Space
 

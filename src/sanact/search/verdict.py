@@ -20,8 +20,8 @@ from sanact.evaluation.statistics import paired
 from sanact.evaluation.threat import Effort
 from sanact.files import write_text
 from sanact.report.search import JUDGED, Search, card, read_search
-from sanact.report.tables import attack_title
-from sanact.search.objective import CLEAN, Objective
+from sanact.report.tables import CLEAN, attack_title
+from sanact.search.objective import Objective
 from sanact.values import shown
 
 
