@@ -258,6 +258,23 @@ def test_every_hidden_activation_is_found_and_nothing_else(net: Net):
     assert_sanitized_where_marked(net, Mask(0.0, "fixed"))
 
 
+def of_one_tensor(function: Callable[[Tensor], Tensor]) -> bool:
+    try:
+        return function(X.sigmoid()).shape == X.shape
+    except TypeError:  # it takes two
+        return False
+
+
+SPECIAL = [name for name in torch.special.__all__ if of_one_tensor(getattr(torch.special, name))]
+ELSEWHERE = {"log_sigmoid": F.logsigmoid, "angle": torch.angle, "lgamma": torch.lgamma, "erfinv": torch.erfinv, "i0": torch.i0}
+
+
+@pytest.mark.parametrize("name", [*SPECIAL, *ELSEWHERE])
+def test_every_special_function_is_a_nonlinearity(name):
+    function = ELSEWHERE.get(name) or getattr(torch.special, name)
+    assert roles(Net(lambda n, x: n.conv2(function(n.conv1(x)))))[0] == ("conv1", f"after {name}")
+
+
 @pytest.mark.parametrize(
     ("body", "parts", "role"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 
@@ -17,13 +18,18 @@ LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 NOT_ELEMENTWISE = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin)
 # Names of torch, torch.nn.functional, operator and torch.Tensor, without the underscores of the in-place and reflected ones.
 POWERS = _names("abs absolute exp float_power ipow log pow reciprocal rsqrt sqrt square")  # also used in hand-written norms
-NONLINEAR = POWERS | _names("""
-    acos acosh arccos arccosh arcsin arcsinh arctan arctan2 arctanh asin asinh atan atan2 atanh ceil celu clamp clamp_max
+SPECIAL = frozenset(torch.special.__all__) - {"softmax", "log_softmax", "logsumexp"}
+NONLINEAR = (
+    POWERS
+    | SPECIAL
+    | _names("""
+    acos acosh angle arccos arccosh arcsin arcsinh arctan arctan2 arctanh asin asinh atan atan2 atanh ceil celu clamp clamp_max
     clamp_min clip copysign cos cosh elu erf erfc exp2 expit expm1 fix floor fmax fmin fmod frac gelu glu hardshrink hardsigmoid
-    hardswish hardtanh heaviside hypot leaky_relu log10 log1p log2 logaddexp logit logsigmoid masked_fill maximum minimum mish
-    prelu relu relu6 remainder round rrelu selu sgn sigmoid sign silu sin sinc sinh softplus softshrink softsign tan tanh
+    hardswish hardtanh heaviside hypot leaky_relu lgamma log10 log1p log2 logaddexp logit log_sigmoid masked_fill maximum
+    minimum mish prelu relu relu6 remainder round rrelu selu sgn sigmoid sign silu sin sinc sinh softplus softshrink softsign tan tanh
     tanhshrink threshold trunc where xlogy
     """)
+)
 CONDITIONED = frozenset({"where", "masked_fill"})  # linear, unless the condition depends on the input
 EXTREMES = frozenset({"max", "min", "amax", "amin"})  # of two activations, or along a dimension
 COMPARISONS = _names("eq ge gt isfinite le lt ne greater greater_equal less less_equal logical_not signbit")
@@ -49,7 +55,7 @@ Modules = Mapping[str, nn.Module]
 def operation(node: fx.Node) -> str:
     """The name of the function or method that a node calls; `relu_`, `F.relu` and `x.relu()` have the same name."""
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return "" if node.op in ("call_module", "get_attr", "placeholder", "output") else name.strip("_")
+    return "" if node.op in ("call_module", "get_attr", "placeholder", "output") else name.strip("_").removeprefix("special_")
 
 
 def is_layer(node: fx.Node, modules: Modules) -> bool:
