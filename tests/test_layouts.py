@@ -107,6 +107,22 @@ def test_a_layout_that_cannot_be_followed_is_refused():
         sanitize(net, Mask(0.1), example=X)
 
 
+@pytest.mark.parametrize(
+    "activation",
+    [
+        lambda a: F.relu(a.permute(2, 3, 0, 1)).permute(2, 3, 0, 1),
+        lambda a: F.relu(a.flatten(1).T).T.unflatten(1, a.shape[1:]),
+        lambda a: F.relu(a.reshape(1, -1)).reshape(a.shape),
+    ],
+    ids=["maps", "vectors", "one vector"],
+)
+def test_what_would_be_cleaned_across_images_is_refused(activation):
+    with pytest.raises(
+        ValueError, match=r"first axis of an activation must be that of the images, got .* of one image, .* of 3 .*'conv'"
+    ):
+        sanitize(Net(lambda n, x: activation(n.conv(x))), MedianFilter(3), example=X)
+
+
 @pytest.mark.parametrize("x", [torch.rand(1, 3, 6), torch.rand(1, 3, 4, 6, 6)], ids=["tokens", "volumes"])
 def test_tokens_and_volumes_are_refused_before_the_first_pass(x):
     rank = x.ndim - 2

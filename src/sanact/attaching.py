@@ -22,15 +22,23 @@ def channels_last(traced: fx.GraphModule, x: Tensor, places: Mapping[fx.Node, st
     """Whether each activation is (N, H, W, C), not (N, C, H, W); a vector is neither.
 
     places: the operations whose output is an activation, each with its layer's name, for messages.
-    Raises ValueError for activations of another rank, and where the channels cannot be traced from their layer.
+    x: images; of several, how an activation grows with their number is looked at, too.
+    Raises ValueError for activations of another rank, for those whose first axis is not the images', and where the channels
+    cannot be traced from their layer.
     """
-    shapes = shapes_of(traced, x[:1])
+    shapes, all_shapes = shapes_of(traced, x[:1]), shapes_of(traced, x)
     axes = channel_axes(traced, shapes)
     found = {}
     for place, name in places.items():
         shape = shapes.get(place, ())
         if shape and len(shape) not in (2, 4):
             raise ValueError(f"an activation must be (N, C, H, W) or (N, F), got {shape} (behind the layer '{name}')")
+        of_all = all_shapes.get(place, ())
+        if shape and of_all and of_all != (len(x) * shape[0], *shape[1:]):
+            raise ValueError(
+                f"the first axis of an activation must be that of the images, got {shape} of one image, {of_all} of "
+                f"{len(x)} (behind the layer '{name}')"
+            )
         maps = len(shape) == 4 and shape[2:] != (1, 1)
         channels = axes.get(place, frozenset())
         if maps and channels not in (frozenset({1}), frozenset({3})):

@@ -23,11 +23,11 @@ NONLINEAR = (
     POWERS
     | SPECIAL
     | _names("""
-    acos acosh angle arccos arccosh arcsin arcsinh arctan arctan2 arctanh asin asinh atan atan2 atanh ceil celu clamp clamp_max
-    clamp_min clip copysign cos cosh elu erf erfc exp2 expit expm1 fix floor fmax fmin fmod frac gelu glu hardshrink hardsigmoid
-    hardswish hardtanh heaviside hypot leaky_relu lgamma log10 log1p log2 logaddexp logit log_sigmoid masked_fill maximum
-    minimum mish prelu relu relu6 remainder round rrelu selu sgn sigmoid sign silu sin sinc sinh softplus softshrink softsign tan tanh
-    tanhshrink threshold trunc where xlogy
+    acos acosh angle arccos arccosh arcsin arcsinh arctan arctan2 arctanh asin asinh atan atan2 atanh ceil celu clamp
+    clamp_max clamp_min clip copysign cos cosh elu erf erfc exp2 expit expm1 fix floor fmax fmin fmod frac gelu glu hardshrink
+    hardsigmoid hardswish hardtanh heaviside hypot leaky_relu lgamma log10 log1p log2 log_sigmoid logaddexp logit masked_fill
+    maximum minimum mish prelu relu relu6 remainder round rrelu selu sgn sigmoid sign silu sin sinc sinh softplus softshrink
+    softsign tan tanh tanhshrink threshold trunc where xlogy
     """)
 )
 CONDITIONED = frozenset({"where", "masked_fill"})  # linear, unless the condition depends on the input
