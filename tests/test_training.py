@@ -205,7 +205,7 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted(parts
             raise KeyboardInterrupt
         return accuracy(model, data, **rest)
 
-    monkeypatch.setattr("sanact.training.accuracy", killed)
+    monkeypatch.setattr("sanact.training.loop.accuracy", killed)
     with pytest.raises(KeyboardInterrupt):
         train(again, parts[1], validation=parts[0], recipe=FULL, objective=objective, checkpoint=file)
     again = classifier()
@@ -283,7 +283,8 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
         import resource, signal, sys
         from pathlib import Path
         from torch import nn
-        from sanact.training import Recipe, _Run, save_trained
+        from sanact.training import Recipe, save_trained
+        from sanact.training.loop import _Run
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
         network, folder = nn.Linear(100, 100), Path(sys.argv[1])

@@ -77,7 +77,7 @@ def test_on_the_command_line(tmp_path, user_model, capsys, monkeypatch, verb):
 
 
 def test_a_source_that_is_not_there_is_not_fitted(tmp_path, user_model, capsys, monkeypatch):
-    monkeypatch.setattr("sanact.training.train", lambda *given, **named: pytest.fail("trained"))
+    monkeypatch.setattr("sanact.training.plain.train", lambda *given, **named: pytest.fail("trained"))
     arguments = ["evaluate", user_model, "--data", "digits", "--examples", "9", "-a", "fgsm:eps=0.1", "-k", "adaptive"]
     monkeypatch.setattr("sys.argv", ["sanact", *arguments, "--out", str(tmp_path / "out"), "--dry-run"])
     with pytest.raises(SystemExit) as ended:
