@@ -24,8 +24,8 @@ from sanact.defenses import DEFENSES
 from sanact.evaluation.rows import header, read_rows, write_rows
 from sanact.experiments import EXPERIMENTS, Setting
 from sanact.models import MNISTCNN, load_model
+from sanact.report.results import results as results_in
 from sanact.report.tables import Grid, grid
-from sanact.report.tables import results as results_in
 from sanact.training import accuracy
 from tests.conftest import load_or_skip
 

@@ -15,7 +15,7 @@ import sanact
 from sanact.data import Data
 from sanact.engine import run
 from sanact.evaluation.cell import cells
-from sanact.report.tables import results
+from sanact.report.results import results
 
 X = torch.rand(30, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 HOW = {"workers": 1, "effort": "quick"}

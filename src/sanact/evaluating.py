@@ -20,7 +20,8 @@ from sanact.evaluation.threat import KNOWLEDGE, usual_eps
 from sanact.naming import clean_images, read_model, read_source, usual_source, with_stand_ins
 from sanact.parts import removable
 from sanact.preserve import copied
-from sanact.report.tables import Grid, grid, results
+from sanact.report.results import results
+from sanact.report.tables import Grid, grid
 from sanact.run_file import Net, RunFile
 from sanact.values import shown
 

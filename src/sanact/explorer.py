@@ -26,7 +26,7 @@ from sanact.defenses.sanitizing import Sanitizing
 from sanact.evaluation.adaptive import Adaptive, Campaign
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge
 from sanact.plan import Plan, as_plan, plan_to_dict
-from sanact.report.tables import plan_text
+from sanact.report.results import plan_text
 from sanact.sanitizers import KWTA, Mask, MedianFilter, NonLocalMeans, Sanitizer, sanitizers_of
 from sanact.values import OneOf, image_shape
 

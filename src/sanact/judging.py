@@ -27,7 +27,8 @@ from sanact.naming import LEARNT
 from sanact.report.comparison import comparison
 from sanact.report.figures import accuracy_by_budget
 from sanact.report.page import write_page
-from sanact.report.tables import CLEAN, Grid, Result, grid, markdown, results, words
+from sanact.report.results import CLEAN, Result, results
+from sanact.report.tables import Grid, grid, markdown, words
 from sanact.values import OneOf
 from sanact.wrapping import in_float32, unwrapped
 

@@ -6,7 +6,7 @@ import pytest
 
 from sanact.evaluation.statistics import wilson
 from sanact.report.comparison import FILLS, comparison
-from sanact.report.tables import Result
+from sanact.report.results import Result
 
 NAMES = {"none": "none", "mask": "mask", "pgd-at": "PGD training", "sap": "not there"}
 

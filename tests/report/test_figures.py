@@ -6,7 +6,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from sanact.report.figures import accuracy_by_budget
-from sanact.report.tables import results
+from sanact.report.results import results
 from tests.report.test_tables import MASK, PGD, write
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sanact.report.gain import COLUMNS, figure, gains, sentences
-from sanact.report.tables import results
+from sanact.report.results import results
 from tests.report.test_tables import MASK, PGD, write
 
 ADAPTIVE = {"name": "adaptive", "eps": 0.1, "norm": "Linf", "effort": "quick"}

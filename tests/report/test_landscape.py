@@ -10,7 +10,7 @@ from sanact.evaluation.statistics import holm, paired
 from sanact.report.landscape import FACTS as FILE
 from sanact.report.landscape import falling, landscape, read_facts
 from sanact.report.page import write_page
-from sanact.report.tables import results
+from sanact.report.results import results
 from tests.report.test_compare import N, first, write
 
 SQUEEZED = {"name": "feature-squeezing", "bits": 1, "median": None, "detect": False}

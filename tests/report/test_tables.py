@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from sanact.evaluation.rows import SCHEMA, write_rows
-from sanact.report.tables import Grid, as_json, grid, layer_table, markdown, plan_text, results, rich_tables, shares, words
+from sanact.report.results import plan_text, results
+from sanact.report.tables import Grid, as_json, grid, layer_table, markdown, rich_tables, shares, words
 
 MASK = {"conv1": {"name": "mask", "strength": 0.3, "reading": "max"}}
 PGD = {"name": "pgd", "eps": 0.1, "norm": "Linf", "steps": 40}

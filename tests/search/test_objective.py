@@ -10,7 +10,7 @@ import torch
 
 from sanact import FGSM, Mask, sanitize
 from sanact.evaluation.judge import Bench
-from sanact.report.tables import results
+from sanact.report.results import results
 from sanact.search.objective import Outcome
 
 PLAN = {"conv1": Mask(0.5, "max")}

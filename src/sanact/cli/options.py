@@ -238,7 +238,7 @@ def show_outlook(outlook: Outlook, as_json: bool) -> None:
     from rich.table import Table
 
     from sanact.progress import duration
-    from sanact.report.tables import attack_title
+    from sanact.report.results import attack_title
 
     cells = [
         {

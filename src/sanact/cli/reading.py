@@ -94,7 +94,7 @@ def explore(
         raise ValueError(f"the explorer needs Gradio: pip install 'sanact[app]' ({error})") from error
     from sanact.evaluation.threat import usual_eps
     from sanact.naming import clean_images, read_defense
-    from sanact.report.tables import plan_text
+    from sanact.report.results import plan_text
 
     if plan is not None:
         plan = plan_text(read_defense(plan).config)

@@ -12,7 +12,8 @@ from sanact.evaluation.rows import accuracy, clean_accuracy
 from sanact.evaluation.threat import usual_eps
 from sanact.experiments.setting import Part, Setting
 from sanact.progress import progress_bar
-from sanact.report.tables import Grid, grid, results
+from sanact.report.results import results
+from sanact.report.tables import Grid, grid
 
 
 def budgets(setting: Setting) -> list[Grid]:

@@ -13,7 +13,8 @@ from sanact.evaluation.threat import KNOWLEDGE, usual_eps
 from sanact.experiments.setting import Figures, Setting
 from sanact.experiments.table2 import PLANS, titles
 from sanact.plan import plan_from_dict
-from sanact.report.tables import CLEAN, Grid, Result, attack_title, grid, results
+from sanact.report.results import CLEAN, Result, attack_title, results
+from sanact.report.tables import Grid, grid
 
 DATA = {"fig3": "mnist", "fig4": "cifar10", "fig5": "tiny-imagenet"}
 ON_ITSELF = ("none", "pgd-at")  # defenses whose figures in the paper are white-box

@@ -17,7 +17,8 @@ from sanact.evaluation.threat import Knowledge
 from sanact.models import load_model
 from sanact.report.figures import save
 from sanact.report.gain import figure, gains
-from sanact.report.tables import Grid, results
+from sanact.report.results import results
+from sanact.report.tables import Grid
 from sanact.sanitizers import Mask, MedianFilter, NonLocalMeans
 
 DEFENSES = (

@@ -24,7 +24,8 @@ from sanact.files import write_text
 from sanact.plan import plan_from_dict
 from sanact.preserve import preserved
 from sanact.report.landscape import FACTS, read_facts
-from sanact.report.tables import Grid, grid, plan_text, results
+from sanact.report.results import plan_text, results
+from sanact.report.tables import Grid, grid
 
 BUDGETS = {"mnist": (0.15, 0.3), "cifar10": (2 / 255, 8 / 255), "tiny-imagenet": (1 / 255, 4 / 255)}  # of the adaptive attacker
 COLOUR: dict[str, dict[str, Any]] = {  # for these no weights are shipped yet

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sanact.experiments.setting import Part, Setting
-from sanact.report.tables import Grid, Result, grid, results
+from sanact.report.results import Result, results
+from sanact.report.tables import Grid, grid
 from sanact.sanitizers import Mask
 from sanact.sanitizers.mask import Reading
 

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from sanact.experiments.setting import Setting
 from sanact.files import write_text
 from sanact.plan import Plan, plan_from_dict, plan_to_dict
-from sanact.report.tables import CLEAN, Grid, grid, plan_text, results
+from sanact.report.results import CLEAN, plan_text, results
+from sanact.report.tables import Grid, grid
 from sanact.search.asked import Searching
 from sanact.search.race import Hits
 from sanact.search.study import run_search

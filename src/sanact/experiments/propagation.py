@@ -18,7 +18,8 @@ from sanact.experiments.setting import Setting
 from sanact.experiments.table2 import PLANS
 from sanact.plan import Plan, plan_from_dict, plan_to_dict, sanitize
 from sanact.report.inside import INPUT, Strip, as_maps, write_arrays, write_strips
-from sanact.report.tables import Grid, grid, results
+from sanact.report.results import results
+from sanact.report.tables import Grid, grid
 
 AGAINST: tuple[Knowledge, ...] = ("adaptive", "oblivious")  # against a sanitized network; oblivious is always included
 

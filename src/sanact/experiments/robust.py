@@ -7,7 +7,8 @@ from sanact.evaluation.threat import KNOWLEDGE, usual_eps
 from sanact.experiments.setting import Setting
 from sanact.experiments.table2 import defenses
 from sanact.models import PRETRAINED
-from sanact.report.tables import Grid, grid, results
+from sanact.report.results import results
+from sanact.report.tables import Grid, grid
 
 
 def robust(setting: Setting) -> list[Grid]:

@@ -10,7 +10,8 @@ from sanact.attacks import FGSM, PGD
 from sanact.evaluation.threat import KNOWLEDGE, usual_eps
 from sanact.experiments.setting import Figures, Setting
 from sanact.plan import Plan, plan_from_dict
-from sanact.report.tables import CLEAN, Grid, Result, attack_title, grid, results
+from sanact.report.results import CLEAN, Result, attack_title, results
+from sanact.report.tables import Grid, grid
 
 PlanDict = dict[str, dict[str, Any]]
 

@@ -17,7 +17,7 @@ from sanact.evaluation.packed import files_of
 from sanact.evaluation.rows import accuracy, header, hits, part, read_rows, verdict_of
 from sanact.evaluation.statistics import Accuracy, Paired, paired
 from sanact.evaluation.threat import Radius, l2_budget
-from sanact.report.tables import attack_title, defense_name, plan_text
+from sanact.report.results import attack_title, defense_name, plan_text
 
 LEVEL = 0.05
 

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from sanact.evaluation.threat import l2_budget
-from sanact.report.tables import CLEAN, Result
+from sanact.report.results import CLEAN, Result
 
 FILLS = {"as the paper measured": "#bcd4e8", "white-box": "#5b8db8", "adaptive": "#16324f"}
 ENDS = "#777777"

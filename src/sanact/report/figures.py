@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sanact.files import replacing
-from sanact.report.tables import CLEAN, Result
+from sanact.report.results import CLEAN, Result
 
 COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # Okabe and Ito's, safe for colour-blind readers
 Line = Literal[":", "--", "-"]

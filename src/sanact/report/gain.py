@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from sanact.report.figures import COLOURS
-from sanact.report.tables import CLEAN, Grid, Result, plan_text, row_names
+from sanact.report.results import CLEAN, Result, plan_text
+from sanact.report.tables import Grid, row_names
 
 COLUMNS = ("clean images", "replayed, as in the paper", "attacker who knows")
 

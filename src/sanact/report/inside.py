@@ -19,7 +19,8 @@ from sanact.evaluation.rows import part
 from sanact.evaluation.statistics import Mean, mean
 from sanact.files import replacing
 from sanact.report.figures import COLOURS, LINES
-from sanact.report.tables import Listing, attack_title, plan_text
+from sanact.report.results import attack_title, plan_text
+from sanact.report.tables import Listing
 
 COLUMN = 3.5  # inches: the width of one of two columns
 SMALL = 6  # points

@@ -14,7 +14,8 @@ from sanact.evaluation.rows import hits, read_rows
 from sanact.evaluation.statistics import holm, paired
 from sanact.report.compare import p_text
 from sanact.report.inside import Drawing
-from sanact.report.tables import CLEAN, Listing, Result, plan_text, row_names
+from sanact.report.results import CLEAN, Result, plan_text
+from sanact.report.tables import Listing, row_names
 
 FACTS = "landscape-{}.json"  # by data set; beside the rows
 UNDEFENDED = "none"

@@ -28,20 +28,8 @@ from sanact.report.drawing import THEME, as_svg
 from sanact.report.figures import accuracy_by_budget
 from sanact.report.inside import Drawing, draw
 from sanact.report.landscape import FACTS, landscape, read_facts
-from sanact.report.tables import (
-    BOUND,
-    CLEAN,
-    SUSPECT,
-    Listing,
-    Result,
-    attack_title,
-    defense_name,
-    detections,
-    plan_text,
-    results_of,
-    row_names,
-    shares,
-)
+from sanact.report.results import CLEAN, Result, attack_title, defense_name, plan_text, results_of
+from sanact.report.tables import BOUND, SUSPECT, Listing, detections, row_names, shares
 
 VERDICTS = {
     "reliable": "the attack passed every check, and no other attacker left less",

@@ -12,7 +12,7 @@ from sanact.data import Data
 from sanact.device import pick_device
 from sanact.engine import WORKERS
 from sanact.evaluation.threat import KNOWLEDGE, Effort, usual_eps
-from sanact.report.tables import CLEAN
+from sanact.report.results import CLEAN
 from sanact.search.asked import Scanning, Searching
 from sanact.search.desk import Desk
 from sanact.search.race import Hits

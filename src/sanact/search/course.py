@@ -15,7 +15,7 @@ import numpy as np
 
 from sanact.defenses.candidate import to_dict
 from sanact.progress import progress_bar
-from sanact.report.tables import CLEAN
+from sanact.report.results import CLEAN
 from sanact.search.checking import check_varies
 from sanact.search.desk import Desk
 from sanact.search.objective import Objective, Outcome

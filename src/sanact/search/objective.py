@@ -26,7 +26,7 @@ from sanact.evaluation.rows import hits, read_rows, write_rows
 from sanact.evaluation.threat import Effort, Knowledge, Radius, l2_budget
 from sanact.faithful import BATCHES
 from sanact.parts import parts_of
-from sanact.report.tables import CLEAN, attack_title
+from sanact.report.results import CLEAN, attack_title
 from sanact.search.beginning import Beginnings
 from sanact.search.race import Hits, beaten_by, rungs, too_dear
 

@@ -13,7 +13,7 @@ import numpy as np
 from sanact.evaluation.statistics import paired
 from sanact.files import write_text
 from sanact.progress import progress_bar
-from sanact.report.tables import CLEAN
+from sanact.report.results import CLEAN
 from sanact.search.desk import Desk
 from sanact.search.objective import Outcome
 from sanact.search.race import Hits

@@ -19,8 +19,8 @@ from sanact.evaluation.rows import hits, read_rows, verdict_of
 from sanact.evaluation.statistics import paired
 from sanact.evaluation.threat import Effort
 from sanact.files import write_text
+from sanact.report.results import CLEAN, attack_title
 from sanact.report.search import JUDGED, Search, card, read_search
-from sanact.report.tables import CLEAN, attack_title
 from sanact.search.objective import Objective
 from sanact.values import shown
 

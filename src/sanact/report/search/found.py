@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sanact.evaluation.statistics import Accuracy, wilson
 from sanact.files import write_text
-from sanact.report.tables import CLEAN
+from sanact.report.results import CLEAN
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

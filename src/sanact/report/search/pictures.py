@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from sanact.report.figures import COLOURS
+from sanact.report.results import CLEAN
 from sanact.report.search.found import Search, Trial
 from sanact.report.search.importance import Importance, importances
 from sanact.report.search.tables import changes, column_of, had_attacker
-from sanact.report.tables import CLEAN
 
 GREY = "#999999"
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from sanact.evaluation.statistics import Accuracy, Paired, paired, wilson
+from sanact.report.results import CLEAN, plan_text
 from sanact.report.search.found import Search, Trial, bits_of
-from sanact.report.tables import CLEAN, Listing, plan_text
+from sanact.report.tables import Listing
 
 
 def front_table(found: Search) -> Listing:
