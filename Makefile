@@ -43,6 +43,7 @@ clean: ## remove the environment and everything built
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache src/sanact/kernels/c/kernels.so
 
 $(VENV)/core: pyproject.toml hatch_build.py $(wildcard src/sanact/kernels/c/*.[ch])
+	@echo 'Setting up $(VENV): PyTorch and other packages, once; a few minutes, without a word.'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --upgrade 'pip>=25.1'
 	$(PIP) install --editable .

@@ -183,7 +183,7 @@ def test_layers_are_listed_as_the_library_lists_them():
 def test_layers_as_a_table():
     shown = sanact("layers", "mnist-cnn", "--plan", "fc7=median:5").out.splitlines()
     row = {line.split()[0]: line for line in shown if line.split()}
-    assert "32 x 26 x 26" in row["conv1"] and row["conv1"].rstrip().endswith("-")
+    assert "32×26×26" in row["conv1"] and row["conv1"].rstrip().endswith("-")
     assert "MedianFilter" in row["fc7"] and "output layer" in row["logits"]
 
 
@@ -365,6 +365,7 @@ def test_evaluate_as_a_table_names_knowledge_interval_and_plan(evaluation):
         "0=mask:strength=0.4",
     ):
         assert part in shown
+    assert shown.endswith(f"The rows are in {evaluation[-1]}. On one page: sanact report {evaluation[-1]}\n")
 
 
 def test_each_plan_and_each_defense_is_a_row_and_semicolons_make_one_plan_of_several(trained, tmp_path):

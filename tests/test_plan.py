@@ -200,6 +200,13 @@ def test_a_pattern_that_matches_nothing_is_an_error_that_lists_what_there_is(net
     )
 
 
+def test_a_pattern_that_lacks_the_name_of_a_wrapper_is_told_how_to_name_it(net):
+    with pytest.raises(
+        ValueError, match=r"the pattern 'conv\[12\]' matches no .* layer; did you mean '\*\.conv\[12\]'\?; there are"
+    ):
+        sanitize(nn.Sequential(nn.Identity(), net), {"conv[12]": Mask(0.3)})
+
+
 def test_a_star_leaves_linear_layers_alone_and_other_patterns_hit_them():
     assert list(sanitize(small(), Mask(0.3)).sanitizers) == ["conv", "fc"]
     assert list(sanitize(small(), {"re:.*": Mask(0.3)}).sanitizers) == ["conv", "linear", "fc"]

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from fnmatch import translate
+from fnmatch import fnmatchcase, translate
 from pathlib import Path
 from typing import Any
 
@@ -417,9 +417,13 @@ def matching(layers: list[Layer], pattern: str) -> list[Layer]:
         matching = [layer for layer in layers if layer.place is not None and expression.fullmatch(layer.name)]
     if not matching:
         names = ", ".join(layer.name for layer in layers if layer.place is not None)
+        inner = f"*.{pattern}"  # the network may lie inside another module, as timm's do
+        hint = any(fnmatchcase(layer.name, inner) for layer in layers if layer.place is not None)
         outputs = ", ".join(layer.name for layer in layers if layer.place is None)
         raise ValueError(
-            f"the pattern '{pattern}' matches no hidden convolution or linear layer; there are: {names or 'none'}"
+            f"the pattern '{pattern}' matches no hidden convolution or linear layer"
+            + f"; did you mean '{inner}'?" * hint
+            + f"; there are: {names or 'none'}"
             + (f" (not {outputs}: output layers are left alone)" if outputs else "")
         )
     return matching

@@ -408,6 +408,33 @@ def test_an_unknown_timm_network_is_refused():
         build_model("timm:nothing")
 
 
+def test_a_misspelled_timm_network_is_told_what_was_meant():
+    with pytest.raises(ValueError, match=r"Unknown model \(resnet10\); did you mean 'resnet10t'\?$"):
+        build_model("timm:resnet10")
+
+
+def test_pretrained_weights_are_not_asked_for_again_and_again_where_the_hub_is_out_of_reach(monkeypatch):
+    states, asked = [], []
+
+    class Silent:
+        def model_info(self, name: str, timeout: float) -> None:
+            asked.append(name)
+            raise OSError("no route")
+
+    def create(name: str, pretrained: bool) -> None:
+        states.append(huggingface_hub.constants.HF_HUB_OFFLINE)
+        raise OSError("locate the file on the Hub")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Silent)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(timm, "create_model", create)
+    for name in ("timm:test_resnet", "timm:hf-hub:timm/test_resnet.r160_in1k"):
+        with pytest.raises(ValueError, match="the Hub cannot be reached, .* weights of your own are --weights FILE"):
+            load_model(name)
+    assert asked == ["timm/test_resnet.r160_in1k"] * 2 and states == [True, True]
+    assert huggingface_hub.constants.HF_HUB_OFFLINE is False
+
+
 def test_pretrained_weights_that_cannot_be_fetched_are_an_error_not_random_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))

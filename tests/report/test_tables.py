@@ -218,8 +218,19 @@ def test_layers_that_are_not_hit_show_a_dash():
         {"name": "logits", "type": "Linear", "shape": None, "role": "output layer", "sanitizer": ""},
     ]
     lines = [line.split() for line in drawn(layer_table("net", layers)).splitlines()]
-    assert ["conv1", "Conv2d", "32", "x", "26", "x", "26", "after", "relu", "Mask()"] in lines
+    assert ["conv1", "Conv2d", "32×26×26", "after", "relu", "Mask()"] in lines
     assert ["logits", "Linear", "?", "output", "layer", "-"] in lines
+
+
+def test_the_table_of_layers_breaks_no_word_on_80_columns():
+    name = "network.layer2.0.downsample.1"
+    layers = [{"name": name, "type": "Conv2d", "shape": (128, 22, 22), "role": "after ReLU"}]
+    layers[0]["sanitizer"] = "Mask(strength=0.2, reading='fixed')"
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(layer_table("timm:resnet10t", layers, 80))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [name, "Conv2d", "128×22×22", "after", "Mask(strength=0.2,"] in [line.split() for line in lines]
 
 
 def test_a_table_breaks_no_word_on_a_narrow_terminal(paths):

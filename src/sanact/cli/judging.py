@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -204,6 +205,9 @@ def carry_out(described: RunFile, *, dry_run: bool, quiet: bool, as_json: bool) 
     if dry_run:
         return show_outlook(engine.outlook(judged, **described.means), as_json)
     show(tables_of(described, engine.run(judged, **described.means, progress=not quiet)), as_json)
+    if not as_json:
+        folder = shlex.quote(str(described.out))
+        typer.echo(f"\nThe rows are in {folder}. On one page: sanact report {folder}")
 
 
 def reproduce(

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from sanact.evaluation.threat import Radius
     from sanact.report.tables import Grid, Listing
 
-MODEL = "mnist-cnn, mnist-small, cifar-cnn, resnet18[:width=24], resnet18-64[:width=32], timm:NAME, or path/to/file.py:factory."
+MODEL = (
+    "mnist-cnn, mnist-small, cifar-cnn, resnet18[:width=24], resnet18-64[:width=32], timm:NAME[:num_classes=5], or "
+    "path/to/file.py:factory."
+)
 DATA = "digits, mnist, cifar10, tiny-imagenet, a Hub name, or a local folder."
 PLAN = (
     "Sanitizers, [PATTERN=]NAME[:ARGUMENT,…] separated by semicolons, as in 'median:3' or 'conv*=mask:0.3; fc7=median:3'; or a "
@@ -115,7 +118,8 @@ InputShape = Annotated[
 Weights = Annotated[
     str | None,
     typer.Option(
-        help="Safetensors file, or ours by name: mnist, mnist-pgd, cifar10, cifar10-pgd, tiny-imagenet.",
+        help="File of safetensors, or a state dict or checkpoint of PyTorch; or ours by name: "
+        "mnist, mnist-pgd, cifar10, cifar10-pgd, tiny-imagenet.",
         show_default="the model's own",
     ),
 ]

@@ -61,7 +61,8 @@ def layers(
     if as_json:
         typer.echo(json.dumps([asdict(layer) for layer in listed], indent=2))
     else:
-        console().print(layer_table(model, [asdict(layer) for layer in listed]))
+        terminal = console()
+        terminal.print(layer_table(model, [asdict(layer) for layer in listed], terminal.width))
 
 
 def explore(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
+from sanact.online import is_on_hub, offline
+
 if TYPE_CHECKING:
     import datasets
-
-ANSWER = 5.0  # seconds that the Hub has to answer whether it has a data set
 
 
 def from_hub(name: str) -> Mapping[str, datasets.Dataset]:
@@ -21,36 +20,10 @@ def from_hub(name: str) -> Mapping[str, datasets.Dataset]:
     """
     import datasets
 
-    if datasets.config.HF_HUB_OFFLINE or _is_there(name):
+    if not datasets.config.HF_HUB_OFFLINE and is_on_hub(name, "data set"):
         return dict(datasets.load_dataset(name))
-    with _offline():
+    with offline(), patch.object(datasets.config, "HF_HUB_OFFLINE", True):
         try:
             return dict(datasets.load_dataset(name))
         except Exception as error:  # `datasets` raises a dozen kinds
             raise ValueError(f"the Hub cannot be reached, and no data set '{name}' was downloaded before") from error
-
-
-def _is_there(name: str) -> bool:
-    """Whether the Hub has it; False if the Hub does not answer.  `datasets` itself would retry for half a minute."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
-
-    try:
-        HfApi().dataset_info(name, timeout=ANSWER)
-    except RepositoryNotFoundError as error:
-        raise ValueError(f"the Hub has no data set '{name}', or only a private one (hf auth login)") from error
-    except HfHubHTTPError:
-        return True  # the Hub answers, so `datasets` will report the problem
-    except Exception:  # a network may raise any error
-        return False
-    return True
-
-
-@contextmanager
-def _offline() -> Iterator[None]:
-    """For the block, make no request to the Hub."""
-    import datasets
-    import huggingface_hub
-
-    with patch.object(datasets.config, "HF_HUB_OFFLINE", True), patch.object(huggingface_hub.constants, "HF_HUB_OFFLINE", True):
-        yield

@@ -135,11 +135,11 @@ def _load(name: str, split: str) -> Mapping[str, datasets.Dataset]:
     except Exception as error:  # of a dozen kinds: no network, no such name, a broken file
         if folder is not None and foreseen(error):
             raise
-        places = ", ".join(f"'{path}'" for path in tried) or "no place"
+        places = " or ".join(f"'{path}'" for path in tried)
+        looked = f"there is no folder {places}, and " if folder is None and tried else ""
         raise ValueError(
-            f"no data set '{name}': looked for a folder at {places}, then loaded '{source}', which failed with "
-            f"{_cause(error)}. {ALLOWED}; the environment variable {FOLDER} ({os.environ.get(FOLDER, 'not set')}) names a "
-            f"folder that holds such folders{_nearby(name)}"
+            f"no data set '{name}'{_nearby(name) or ':'} {looked}{_cause(error)}. {ALLOWED}; 'digits' needs no network. "
+            f"The environment variable {FOLDER} ({os.environ.get(FOLDER, 'not set')}) may name a folder of such folders"
         ) from error
     if split not in splits and SPLIT_OF.get(split) not in splits:
         raise ValueError(f"no split '{split}' in data set '{name}'; it has: {', '.join(splits)}{meant(split, splits)}")

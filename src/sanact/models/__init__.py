@@ -8,6 +8,7 @@ import os
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from sanact.models.mnist_cnn import CIFARCNN, MNISTCNN
 from sanact.models.mnist_small import MNISTSmall
 from sanact.models.resnet import ResNet18, ResNet18For64
+from sanact.online import is_on_hub, offline
 from sanact.spec import parse
 from sanact.userfiles import load_function, run_file
 from sanact.values import CLASSES, meant, shown
@@ -287,10 +289,16 @@ def _timm(text: str, pretrained: bool, classes: int | None) -> nn.Module:
     def create(**more: Any) -> Any:
         return timm.create_model(name, pretrained=pretrained, **options | more)
 
+    with_weights = " with pretrained weights" * pretrained
+    fetched = _fetched(name) if pretrained else True
     try:
-        model: Any = parse("model", {"timm": create}, f"timm{colon}{last}")
+        with nullcontext() if fetched else offline():
+            model: Any = parse("model", {"timm": create}, f"timm{colon}{last}")
     except Exception as error:  # an unknown name, or no network to fetch weights from
-        raise ValueError(f"timm cannot make '{text}'{' with pretrained weights' * pretrained}: {error}") from error
+        why = f"{error}{meant(name, timm.list_models())}"
+        if not fetched:
+            why = "the Hub cannot be reached, and they were not downloaded before; weights of your own are --weights FILE"
+        raise ValueError(f"timm cannot make '{text}'{with_weights}: {why}") from error
     made_for = model.pretrained_cfg
     if pretrained and model.num_classes != made_for.get("num_classes", model.num_classes):
         raise ValueError(
@@ -303,6 +311,15 @@ def _timm(text: str, pretrained: bool, classes: int | None) -> nn.Module:
     whole.input_shape = (channels, *made_for["input_size"][1:])
     made: nn.Module = whole
     return made
+
+
+def _fetched(name: str) -> bool:
+    """Whether timm's weights of this name can be fetched from the Hub, or come from elsewhere."""
+    import timm
+
+    known = timm.models.get_pretrained_cfg(name, allow_unregistered=True) if ":" not in name else None
+    where = name.removeprefix("hf-hub:") if name.startswith("hf-hub:") else known and known.hf_hub_id
+    return not where or is_on_hub(where, "model")
 
 
 def _per_channel(values: Sequence[float], channels: int) -> Sequence[float]:

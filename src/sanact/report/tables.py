@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge
@@ -248,14 +248,29 @@ def every_result(grids: Iterable[Grid]) -> list[Result]:
     return list(unique.values())
 
 
-def layer_table(model: str, layers: Iterable[Mapping[str, Any]]) -> Table:
-    """The layers of a model, as `plan.ListedLayer` describes them."""
-    drawn = Table(title=model, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
-    for column in ("layer", "type", "output", "activation", "sanitizer"):
-        drawn.add_column(column, overflow="fold")
-    for layer in layers:
-        shape = " x ".join(map(str, layer["shape"])) if layer["shape"] else "?"
-        drawn.add_row(layer["name"], layer["type"], shape, layer["role"], layer["sanitizer"] or "-")
+def layer_table(model: str, layers: Iterable[Mapping[str, Any]], width: int = WIDTH) -> Table:
+    """The layers of a model, as `plan.ListedLayer` describes them, for a terminal of this width."""
+    heads = ["layer", "type", "output", "place", "sanitizer"]
+    rows = [
+        [
+            layer["name"],
+            layer["type"],
+            "×".join(map(str, layer["shape"])) if layer["shape"] else "?",
+            layer["role"],
+            layer["sanitizer"] or "-",
+        ]
+        for layer in layers
+    ]
+    drawn = Table(title=model, box=SIMPLE_HEAD, title_justify="left", title_style="bold", show_edge=False, padding=(0, 1, 0, 0))
+    columns = list(zip(heads, *rows, strict=True))
+    excess = sum(GAP + max(map(len, column)) for column in columns) - width
+    for column in reversed(columns):  # the last is the first to be broken between words
+        size = max(map(len, column))
+        least = min(size, max(_longest(column), size - max(0, excess)))
+        excess -= size - least
+        drawn.columns.insert(0, Column(column[0], width=least, overflow="fold"))
+    for row in rows:
+        drawn.add_row(*row)
     return drawn
 
 
