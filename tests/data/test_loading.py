@@ -393,7 +393,7 @@ def test_a_folder_that_is_called_like_a_data_set_is_not_taken_for_it(tmp_path, m
     folder_of_parquet(tmp_path / "mnist", [MODES["L"]], label=[1])
     monkeypatch.setenv("SANACT_DATA", str(tmp_path / "elsewhere"))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="looked for a folder at '.*elsewhere/mnist', then loaded 'ylecun/mnist'"):
+    with pytest.raises(ValueError, match="there is no folder '.*elsewhere/mnist', and .*no data set 'ylecun/mnist'"):
         load_data("mnist")
     assert load_data("./mnist").labels.tolist() == [1]
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from sanact.evaluation.rows import SCHEMA, write_rows
 from sanact.evaluation.statistics import paired
-from sanact.report.compare import as_json, compare, rich_table
+from sanact.report.compare import as_json, compare, rich_table, sentences
 
 MASK = {"conv1": {"name": "mask", "strength": 0.3}}
 MEDIAN = {"conv1": {"name": "median", "kernel_size": 3}}
@@ -207,14 +207,61 @@ def test_pairs_can_be_chosen(folder):
         compare(folder, folder, against="blur")
 
 
+def test_one_folder_alone_is_each_defense_with_none(folder, tmp_path):
+    def pairs(*paths, **chosen):
+        return {(c.a.rows.split(".")[0], c.b.rows.split(".")[0]) for c in compare(*paths, **chosen)}
+
+    assert pairs(folder) == pairs(folder, folder, against="none") == pairs(folder, folder) - {("mask", "median")}
+    assert pairs(folder, against="all") == pairs(folder, folder)
+    (folder / "none.parquet").unlink()
+    assert pairs(folder) == {("mask", "median")}
+
+
+def test_pairs_are_named_freely(folder):
+    def pairs(*named):
+        return [(c.a.rows.split(".")[0], c.b.rows.split(".")[0], c.comparisons) for c in compare(folder, pairs=named)]
+
+    assert pairs(("median", "mask")) == [("median", "mask", 1)]
+    assert pairs(("mask@oblivious", "mask@white-box"), ("none", "median")) == [("replayed", "mask", 2), ("none", "median", 2)]
+    assert pairs(("mnist-cnn/mask@white-box", "resnet18/mask@white-box")) == [("mask", "model", 1)]
+    (replayed,) = compare(folder, pairs=[("mask@oblivious", "mask@white-box")])
+    assert replayed.sentence.startswith("PGD-40, Linf 0.1: A (mask, oblivious) is ahead of B (mask, white-box) by 12.5 points")
+    with pytest.raises(
+        ValueError, match=r"no rows of 'masc@oblivious'; there are: none@white-box, .*did you mean 'mask@oblivious'"
+    ):
+        pairs(("masc@oblivious", "none"))
+    with pytest.raises(ValueError, match="nothing to compare of 'mask@oblivious' and 'median': no rows of the two agree"):
+        pairs(("mask@oblivious", "median"))
+
+
+def test_of_many_comparisons_only_significant_ones_get_a_sentence(folder):
+    found = compare(folder, folder)
+    told = sentences(found)
+    assert told[:-1] == [c.sentence for c in found if c.paired.p < 0.05] and 0 < len(told[:-1]) < len(found)
+    assert (
+        told[-1]
+        == f"The other {len(found) + 1 - len(told)} of 4 differences are not significant after correcting for 4 comparisons."
+    )
+    assert sentences(found[:3]) == [c.sentence for c in found[:3]]
+
+
 def test_refuses_folders_with_nothing_to_compare(tmp_path, none):
     with pytest.raises(ValueError, match="nothing to compare in .*: no two files of rows agree"):
         compare(tmp_path, tmp_path)
 
 
-def drawn(found) -> str:
-    console = Console(width=160, record=True, file=StringIO())
-    console.print(rich_table(found))
+def test_a_table_of_comparisons_breaks_no_name_on_80_columns(tmp_path, none):
+    longest = {"name": "random-resize-pad", "largest": 31}
+    write(tmp_path, "one", first(25), defense=longest)
+    write(tmp_path, "two", first(35), defense={"name": "feature-squeezing", "bits": 1})
+    shown = drawn(compare(tmp_path, against="all"), width=80)
+    assert max(map(len, shown.splitlines())) <= 80 and "…" not in shown
+    assert any({"random-resize-pad", "feature-squeezing"} <= set(line.split()) for line in shown.splitlines())
+
+
+def drawn(found, width: int = 160) -> str:
+    console = Console(width=width, record=True, file=StringIO())
+    console.print(rich_table(found, width))
     return console.export_text()
 
 

@@ -30,7 +30,7 @@ from sanact.cli.options import (
     read_shape,
     write_report,
 )
-from sanact.values import OneOf
+from sanact.values import OneOf, shown
 
 
 def layers(
@@ -125,7 +125,19 @@ def compare(
     a: Annotated[Path, typer.Argument(help="A file of rows, or a folder of them.", show_default=False)],
     b: Annotated[Path | None, typer.Argument(help="Another one.", show_default="the same folder")] = None,
     against: Annotated[
-        str | None, typer.Option(help="Only pairs with this defense: none, a name, or a plan.", show_default="all pairs")
+        str | None,
+        typer.Option(
+            help="Only pairs with this defense: none, a name, or a plan. all: all pairs.",
+            show_default="none, if one folder alone is given; else all",
+        ),
+    ] = None,
+    pair: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only this pair, as in 'mask vs median' or 'mask@white-box vs mask@oblivious': [MODEL/]DEFENSE[@KNOWLEDGE] of "
+            "the first path, and of the second. Repeat for more.",
+            show_default="those above",
+        ),
     ] = None,
     knowledge: KnowledgeOption = None,
     l2: L2 = "usual",
@@ -133,24 +145,37 @@ def compare(
 ) -> None:
     """Compare two defenses on the same examples: which is better, by how much, and may it be chance?
 
-    In a folder, all pairs of cells with the same examples, model, attack and knowledge but different defenses are compared.
-    More pairs mean wider intervals and larger p-values, so select the pairs that you ask about.
+    Compared are cells with the same examples, model, attack and knowledge but different defenses: of one folder each defense
+    with none, of two all pairs. More pairs mean wider intervals and larger p-values, so select the pairs that you ask about.
 
-    Example: sanact compare runs/demo --against none --knowledge adaptive
+    Example: sanact compare runs/demo --knowledge adaptive
+    Example: sanact compare runs/demo --pair 'mask vs median'
     """
     from sanact.evaluation.threat import KNOWLEDGE
     from sanact.report.compare import as_json as to_json
     from sanact.report.compare import compare as compare_rows
-    from sanact.report.compare import rich_table
+    from sanact.report.compare import rich_table, sentences
 
     for known in knowledge or ():
         OneOf(tuple(KNOWLEDGE))(known, "knowledge", "compare")
-    found = compare_rows(a, b or a, against=against, knowledge=knowledge or (), l2=read_radius(l2))
+    pairs = [read_pair(text) for text in pair or ()]
+    if pairs and (against or knowledge):
+        raise ValueError("--pair names all that is compared; leave out --against and --knowledge (compare)")
+    found = compare_rows(a, b, against=against, knowledge=knowledge or (), pairs=pairs, l2=read_radius(l2))
     if as_json:
         return typer.echo(json.dumps(to_json(found), indent=2))
-    console().print(rich_table(found))
-    for comparison in found:
-        console().print(comparison.sentence, highlight=False, markup=False, soft_wrap=True)
+    terminal = console()
+    terminal.print(rich_table(found, terminal.width))
+    for sentence in sentences(found):
+        console().print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+
+def read_pair(text: str) -> tuple[str, str]:
+    """Two sides with "vs" between; ValueError for anything else."""
+    first, between, second = text.partition(" vs ")
+    if not (between and first.strip() and second.strip()):
+        raise ValueError(f"pair must be two sides with ' vs ' between, as in 'mask vs median', got {shown(text)} (compare)")
+    return first.strip(), second.strip()
 
 
 def pack(

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from sanact.evaluation.threat import KNOWLEDGE, Knowledge
@@ -250,7 +250,6 @@ def every_result(grids: Iterable[Grid]) -> list[Result]:
 
 def layer_table(model: str, layers: Iterable[Mapping[str, Any]], width: int = WIDTH) -> Table:
     """The layers of a model, as `plan.ListedLayer` describes them, for a terminal of this width."""
-    heads = ["layer", "type", "output", "place", "sanitizer"]
     rows = [
         [
             layer["name"],
@@ -261,14 +260,24 @@ def layer_table(model: str, layers: Iterable[Mapping[str, Any]], width: int = WI
         ]
         for layer in layers
     ]
-    drawn = Table(title=model, box=SIMPLE_HEAD, title_justify="left", title_style="bold", show_edge=False, padding=(0, 1, 0, 0))
-    columns = list(zip(heads, *rows, strict=True))
-    excess = sum(GAP + max(map(len, column)) for column in columns) - width
-    for column in reversed(columns):  # the last is the first to be broken between words
-        size = max(map(len, column))
-        least = min(size, max(_longest(column), size - max(0, excess)))
-        excess -= size - least
-        drawn.columns.insert(0, Column(column[0], width=least, overflow="fold"))
+    return fitted(model, ["layer", "type", "output", "place", "sanitizer"], rows, width, first_to_break="sanitizer")
+
+
+def fitted(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, first_to_break: str) -> Table:
+    """A table for a terminal of this width: no word is broken while lines can be broken between words.
+
+    first_to_break: the head of the column whose lines are broken first; the others follow from the last to the first.
+    """
+    drawn = Table(title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold", show_edge=False, padding=(0, 1, 0, 0))
+    columns = {column[0]: column for column in zip(heads, *rows, strict=True)}
+    sizes = {head: max(len(line) for text in column for line in text.splitlines()) for head, column in columns.items()}
+    excess = sum(sizes.values()) + GAP * len(sizes) - width
+    for head in [first_to_break, *(head for head in reversed(heads) if head != first_to_break)]:
+        least = max(min(sizes[head], _longest(columns[head])), sizes[head] - max(0, excess))
+        excess -= sizes[head] - least
+        sizes[head] = least
+    for head in heads:
+        drawn.add_column(head, width=sizes[head], overflow="fold")
     for row in rows:
         drawn.add_row(*row)
     return drawn
