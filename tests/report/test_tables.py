@@ -11,7 +11,7 @@ from rich.console import Console
 
 from sanact.evaluation.rows import SCHEMA, write_rows
 from sanact.report.results import plan_text, results
-from sanact.report.tables import Grid, as_json, grid, layer_table, markdown, rich_tables, shares, words
+from sanact.report.tables import Grid, Listing, as_json, grid, layer_table, markdown, rich_tables, shares, words
 
 MASK = {"conv1": {"name": "mask", "strength": 0.3, "reading": "max"}}
 PGD = {"name": "pgd", "eps": 0.1, "norm": "Linf", "steps": 40}
@@ -246,3 +246,15 @@ def test_a_table_breaks_no_word_on_a_narrow_terminal(paths):
     assert len(parts) > 2 and max(map(len, shown.splitlines())) <= 80 and shown.count("note") == 1
     assert {"conv1=mask:strength=0.3,", "reading=max;", "conv2=mask:strength=0.4,", "reading=max"} <= there
     assert {word for column in wide.columns for word in column.replace(",", " ").split()} <= {word.strip(",") for word in there}
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+@pytest.mark.parametrize("size", [4, 5, 8, 12])
+def test_a_table_is_cut_off_at_no_width(width, size):
+    """Whatever the columns are wide: none is drawn past the end of the line."""
+    names = [f"{number:0{size}d}" for number in range(12)]
+    table = Listing("title\nmore", names, {"conv1": [name[::-1] for name in names]}, [], first="layer")
+    console = Console(width=width, record=True, file=StringIO())
+    console.print(*rich_tables(table, width), sep="\n")
+    shown = console.export_text().split()
+    assert set(names) | {name[::-1] for name in names} <= set(shown)

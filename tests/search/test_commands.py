@@ -7,6 +7,7 @@ import json
 import pytest
 
 from sanact.report.search import importances, pictures, read_search
+from tests.conftest import Watched, accessible
 from tests.test_cli import sanact
 
 FEW = ["mnist-cnn", "--data", "digits", "--objective", "oblivious", "-a", "fgsm:eps=0.1", "--examples", 20, "-l", "conv[12]"]
@@ -39,11 +40,28 @@ def test_all_pictures_come_from_the_files_alone(searched):
     assert all(value >= 0 for value in weights.settings.values())
 
 
+def test_the_report_has_a_search_and_a_page_that_can_be_read(searched, tmp_path, browser):
+    ended = sanact("report", searched[0], "--out", tmp_path / "page.html")
+    assert ended.code == 0, ended.err
+    text = (tmp_path / "page.html").read_text()
+    assert "A search: mnist-cnn on 20 images of digits" in text and text.count('<svg role="img"') >= 3
+    for scheme in ("light", "dark"):
+        watched = Watched(browser, color_scheme=scheme, viewport={"width": 390, "height": 800})
+        watched.page.goto((tmp_path / "page.html").as_uri())
+        assert accessible(watched.page) and watched.said == []
+        assert watched.page.evaluate("document.documentElement.scrollWidth") <= 390
+        for picture in watched.page.locator("figure svg").all():
+            assert picture.evaluate("svg => svg.getBoundingClientRect().width") > 600  # it is scrolled, not shrunk
+        watched.page.context.close()
+
+
 def test_a_scan(tmp_path):
     ended = sanact("sensitivity", *FEW, "--levels", 2, "-s", "mask:reading=max", "--out", tmp_path, "--json")
     (table,) = json.loads(ended.out)
     assert list(table["rows"]) == ["conv1", "conv2"] and table["columns"] == ["mask max 0.02", "mask max 0.7"]
     assert (tmp_path / "scan.png").exists() and (tmp_path / "scan.json").exists()
+    assert sanact("report", tmp_path, "--out", tmp_path / "page.html").code == 0
+    assert "Each layer alone: mnist-cnn" in (tmp_path / "page.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from sanact.report.search import (
     scan_figure,
     scan_table,
 )
+from sanact.report.search.section import section
+from sanact.report.search.tables import searched_as
 
 ATTACKED = "adaptive: worst case (quick), Linf 0.1"
 
@@ -107,7 +110,7 @@ def test_the_scan_says_what_each_costs_and_buys(found):
     table = scan_table(found)
     assert table.columns == ["mask max 0.1", "mask max 0.5"]
     # 15 of the first 50 withstood before: 20 now are 10 points more, 10 are 10 points less
-    assert table.rows == {"conv1": ["+0.0 / +10.0", "-28.0 / -"], "conv2": ["-3.0 / -10.0", "?"]}
+    assert table.rows == {"conv1": ["+0.0/+10.0", "-28.0/-"], "conv2": ["-3.0/-10.0", "?"]}
     assert "conv2 mask max 0.5: no" in table.notes
 
 
@@ -152,3 +155,28 @@ def test_the_course_climbs_with_what_keeps_its_clean_accuracy(found):
 def test_importances_are_bars():
     figure = importance_figure(Importance({"conv1": 0.7, "conv2": 0.3}, {"conv1: mask max": 0.2}), "title")
     assert [[bar.get_width() for bar in panel.patches] for panel in figure.axes] == [[0.3, 0.7], [0.2]]
+
+
+def test_a_figure_of_the_verdict_has_its_own_in_the_search_whatever_the_effort(found):
+    facts = found.facts | {
+        "figures": ["clean", "adaptive: worst case (quick), Linf 0.1", "adaptive: worst case (quick), Linf 0.2"]
+    }
+    two = replace(found, facts=facts)
+    assert searched_as(two, "clean") == "clean"
+    assert searched_as(two, "adaptive: worst case (standard), Linf 0.2") == "adaptive: worst case (quick), Linf 0.2"
+    assert searched_as(two, "adaptive: worst case (thorough), Linf 0.3") == searched_as(two, "oblivious: FGSM, Linf 0.1") == ""
+
+
+def test_the_section_of_the_page_says_what_is_left(found, monkeypatch):
+    monkeypatch.setattr("sanact.report.search.figures.importances", lambda search: Importance({"conv1": 1.0}, {}))
+    made = section(found)
+    assert made.title == f"A search: net on 100 images of digits (train), {ATTACKED}" and made.warning == ""
+    assert "at most 2 points of clean accuracy: conv1=mask:strength=0.1,reading=max" in made.said
+    clean, attacked = made.facts
+    assert (clean.value, clean.tone, attacked.value, attacked.tone) == ("-3.0", "bad", "+5.0", "good")
+    assert attacked.detail == "95 % interval +1.0 to +9.0. It keeps 35.0 % of 200 images; in the search it kept 45.0 %."
+    assert [table.title.split()[0] for table in made.tables] == ["judged", "the", "each"] and len(made.drawings) == 4
+    replayed = section(replace(found, facts=found.facts | {"objective": "oblivious"}, judged={}))
+    assert "only mask their gradients" in replayed.warning and "the figures of the search flatter it" in replayed.said
+    assert "No plan beats" in section(replace(found, best_number=0)).said
+    assert section(replace(found, trials=[], judged={}, best_number=-1)).title.startswith("Each layer alone: net")

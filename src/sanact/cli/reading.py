@@ -109,7 +109,9 @@ def explore(
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of rows, or files of rows.", show_default=False)],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Folders of rows, files of rows, or folders of searches.", show_default=False)
+    ],
     out: Annotated[Path, OutFile] = Path("report.html"),
     l2: L2 = "usual",
 ) -> None:

@@ -210,7 +210,7 @@ def sensitivity(
     )
     _show(found, [scan_table(found)], as_json)
     if not as_json:
-        typer.echo(f"The picture is {found.out / 'scan.png'}; what was found for each image, {found.out / 'scan.json'}")
+        typer.echo(f"The picture is {found.out / 'scan.png'}; it is on a page, too: sanact report {found.out}")
 
 
 @dataclass(frozen=True)
@@ -313,7 +313,7 @@ def _show(found: Search, tables: list[Listing], as_json: bool) -> None:
 
 def _said(found: Search, model: str) -> str:
     """What was found, in words."""
-    where = f"Pictures, tables and rows are in {found.out}"
+    where = f"Pictures, tables and rows are in {found.out}; all on one page: sanact report {found.out}"
     if not found.winner.plan:
         return f"No plan beats the undefended model within {found.facts['drop']:g} points of clean accuracy. {where}"
     return f"The best plan is {found.out / 'best.json'}: sanact evaluate {model} --plan {found.out / 'best.json'}\n{where}"

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +25,13 @@ from sanact.evaluation.rows import Parts, header, hits, part, read_rows, verdict
 from sanact.evaluation.statistics import Paired, paired
 from sanact.evaluation.threat import KNOWLEDGE, Radius
 from sanact.report.drawing import THEME, as_svg
+from sanact.report.facts import Fact
 from sanact.report.figures import accuracy_by_budget
 from sanact.report.inside import Drawing, draw
 from sanact.report.landscape import FACTS, landscape, read_facts
 from sanact.report.results import CLEAN, Result, attack_title, defense_name, plan_text, results_of
+from sanact.report.search.found import read_search
+from sanact.report.search.section import is_search, section
 from sanact.report.tables import BOUND, SUSPECT, Listing, detections, row_names, shares
 
 VERDICTS = {
@@ -38,16 +41,8 @@ VERDICTS = {
 }
 INTERVAL = {"95 % interval": "about 95 of 100 such intervals contain the accuracy on all images that these were sampled from"}
 SHOWN = 6  # examples shown of a cell
+JUDGED_ROWS = "judged"  # in the folder of a search
 GALLERY = 2 * 2**20  # bytes of pictures in the whole page, at most
-
-
-class Fact(NamedTuple):
-    """A figure and its meaning.  tone: "good", "bad", or ""."""
-
-    name: str
-    value: str
-    detail: str
-    tone: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,11 +84,15 @@ class Section:
 def write_page(sources: Sequence[Path], *, l2: Radius | None = "usual") -> str:
     """The page, as HTML that needs no network.
 
-    sources: folders of rows, or files of rows.  l2: as in `results`.
+    sources: folders of rows, files of rows, or folders of searches, of which the rows of the verdict are shown.
+    l2: as in `results`.
     Raises ValueError if there are no rows, or if a file holds something else.
     """
-    paths = [path for source in sources for path in (files_of(source) if source.is_dir() else [source])]
-    if not paths:
+    searches = [source for source in sources if is_search(source)]
+    folders = [source / JUDGED_ROWS if source in searches else source for source in sources]
+    paths = [path for folder in folders for path in (files_of(folder) if folder.is_dir() else [folder])]
+    paths = [path for path in paths if path.name != JUDGED_ROWS]  # of a search whose best plan was not judged again
+    if not paths and not searches:
         raise ValueError(f"no rows in {', '.join(map(repr, map(str, sources)))}: a run writes one .parquet file per cell")
     tables = {path: read_rows(path) for path in paths}
     cells = {path: header(rows)["cell"] for path, rows in tables.items()}
@@ -112,9 +111,12 @@ def write_page(sources: Sequence[Path], *, l2: Radius | None = "usual") -> str:
     ]
     with rc_context(THEME):
         landscapes = [_landscape(path, tables, l2) for source in sources for path in sorted(source.glob(FACTS.format("*")))]
+    found = [section(read_search(source)) for source in searches]
     environment = Environment(loader=PackageLoader("sanact.report"), autoescape=True, undefined=StrictUndefined)
     environment.filters["cells"] = _cells_of
     return environment.get_template("page.html").render(
+        title=(found or sections)[0].title,
+        searches=found,
         sections=sections,
         figures=figures,
         landscapes=[(as_svg(one.figure, one.caption), one.caption, one.tables) for one in landscapes if one.figure],

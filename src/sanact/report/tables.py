@@ -19,7 +19,8 @@ from sanact.notebook import html_table
 from sanact.report.results import CLEAN, Result, contest, plan_text
 
 WIDTH = 100  # characters of a table printed from Python
-GAP = 2  # characters between two columns on a terminal
+GAP = 3  # characters between two columns on a terminal
+EDGES = 2  # characters at the left and right of a table
 BELOW = "▼ below the paper's figure"
 BOUND = "upper bound: the attacker made little effort, and more effort may leave less"
 SUSPECT = (
@@ -183,7 +184,7 @@ def rich_tables(table: Grid | Listing, width: int) -> list[Table | Text]:
     columns = [[head.replace(", ", "\n"), *(row[place] for row in texts.values())] for place, head in enumerate(table.columns)]
     first, sizes = _longest([table.first, *texts]), [_longest(column) for column in columns]
     drawn: list[Table | Text] = []
-    for places in _rows_of(sizes, width - first):
+    for places in _rows_of(sizes, width - EDGES - first):
         one = Table(box=SIMPLE_HEAD, pad_edge=False)
         one.add_column(table.first, min_width=first)
         for place in places:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from sanact.report.search.figures import course_figure, front_figure, importance_figure, pictures, scan_figure
 from sanact.report.search.found import JOURNAL, JUDGED, SCAN, STUDY, Search, Trial, import_optuna, read_search
 from sanact.report.search.importance import Importance, importances
-from sanact.report.search.pictures import course_figure, front_figure, importance_figure, pictures, scan_figure
 from sanact.report.search.tables import card, front_table, judged_table, scan_table
 
 __all__ = [

@@ -80,10 +80,16 @@ class Search:
     best_number: int = -1
 
     @property
+    def subject(self) -> str:
+        """Which model, on what."""
+        data = self.facts["data"]
+        return f"{self.facts['model']['name']} on {data['examples']} images of {data['name']} ({data['split']})"
+
+    @property
     def label(self) -> str:
-        """Who attacked, and on what."""
-        data, first = self.facts["data"], next(name for name in self.facts["figures"] if name != CLEAN)
-        return f"{self.facts['model']['name']} on {data['examples']} images of {data['name']} ({data['split']}), {first}"
+        """The same, and who attacked."""
+        first, *others = (name for name in self.facts["figures"] if name != CLEAN)
+        return f"{self.subject}, {first}" + (f", and {len(others)} more" if others else "")
 
     @cached_property
     def front(self) -> list[Trial]:
@@ -110,7 +116,7 @@ class Search:
 
     def figure(self) -> Figure:
         """The front, with 95 % intervals."""
-        from sanact.report.search.pictures import front_figure
+        from sanact.report.search.figures import front_figure
 
         return front_figure(self)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from sanact.evaluation.statistics import Accuracy, Paired, paired, wilson
+from sanact.evaluation.threat import Effort
 from sanact.report.results import CLEAN, plan_text
 from sanact.report.search.found import Search, Trial, bits_of
 from sanact.report.tables import Listing
@@ -24,12 +26,13 @@ def front_table(found: Search) -> Listing:
         rows[f"{trial.number}{_star(found, trial)}"] = cells
     states = [trial.state for trial in found.trials]
     counts = ", ".join(f"{states.count(state)} {state}" for state in ("complete", "pruned", "failed"))
+    gain = f"gain: over the undefended model on the same images, under {attacked[0].partition(': ')[2]}, and McNemar's p"
     star = f"*: the best that costs at most {found.facts['drop']:g} points of clean accuracy; the search flatters its figures"
     return Listing(
         f"the front of {len(states)} trials ({counts})\n{found.label}",
         [*names, *overhead, "gain"],
         rows,
-        [*(f"{trial.number}{_star(found, trial)}: {plan_text(trial.plan)}" for trial in found.front), star],
+        [*(f"{trial.number}{_star(found, trial)}: {plan_text(trial.plan)}" for trial in found.front), star, gain],
         first="trial",
     )
 
@@ -60,11 +63,8 @@ def scan_table(found: Search) -> Listing:
 def judged_table(found: Search) -> Listing:
     """The best plan on images that the search has not seen, beside what the search said of it: the fall."""
     rows, winner = {}, found.winner
-    searched = {name.partition(":")[0]: name for name in found.facts["figures"]}
     for name, seen in found.judged["figures"].items():
-        before = (
-            winner.accuracy(searched.get(name.partition(":")[0], "")) if name == CLEAN or had_attacker(found, name) else None
-        )
+        before = winner.accuracy(searched_as(found, name))
         now = wilson(seen["best"], seen["n"])
         rows[name] = [
             _interval(before),
@@ -88,9 +88,13 @@ def judged_table(found: Search) -> Listing:
     )
 
 
-def had_attacker(found: Search, name: str) -> bool:
-    """Whether the search had a figure of this attacker."""
-    return name.partition(":")[0] == found.facts["objective"] and len(found.facts["figures"]) == 2
+def searched_as(found: Search, name: str) -> str:
+    """The figure of the search that a figure of the verdict is to be compared with, or "": the effort may be another."""
+    return next((one for one in found.facts["figures"] if _without_effort(one) == _without_effort(name)), "")
+
+
+def _without_effort(name: str) -> str:
+    return re.sub(rf" \(({'|'.join(get_args(Effort))})\)", "", name)
 
 
 def card(found: Search) -> str:
@@ -140,4 +144,4 @@ def _change_text(entry: Mapping[str, Any], found: Search) -> str:
     clean, attacked = changes(entry, found)
     if clean is None:
         return "?"
-    return f"{clean.difference:+.1f} / " + (f"{attacked.difference:+.1f}" if attacked else "-")
+    return f"{clean.difference:+.1f}/" + (f"{attacked.difference:+.1f}" if attacked else "-")

@@ -13,9 +13,10 @@ from sanact.report.figures import COLOURS
 from sanact.report.results import CLEAN
 from sanact.report.search.found import Search, Trial
 from sanact.report.search.importance import Importance, importances
-from sanact.report.search.tables import changes, column_of, had_attacker
+from sanact.report.search.tables import changes, column_of, searched_as
 
 GREY = "#999999"
+DARK, WHITE = "#111111", "#ffffff"  # on a colour, in a light page and in a dark one
 
 
 def pictures(found: Search) -> dict[str, Figure]:
@@ -37,7 +38,7 @@ def front_figure(found: Search) -> Figure:
     figure = Figure(figsize=(5.2 * len(attacked), 4.4), layout="constrained")
     for panel, name in zip(figure.subplots(1, len(attacked), squeeze=False)[0], attacked, strict=True):
         _draw_front(panel, found, name)
-    figure.suptitle(found.label.rpartition(",")[0] if len(attacked) > 1 else found.label.partition(", ")[0], fontsize="medium")
+    figure.suptitle(found.subject, fontsize="medium")
     handles, labels = figure.axes[0].get_legend_handles_labels()
     columns = 2 if len(attacked) == 1 else 3
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize="small")
@@ -54,7 +55,7 @@ def _draw_front(panel: Axes, found: Search, name: str) -> None:
     _bars(panel, [t for t in found.trials if not t.plan and t.state == "complete"][:1], name, COLOURS[0], "s", "undefended")
     if found.best_number >= 0 and found.winner.plan:
         _bars(panel, [found.winner], name, COLOURS[2], "D", "the best, in the search")
-    again = [seen for key, seen in found.judged.get("figures", {}).items() if key != CLEAN and had_attacker(found, key)]
+    again = [seen for key, seen in found.judged.get("figures", {}).items() if searched_as(found, key) == name]
     if again:
         clean = found.judged["figures"][CLEAN]
         x, y = 100 * clean["best"] / clean["n"], 100 * again[0]["best"] / again[0]["n"]
@@ -96,7 +97,7 @@ def scan_figure(found: Search) -> Figure:
         panel.set_title(
             f"change of {title}, in points" if title != attacked else f"{title}: change in points", fontsize="small"
         )
-    figure.suptitle(f"each layer alone: {found.label.partition(', ')[0]}", fontsize="medium")
+    figure.suptitle(f"each layer alone: {found.subject}", fontsize="medium")
     return figure
 
 
@@ -107,8 +108,8 @@ def _heat(panel: Axes, grid: NDArray[np.float64], layers: Sequence[str], columns
     panel.set_xticks(range(len(columns)), columns, rotation=90, fontsize="small")
     panel.set_yticks(range(len(layers)), layers, fontsize="small")
     for (row, column), value in np.ndenumerate(grid):
-        text, dark = ("–", False) if np.isnan(value) else (f"{value:+.0f}", abs(value) > 0.6 * most)
-        panel.text(column, row, text, ha="center", va="center", fontsize="x-small", color="white" if dark else "black")
+        text, colour = ("–", None) if np.isnan(value) else (f"{value:+.0f}", WHITE if abs(value) > 0.6 * most else DARK)
+        panel.text(column, row, text, ha="center", va="center", fontsize="x-small", color=colour)
 
 
 def course_figure(found: Search) -> Figure:
