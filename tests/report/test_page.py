@@ -230,6 +230,8 @@ def test_figures_of_the_inside_are_drawn_in_the_colour_of_the_text(run):
 
 
 def test_nothing_to_report_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="there is no file or folder '.*absent'"):
+        write_page([tmp_path / "absent"])
     with pytest.raises(ValueError, match="no rows in .*a run writes one .parquet file per cell"):
         write_page([tmp_path])
     (tmp_path / "a.parquet").write_text("?")

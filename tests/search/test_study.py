@@ -122,11 +122,29 @@ def test_a_failed_trial_is_kept_and_ends_nothing(small, seen, tmp_path):
         ValueError, match=r"all \d trials failed, the last with ValueError: sanitizer 'mask' .* changed nothing"
     ):
         sanact.search(small, seen, **HOW | {"sanitizers": space[0]}, trials=3, out=tmp_path / "all")
+    with pytest.raises(ValueError, match="the only trial failed, with ValueError: sanitizer 'mask'"):
+        sanact.search(small, seen, **HOW | {"sanitizers": space[0], "levels": 0}, trials=2, out=tmp_path / "one")
     kept = read_search(tmp_path / "all").trials
     assert [trial.state for trial in kept] == ["complete", "failed", "failed"] and "changed nothing" in kept[1].error
     some = sanact.search(small, seen, **HOW | {"sanitizers": space[0] + space[1]}, trials=8, out=tmp_path / "some")
     states = [trial.state for trial in some.trials]
     assert len(states) == 8 and "failed" in states and "complete" in states[states.index("failed") :]
+
+
+def test_each_trial_races_against_the_front_of_those_before_it(small, seen, tmp_path, monkeypatch):
+    raced, submit = [], Desk.submit
+
+    def watched(self, plan, *given, **named):
+        if given:  # a trial, not the scan
+            raced.append([tuple(100 * float(bits.mean()) for bits in rival.hits.values()) for rival in given[0]])
+        return submit(self, plan, *given, **named)
+
+    monkeypatch.setattr(Desk, "submit", watched)
+    trials = sanact.search(small, seen, **HOW, trials=8, out=tmp_path).trials
+    assert len(raced) == 8 and max(map(len, raced)) > 1
+    for number, rivals in enumerate(raced):
+        points = {(trial.clean, trial.attacked) for trial in trials[:number] if trial.state == "complete"}
+        assert set(rivals) == {p for p in points if not any(q != p and q[0] >= p[0] and q[1] >= p[1] for q in points)}
 
 
 def test_values_are_percent_and_overhead_counts_against():
@@ -207,13 +225,21 @@ def test_an_attack_that_nobody_withstands(small, seen, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"drop": 3.0}, {"layers": ["conv1"]}, {"attacks": [FGSM(eps=0.05)]}, {"levels": 1}, "data", "model"]
+    ("changes", "said"),
+    [
+        ({"drop": 3.0}, "drop: 30.0 there, 3.0 here"),
+        ({"layers": ["conv1"]}, r"space: layers \['conv1', 'conv2'\] there, \['conv1'\] here"),
+        ({"attacks": [FGSM(eps=0.05)]}, "attacks, figures: "),
+        ({"levels": 1}, "levels: 3 there, 1 here"),
+        ("data", "data: name 'noise 0' there, 'noise 1' here"),
+        ("model", "model: fingerprint '[0-9a-f]{16}' there"),
+    ],
 )
-def test_a_study_of_something_else_in_the_folder(found, small, seen, unseen, changes):
+def test_a_study_of_something_else_in_the_folder(found, small, seen, unseen, changes, said):
     network, images = (Small().eval() if changes == "model" else small), (unseen if changes == "data" else seen)
     before = (found.out / "study.json").read_bytes()
     more = HOW | (changes if isinstance(changes, dict) else {})
-    with pytest.raises(ValueError, match="holds the study of another .* choose another folder"):
+    with pytest.raises(ValueError, match=rf"holds the study of another .*{said}.*; choose another folder"):
         sanact.search(network, images, **more, trials=12, model_name="small", out=found.out)
     assert (found.out / "study.json").read_bytes() == before
 
@@ -224,9 +250,9 @@ def test_a_folder_that_somebody_is_at_or_that_holds_nothing(small, seen, tmp_pat
     with alone(tmp_path / ".lock", wait=False), pytest.raises(ValueError, match="another search is at work"):
         sanact.search(small, seen, **HOW, trials=1, out=tmp_path)
     (tmp_path / "study.json").write_text("[]")
-    with pytest.raises(ValueError, match="holds no study"):
+    with pytest.raises(ValueError, match="holds no study: it is not what a search writes"):
         sanact.search(small, seen, **HOW, trials=1, out=tmp_path)
-    with pytest.raises(ValueError, match="holds no search"):
+    with pytest.raises(ValueError, match="holds no search: it has no study.json"):
         read_search(tmp_path / "absent")
 
 

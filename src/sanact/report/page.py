@@ -20,7 +20,7 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from PIL import Image
 
-from sanact.evaluation.packed import files_of
+from sanact.evaluation.packed import files_of, is_there
 from sanact.evaluation.rows import Parts, header, hits, part, read_rows, verdict_of
 from sanact.evaluation.statistics import Paired, paired
 from sanact.evaluation.threat import KNOWLEDGE, Radius
@@ -88,6 +88,8 @@ def write_page(sources: Sequence[Path], *, l2: Radius | None = "usual") -> str:
     l2: as in `results`.
     Raises ValueError if there are no rows, or if a file holds something else.
     """
+    if missing := [source for source in sources if not (source.is_dir() or is_there(source))]:
+        raise ValueError(f"there is no file or folder '{missing[0]}' (report)")
     searches = [source for source in sources if is_search(source)]
     folders = [source / JUDGED_ROWS if source in searches else source for source in sources]
     paths = [path for folder in folders for path in (files_of(folder) if folder.is_dir() else [folder])]

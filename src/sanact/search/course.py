@@ -142,7 +142,8 @@ class Course:
         tried = [trial for trial in self.counted() if trial.user_attrs["plan"]]
         errors = [trial.user_attrs["error"] for trial in tried]
         if len(errors) >= least and all(errors):
-            raise ValueError(f"all {len(errors)} trials failed, the last with {errors[-1]} (search)")
+            who = f"all {len(errors)} trials failed, the last" if len(errors) > 1 else "the only trial failed,"
+            raise ValueError(f"{who} with {errors[-1]} (search)")
 
 
 def within(drop: float) -> Prefer:

@@ -54,15 +54,22 @@ def claim(out: Path, facts: Mapping[str, Any]) -> None:
         try:
             known = json.loads(path.read_text(encoding="utf-8"))["study"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"'{path}' holds no study: {error}; move it away, or choose another folder (search)") from error
-        if other := [name for name in facts if known.get(name) != facts[name]]:
-            came, there = shown(facts[other[0]]), shown(known.get(other[0]))
             raise ValueError(
-                f"'{out}' holds the study of another {', '.join(other)}: {there} there, {came} here; choose another folder "
-                "(search)"
-            )
+                f"'{path}' holds no study: it is not what a search writes; move it away, or choose another folder (search)"
+            ) from error
+        if other := [name for name in facts if known.get(name) != facts[name]]:
+            first = _apart(known.get(other[0]), facts[other[0]])
+            raise ValueError(f"'{out}' holds the study of another {', '.join(other)}: {first}; choose another folder (search)")
         return
     _write(path, {"study": facts})
+
+
+def _apart(there: Any, here: Any, name: str = "") -> str:
+    """Where two facts first differ, and how."""
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        key = next(key for key in {**here, **there} if there.get(key) != here.get(key))
+        return _apart(there.get(key), here.get(key), key)
+    return f"{name} {shown(there)} there, {shown(here)} here".lstrip()
 
 
 def note(out: Path, more: Mapping[str, Any]) -> None:

@@ -135,7 +135,8 @@ def read_search(out: Path | str) -> Search:
         scan = json.loads((out / SCAN).read_text(encoding="utf-8")) if (out / SCAN).exists() else []
         judged = json.loads((out / JUDGED).read_text(encoding="utf-8")) if (out / JUDGED).exists() else {}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"'{out}' holds no search: {error}") from error
+        why = "" if (out / STUDY).exists() else f": it has no {STUDY}"
+        raise ValueError(f"'{out}' holds no search" + (why or ": its files are not what a search writes")) from error
     return Search(out, facts, undefended, _trials(out / JOURNAL) if (out / JOURNAL).exists() else [], scan, judged, best)
 
 
