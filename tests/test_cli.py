@@ -497,7 +497,7 @@ def test_bad_input_is_one_line(trained, tmp_path, arguments, message):
         ("evaluate mnist-cnn --data digits --out {file}", "mine.py"),
         ("layers mnist-cnn --input 28x28", "input must be C,H,W, as in 3,224,224, got '28x28'"),
         ("layers mnist-cnn --plan absent.json", "'absent.json' holds no plan"),
-        ("layers {file}:absent", "has no working 'absent'"),
+        ("layers {file}:absent", "mine.py' has no 'absent'"),
         (
             "reproduce table9",
             "experiment must be one of table2, robust, landscape, fig1, fig3, fig4, fig5, fig6, fig7, mask-readings, budgets, "

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from sanact.spec import parse
-from sanact.values import shown
+from sanact.values import meant, shown
 
 T = TypeVar("T")
 
@@ -63,7 +63,8 @@ def run_file(path: Path, use: Callable[[ModuleType], None], name: str) -> None:
             use(module)
     except AttributeError as error:
         made = [name for name, value in inspect.getmembers(module, callable) if value.__module__ == module.__name__]
-        raise ValueError(f"'{path}' has no working '{name}': {error}; it defines: {', '.join(made) or 'nothing'}") from error
+        missing = f"'{path}' has no working '{name}': {error}" if hasattr(module, name) else f"'{path}' has no '{name}'"
+        raise ValueError(f"{missing}; it defines: {', '.join(made) or 'nothing'}{meant(name, made)}") from error
     except (Exception, SystemExit) as error:  # the user's code may raise anything, and may want to end the program
         raise ValueError(f"'{name}' in '{path}' failed with {type(error).__name__}: {error}") from error
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -113,3 +114,11 @@ def test_bad_input():
         with pytest.raises(ValueError, match=message):
             by_smoothing(smoothed, data, [0.1], **settings)  # type: ignore[arg-type]
     assert Job(data=data, model=model, model_name="sum", defense=Smoothing(), eps=(0.1,)).norm == "L2"
+
+
+def test_without_a_radius_it_is_the_usual_budget_of_the_data_in_the_norm_of_the_certificate():
+    model = Sum().eval()
+    data, _ = data_of(model)
+    named = {"data": replace(data, name="cifar10"), "model": model, "model_name": "sum"}
+    assert Job(**named, defense=Smoothing()).eps == (0.5,)
+    assert Job(**named, defense=None).eps == (8 / 255,)

@@ -54,10 +54,24 @@ def test_they_stand_in_the_table(mine, user_model):
     assert all(word in said for word in ("signs", "FGSM", "scaled", "centred", "none"))
 
 
+def test_a_run_file_holds_them_too(mine, user_model):
+    own = ["-a", "own.py:signs:eps=0.1", "--defense", "own.py:scaled:by=0.25"]
+    code, said = evaluate(user_model, *own, "--save-run", "own.toml", "--dry-run")
+    assert code == 0, said
+    assert {'attacks = ["own.py:signs:eps=0.1"]', 'defenses = ["own.py:scaled:by=0.25"]'} <= set(
+        Path("own.toml").read_text().splitlines()
+    )
+    again = CliRunner().invoke(app, ["run", "own.toml", "--workers", "1", "-q"], env={"COLUMNS": "200"})
+    assert again.exit_code == 0 and all(word in again.stdout for word in ("signs", "scaled", "none"))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["-a", "own.py:sings:eps=0.1"], "'own.py' has no working 'sings'"),
+        (
+            ["-a", "own.py:sings:eps=0.1"],
+            "'own.py' has no 'sings'; it defines: Scaled, centred, scaled, signs; did you mean 'signs'?",
+        ),
         (["-a", "theirs.py:signs:eps=0.1"], "no file 'theirs.py' to take 'signs' from"),
         (["-a", "own.py:signs:eps=0.1,steps=3"], "attack 'signs' takes"),
         (["--defense", "own.py:scaled:to=3"], "defense 'scaled' takes"),

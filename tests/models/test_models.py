@@ -515,7 +515,7 @@ def test_a_users_model_with_weights(users_file, tmp_path):
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
-        ("absent", r"has no working 'absent': .*; it defines: Tiny, asks, fails, greets, leaves, make, nothing, slips$"),
+        ("absent", r"has no 'absent'; it defines: Tiny, asks, fails, greets, leaves, make, nothing, slips$"),
         ("slips", r"has no working 'slips': .*'Lineer'"),
         ("fails", r"^'fails' in '.*\.py' failed with KeyError: 'no such thing'$"),
         ("asks", r"^'asks' in '.*\.py' failed with TypeError: .*'size'"),

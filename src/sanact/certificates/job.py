@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from torch import nn
 
-from sanact.attacks.projections import Norm
 from sanact.certificates.intervals import by_intervals
 from sanact.certificates.rows import NAME, at, budgets
 from sanact.certificates.smoothing import Cost, by_smoothing, cost
@@ -25,7 +24,7 @@ from sanact.defenses.smoothing import Smoothed
 from sanact.evaluation.adaptive import Adaptive
 from sanact.evaluation.cell import Cell
 from sanact.evaluation.rows import hits, write_rows
-from sanact.evaluation.threat import Effort
+from sanact.evaluation.threat import Effort, usual_eps
 
 KEPT = ("data", "model", "defense", "calibration")  # the parts of a cell's identity that matter here
 
@@ -34,7 +33,8 @@ KEPT = ("data", "model", "defense", "calibration")  # the parts of a cell's iden
 class Job:
     """A model, defended or not, to be certified on some images at some radii.
 
-    model, model_name, defense, calibration: as for `Cell`.  eps: radii, in L2 for a smoothed network, else in Linf.
+    model, model_name, defense, calibration: as for `Cell`.
+    eps: radii, in L2 for a smoothed network, else in Linf; none given takes the usual budget for the data.
     draws, alpha, seed: for a smoothed network; see `by_smoothing`.
     """
 
@@ -42,14 +42,14 @@ class Job:
     model: nn.Module
     model_name: str
     defense: Defense | None
-    eps: tuple[float, ...]
+    eps: tuple[float, ...] = ()
     calibration: Data | None = None
     draws: int = 1000
     alpha: float = 0.001
     seed: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "eps", tuple(budgets(self.eps, "certify")))
+        object.__setattr__(self, "eps", tuple(budgets(self.eps or (usual_eps(self.data.name, self.norm),), "certify")))
 
     @cached_property
     def defended(self) -> nn.Module:
@@ -59,7 +59,7 @@ class Job:
         return as_defense(self.defense)(self.model, self.calibration, example=example)
 
     @property
-    def norm(self) -> Norm:
+    def norm(self) -> Literal["Linf", "L2"]:
         return "L2" if isinstance(self.defended, Smoothed) else "Linf"
 
     @property

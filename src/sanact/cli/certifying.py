@@ -46,7 +46,11 @@ def certify(
     defense: Annotated[str | None, typer.Option("--defense", help=DEFENSE, show_default="none")] = None,
     eps: Annotated[
         list[float] | None,
-        typer.Option("--eps", help="Radius, in input units: L2 for a smoothed network, else Linf. Repeat for a curve."),
+        typer.Option(
+            "--eps",
+            help="Radius, in input units: L2 for a smoothed network, else Linf. Repeat for a curve.",
+            show_default="the data's usual budget",
+        ),
     ] = None,
     examples: Annotated[
         int | None, typer.Option(min=1, help="Number of images; classes keep their shares.", show_default="1000, or all")
