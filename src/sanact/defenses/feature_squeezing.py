@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -48,7 +48,7 @@ class FeatureSqueezing(Defense):
         broken="He et al. 2017, arXiv:1706.04701, with the score in the loss; Athalye et al. 2018, arXiv:1802.00420, with the "
         "identity as gradient",
         surrogates="the identity or soft steps for the bits, the mean for the median, held weights or a mean for non-local "
-        "means",
+        "means; for the score the divergence of the answers, which does not saturate",
         needs="to detect, clean images to set the threshold on",
         deviation="non-local means compares colours in RGB, theirs in Lab",
     )
@@ -103,10 +103,26 @@ class SqueezingDetector(Detector):
             squeezer.where = "the image, to detect"
 
     def score(self, network: nn.Module, x: Tensor, logits: Tensor) -> Tensor:
-        before = logits.softmax(1)
-        changes = [(before - network(squeezer(x)).softmax(1)).abs().sum(1) for squeezer in self.squeezers]
-        return torch.stack(changes).amax(0)
+        pairs = [torch.stack([logits, network(squeezer(x))]) for squeezer in self.squeezers]
+        return torch.stack([self.differentiable(change, pair) for pair in pairs]).amax(0)
+
+    @property
+    def surrogates(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """The divergence of the two answers: their probabilities saturate where each is sure of another class."""
+        return {"divergence": divergence}
 
     @property
     def config(self) -> dict[str, object]:
         return {"name": self.name, "squeezers": [str(squeezer) for squeezer in self.squeezers]}
+
+
+def change(pair: Tensor) -> Tensor:
+    """The L1 distance of the probabilities of two answers: logits (2, N, K) → (N,)."""
+    p, q = pair.softmax(2)
+    return (p - q).abs().sum(1)
+
+
+def divergence(pair: Tensor) -> Tensor:
+    """Jeffreys' divergence Σ (p - q) (log p - log q), which has a gradient wherever the two differ: (2, N, K) → (N,)."""
+    (p, q), (log_p, log_q) = pair.softmax(2), pair.log_softmax(2)
+    return ((p - q) * (log_p - log_q)).sum(1)
