@@ -142,10 +142,14 @@ class Search:
             if slope and not (self.attack.early_stop and self.attack.draws == 1 and bool(hits.all())):
                 gradient += gradient_of(value, point, self.attack, of) / self.attack.draws
         won = 2 * hits > self.attack.draws
+        self.keep(index, here, loss, won)
+        return loss, won, gradient
+
+    def keep(self, index: Tensor, here: Tensor, loss: Tensor, won: Tensor) -> None:
+        """Keep the points ``here`` of ``index`` that are better than the best so far."""
         better = (won & ~self.won[index]) | ((won == self.won[index]) & (loss >= self.loss[index]))
         chosen = index[better]
         self.best[chosen], self.loss[chosen], self.won[chosen] = here[better], loss[better], won[better]
-        return loss, won, gradient
 
     def look(self, point: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """The loss at a point, and whether the goal is reached there, both (n,), from one draw."""

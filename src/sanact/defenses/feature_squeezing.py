@@ -118,11 +118,9 @@ class SqueezingDetector(Detector):
 
 def change(pair: Tensor) -> Tensor:
     """The L1 distance of the probabilities of two answers: logits (2, N, K) → (N,)."""
-    p, q = pair.softmax(2)
-    return (p - q).abs().sum(1)
+    return pair.softmax(2).diff(dim=0)[0].abs().sum(1)
 
 
 def divergence(pair: Tensor) -> Tensor:
     """Jeffreys' divergence Σ (p - q) (log p - log q), which has a gradient wherever the two differ: (2, N, K) → (N,)."""
-    (p, q), (log_p, log_q) = pair.softmax(2), pair.log_softmax(2)
-    return ((p - q) * (log_p - log_q)).sum(1)
+    return (pair.softmax(2).diff(dim=0) * pair.log_softmax(2).diff(dim=0))[0].sum(1)

@@ -65,7 +65,7 @@ class Adaptive(Suite):
     - a few steps from x with each way to differentiate the model (`sanact.gradients`); the way that gets an example closest to
       the goal is used for it from then on
     - gates that close; then each of the likeliest classes as a target; if the model can refuse, another class and acceptance
-      as two goals
+      as two goals, whichever class it is, then each of the likeliest
     - for examples near the goal, several rounds: small steps from the best point in every way, many steps from new starts,
       targets and other losses
     - examples of the undefended model, and of the source, replayed
@@ -143,11 +143,13 @@ class Campaign:
         yield from self.through("apgd targeted-dlr {}", self.targeted)
 
     def acceptance(self) -> Iterator[Stage]:
-        """If the model can refuse: another class and acceptance at once."""
+        """If the model can refuse: another class and acceptance at once, whichever class it is, then one after the other."""
         if refuses(self.model):
-            both = Acceptance(**self.ball, steps=2 * self.work.steps, draws=self.draws)
-            for rank in range(min(BEST, len(self.ways))):
-                yield from self.through("acceptance {}", both, rank=rank, start="x")
+            for targets in (0, 2 * self.work.targets):
+                both = Acceptance(**self.ball, steps=2 * self.work.steps, draws=self.draws, targets=targets)
+                for rank in range(min(BEST, len(self.ways))):
+                    name = "acceptance targeted {}" if targets else "acceptance {}"
+                    yield from self.through(name, both, rank=rank, start="x")
 
     def refinements(self) -> Iterator[Stage]:
         """Rounds for examples near the goal, ever fewer: small steps from the best point, then many steps from new starts."""
