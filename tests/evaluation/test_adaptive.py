@@ -14,8 +14,7 @@ from sanact.attacks.suite import Record, Stage, StageWarning, Standing
 from sanact.data import Data
 from sanact.evaluation.adaptive import WORK, Adaptive, Campaign
 from sanact.evaluation.cell import cells
-from sanact.evaluation.examining import examine
-from sanact.evaluation.judge import judge
+from sanact.evaluation.judge import examine, judge
 from sanact.evaluation.latent import LatentMatching, last_hidden
 from sanact.evaluation.rows import failures, won_by
 from sanact.gradients import gradient_choices

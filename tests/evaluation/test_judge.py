@@ -14,8 +14,7 @@ from sanact.data import Data
 from sanact.evaluation import judge as judge_module
 from sanact.evaluation.cell import Cell, cells
 from sanact.evaluation.crafted import crafted_examples
-from sanact.evaluation.examining import examine
-from sanact.evaluation.judge import Bench, checked, judge
+from sanact.evaluation.judge import Bench, checked, examine, judge
 from sanact.evaluation.rows import SCHEMA, accuracy, failures
 
 PLAN = {"0": Mask(0.3)}

@@ -40,7 +40,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Checks:
-    """The diagnostics of a cell; by, journal: as for `judge.diagnosed`."""
+    """The diagnostics of a cell; by, journal: as for `diagnosed`."""
 
     cell: int
     by: Sequence[str]
@@ -92,7 +92,7 @@ class Desk:
 
     def _result(self, unit: Unit) -> Judged | list[Check]:
         if isinstance(unit, Checks):
-            return diagnosed(self.cells[unit.cell], unit.by, device=self.device, journal=unit.journal)
+            return diagnosed(Bench(self.cells[unit.cell], self.device), unit.by, journal=unit.journal)
         if self.bench is None or self.number != unit.cell:
             cell = self.cells[unit.cell]
             self.number, self.bench = unit.cell, self.bench.of(cell) if self.bench else Bench(cell, self.device)

@@ -4,35 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
 from sanact.attacks.suite import reason
-from sanact.device import one_thread
 from sanact.evaluation.adaptive import Adaptive
 from sanact.evaluation.cell import Cell
 from sanact.evaluation.diagnostics import EXAMPLES, Check, diagnose, verdict
 from sanact.evaluation.journal import Journal
-from sanact.evaluation.judge import Bench, state
 from sanact.evaluation.rows import clean_accuracy, failures
 from sanact.parts import parts_of
-from sanact.preserve import seeded
 
-
-def examine(cell: Cell, rows: pa.Table, *, device: str | torch.device = "auto", folder: Path | None = None) -> dict[str, Any]:
-    """The diagnostics and the verdict for a cell with these rows, for its header.
-
-    Replayed examples make no claim, so for them only errors are reported.
-    folder: as for `judge`; figures found before a kill are not measured again.
-    """
-    if cell.knowledge == "oblivious":
-        return concluded(cell, rows, [])
-    by = rows["by"].to_pylist()[: looked_at(cell)]
-    return concluded(cell, rows, diagnosed(cell, by, device=device, journal=journal_of(cell, folder) if folder else None))
+if TYPE_CHECKING:
+    from sanact.evaluation.judge import Bench
 
 
 def looked_at(cell: Cell) -> int:
@@ -45,12 +32,9 @@ def journal_of(cell: Cell, folder: Path) -> Path:
     return folder / "unfinished" / cell.slug / "checks.jsonl"
 
 
-def diagnosed(
-    cell: Cell, by: Sequence[str], *, device: str | torch.device = "auto", journal: Path | None = None
-) -> list[Check]:
+def diagnosed(bench: Bench, by: Sequence[str], *, journal: Path | None = None) -> list[Check]:
     """The checks of `diagnose` on the first images of a cell; by: what won each of them.  journal: see `journal_of`."""
-    bench, noted = Bench(cell, device), Journal(journal)
-    cell, judged, device = bench.cell, bench.judged, bench.device
+    cell, judged, noted = bench.cell, bench.judged, Journal(journal)
     first = next(cell.data.batches(len(by)))
 
     def once(name: str, compute: Callable[[], float]) -> float:
@@ -61,8 +45,8 @@ def diagnosed(
 
         return float(noted.once(name, anew))
 
-    x, y = first.x.to(device), first.y.to(device)
-    with one_thread(), seeded(judged, state(cell.seed, 0, np.uint32)):
+    x, y = first.x.to(bench.device), first.y.to(bench.device)
+    with bench.drawing(0):
         return list(_as_far_as_it_goes(diagnose(cell.attack, judged, x, y, by=by, once=once)))
 
 

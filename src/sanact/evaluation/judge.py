@@ -6,6 +6,7 @@ import copy
 import platform
 import subprocess
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +27,7 @@ from sanact.device import one_thread, pick_device
 from sanact.evaluation.adaptive import Adaptive
 from sanact.evaluation.cell import Cell
 from sanact.evaluation.crafted import examples_of, replayed, to_table
+from sanact.evaluation.examining import concluded, diagnosed, journal_of, looked_at
 from sanact.evaluation.rows import SCHEMA, Parts
 from sanact.faithful import difference
 from sanact.folding import fold_batch_norms
@@ -87,7 +89,7 @@ class Bench:
         x, y = batch.x.to(self.device), batch.y.to(self.device)
         for part in {*parts_of(self.base), *parts_of(self.judged)}:
             part.rewind()
-        with one_thread(), seeded(self.judged, state(cell.seed, batch.index[0], np.uint32)):
+        with self.drawing(batch.index[0]):
             if examples is not None:
                 outcome, passes = _untold(replayed(examples, batch, cell).to(x)), torch.tensor(examples["passes"].to_numpy())
             else:
@@ -100,6 +102,12 @@ class Bench:
         if chosen.any() and not any(outcome.failed):
             crafted = to_table(batch.index[chosen], outcome.examples[chosen], x[chosen], passes[chosen])
         return Judged(rows, crafted)
+
+    @contextmanager
+    def drawing(self, place: int) -> Iterator[None]:
+        """For the block, one thread computes, and the global random states are those of the cell's seed and this place."""
+        with one_thread(), seeded(self.judged, _state(self.cell.seed, place, np.uint32)):
+            yield
 
 
 class Case:
@@ -173,6 +181,19 @@ def judge(
     for positions in case.missing(batch_size):
         case.take(bench.judge(positions, **case.given(positions)))
     return case.rows()
+
+
+def examine(cell: Cell, rows: pa.Table, *, device: str | torch.device = "auto", folder: Path | None = None) -> dict[str, Any]:
+    """The diagnostics and the verdict for a cell with these rows, for its header.
+
+    Replayed examples make no claim, so for them only errors are reported.
+    folder: as for `judge`; figures found before a kill are not measured again.
+    """
+    if cell.knowledge == "oblivious":
+        return concluded(cell, rows, [])
+    by = rows["by"].to_pylist()[: looked_at(cell)]
+    checks = diagnosed(Bench(cell, device), by, journal=journal_of(cell, folder) if folder else None)
+    return concluded(cell, rows, checks)
 
 
 def checked(
@@ -346,10 +367,10 @@ def _predicted(model: nn.Module, logits: Tensor) -> tuple[Tensor, Tensor]:
 
 def _generator(seed: int, place: int) -> torch.Generator:
     """A stream of random numbers for one example and seed."""
-    return torch.Generator().manual_seed(state(seed, place, np.uint64))
+    return torch.Generator().manual_seed(_state(seed, place, np.uint64))
 
 
-def state(seed: int, place: int, kind: type[np.uint32 | np.uint64]) -> int:
+def _state(seed: int, place: int, kind: type[np.uint32 | np.uint64]) -> int:
     """The initial state of such a stream."""
     return int(np.random.SeedSequence((seed, int(place))).generate_state(1, kind)[0])
 
