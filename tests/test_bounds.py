@@ -207,10 +207,31 @@ class Subtracted(nn.Module):
 
 def test_what_only_looks_like_an_operation_with_bounds_has_none():
     x = random(1, 1, 2, 2)
-    with pytest.raises(ValueError, match=r"no bounds are known of Doubled \(at '1'\)"):
-        Bounds(nn.Sequential(nn.Flatten(), Doubled(4, 3)).double().eval(), x)
+    with pytest.raises(ValueError, match=r"no bounds are known of linear \(at 'linear'\)"):
+        Bounds(nn.Sequential(nn.Flatten(), Doubled(4, 3)).double().eval(), x)(x, x)
     with pytest.raises(ValueError, match=r"no bounds are known of add \(at 'add_?1?'\)"):
         Bounds(Subtracted().double().eval(), x)(x, x)
+
+
+class Pooled(nn.Module):
+    """As timm's pooling: a module of somebody's own, with no layer inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool, self.flatten = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.flatten(self.pool(x))
+
+
+def test_a_module_of_somebodys_own_is_looked_into():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), Pooled(), nn.Linear(3, 2)).double().eval()
+    plain = nn.Sequential(*model[:2], nn.AdaptiveAvgPool2d(1), nn.Flatten(), model[3])
+    x = random(2, 1, 5, 5)
+    for own, known in zip(Bounds(model)(x - 0.1, x + 0.1), Bounds(plain)(x - 0.1, x + 0.1), strict=True):
+        torch.testing.assert_close(own, known)
 
 
 def test_what_is_changed_in_place_is_changed_in_a_copy():

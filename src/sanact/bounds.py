@@ -46,7 +46,7 @@ class Bounds:
     """
 
     def __init__(self, model: nn.Module, example: Tensor | None = None) -> None:
-        traced = trace(model, example)
+        traced = trace(model, example, deep=True)
         self.nodes = list(traced.graph.nodes)
         self.own = dict(traced.named_modules()) | dict(model.named_modules())  # the model's own, where both have the name
         self.tensors = dict(traced.named_buffers()) | dict(traced.named_parameters())

@@ -152,7 +152,7 @@ def foreseen(error: Exception) -> bool:
         return True
     frames = list(traceback.walk_tb(error.__traceback__))
     raised_in = Path(frames[-1][0].f_code.co_filename) if frames else Path()
-    return isinstance(error, (ValueError, TypeError, RuntimeError)) and Path(__file__).parent in raised_in.parents
+    return isinstance(error, (ValueError, TypeError, RuntimeError, ImportError)) and Path(__file__).parent in raised_in.parents
 
 
 def meant(value: Any, known: Iterable[str]) -> str:

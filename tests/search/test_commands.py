@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -53,6 +54,13 @@ def test_the_report_has_a_search_and_a_page_that_can_be_read(searched, tmp_path,
         for picture in watched.page.locator("figure svg").all():
             assert picture.evaluate("svg => svg.getBoundingClientRect().width") > 600  # it is scrolled, not shrunk
         watched.page.context.close()
+
+
+def test_without_optuna_one_line_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    ended = sanact("search", *FEW, "--out", tmp_path)
+    assert ended.code == 1 and ended.err.startswith("error: a search needs Optuna: pip install 'sanact[search]' (")
+    assert "traceback" not in ended.err
 
 
 def test_a_scan(tmp_path):
