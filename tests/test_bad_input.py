@@ -263,6 +263,8 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "a distance of tensors": (lambda: distances(X, X), "got Tensor"),
     "calibrating on NaN": (lambda: calibrate(sanitize(net(), MeanSparse()), with_nan(X)), "got NaN or infinity"),
     "a sanitizer that learns from NaN": (lambda: MeanSparse().calibrate([with_nan(X)]), "got NaN or infinity"),
+    "calibrating on NumPy": (lambda: calibrate(sanitize(net(), MeanSparse()), X.numpy()), "got ndarray"),
+    "calibrating on bytes": (lambda: calibrate(sanitize(net(), MeanSparse()), X.byte()), "got torch.uint8"),
     "calibrating in batches of none": (lambda: calibrate(sanitize(net(), MeanSparse()), X, batch_size=0), "got 0"),
     "a plan that is a list": (lambda: plan_from_dict([{"name": "mask"}]), "got [{'name': 'mask'}]"),
     "a plan of texts": (lambda: plan_from_dict({"*": "mask"}), "got {'*': 'mask'}"),

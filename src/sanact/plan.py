@@ -345,6 +345,9 @@ def calibrate(defended: SanitizedModel, images: Tensor, *, batch_size: int = 500
 
     images: (N, C, H, W) as the network takes them, of training data; N ≥ 1.  The network runs in evaluation mode.
     """
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise TypeError(f"calibration needs a tensor of floats, got {kind}")
     if len(images) == 0:
         raise ValueError("calibration needs at least one image, got none")
     if not images.isfinite().all():

@@ -159,7 +159,7 @@ def meant(value: Any, known: Iterable[str]) -> str:
     """ "; did you mean 'median'?" if the name is close to a known one, else nothing."""
     named = {name.lower(): name for name in known}
     near = difflib.get_close_matches(value.lower(), named, n=1) if isinstance(value, str) and len(named) > 1 else []
-    return f"; did you mean '{named[near[0]]}'?" if near else ""
+    return f"; did you mean '{named[near[0]]}'?" if near and value not in named.values() else ""
 
 
 def shown(value: Any) -> str:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from sanact import PGD
+from sanact.data import Data
 from sanact.engine import local, run
 from sanact.engine.work import TRIES
 from sanact.evaluation.judge import Bench, Case
@@ -73,7 +74,7 @@ def test_a_batch_that_kills_each_of_its_workers_ends_the_run_with_its_name(tmp_p
 
 SLOW = """if True:
     from tests.engine.cases import cell, images
-    from sanact import PGD
+    from sanact.data import Data
     slow = cell(data=images(50), attack=PGD(eps=0.03, steps=100, restarts=2))
 """
 PROGRAM = f"""{SLOW}
@@ -188,21 +189,25 @@ def test_what_cannot_be_sent_is_refused_and_told_how_to_go_on(tmp_path, monkeypa
     assert "judging in this process alone: the cells cannot be sent" in capsys.readouterr().err
 
 
-def test_an_error_of_a_worker_is_that_of_one_process(tmp_path, monkeypatch):
-    leaves = cell(attack=Leaves(eps=0.01), data=images(5))
+def test_an_error_of_a_worker_is_that_of_one_process(tmp_path):
+    data = Data.from_tensors(torch.cat([torch.rand(100, 1, 8, 8), torch.zeros(5, 1, 8, 8)]), torch.arange(105) % 3)
     said = []
     for workers in (1, 2):
-        with pytest.raises(ValueError, match="went 0.2 away in Linf, its budget is 0.01") as error:
-            run([leaves], out=tmp_path, batch_size=5, workers=workers, device="cpu")
+        with pytest.raises(ValueError, match="the model returned NaN logits for 5 of 5 examples") as error:
+            run([cell(model=Blinded().eval(), data=data)], out=tmp_path, batch_size=50, workers=workers, device="cpu")
         said.append(str(error.value))
     assert said[0] == said[1]
 
 
-class Leaves(PGD):
-    """Leaves its ball."""
+class Blinded(nn.Module):
+    """Divides by the brightness of the image."""
 
-    def craft(self, model, x, y, eps, generator):
-        return (x + 0.2 * (1 - 2 * x.round())).clamp(0, 1)
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+
+    def forward(self, x):
+        return self.net(x / x.sum((1, 2, 3), keepdim=True))
 
 
 def test_work_of_seconds_is_done_in_this_process_and_more_by_the_usual_workers(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -293,10 +294,6 @@ def nan_net() -> nn.Module:
         ({"attack": PGD(eps=1.5)}, "eps must be at most 1 in Linf, where the ball holds every image, got 1.5"),
         ({"attack": PGD(eps=1e-12)}, "eps 1e-12 is too small to change a pixel in torch.float32: nothing was attacked"),
         ({"attack": PGD(eps=9.0, norm="L2")}, "eps must be at most 8 in L2"),
-        ({"attack": Returns(shift=1e-3, eps=1e-4)}, r"went 0\.001\d* away in Linf, its budget is 0\.0001"),
-        ({"attack": Returns(shift=1e-3, eps=0.06, norm="L1")}, r"went 0\.06\d* away in L1, its budget is 0\.06"),
-        ({"attack": Returns(shift=0.5, eps=1.0)}, r"x must lie in \[0, 1\], got"),
-        ({"attack": Returns(cut=7)}, r"returned \(40, 1, 8, 7\) for \(40, 1, 8, 8\)"),
         ({"model": tiny().train()}, "must be in evaluation mode"),
         ({"model": nan_net()}, "NaN logits for 40 of 40"),
         ({"model": Remembers().eval(), "defense": Mask()}, "differs from the undefended: "),
@@ -311,3 +308,22 @@ def nan_net() -> nn.Module:
 def test_refuses_to_judge(changes, message):
     with pytest.raises(ValueError, match=message):
         judge(replace(cell(data=images()), **changes), batch_size=40)
+
+
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        (Returns(shift=1e-3, eps=1e-4), r"went 0\.001\d* away in Linf, its budget is 0\.0001"),
+        (Returns(shift=1e-3, eps=0.06, norm="L1"), r"went 0\.06\d* away in L1, its budget is 0\.06"),
+        (Returns(shift=0.5, eps=1.0), r"x must lie in \[0, 1\], got"),
+        (Returns(cut=7), r"returned \(40, 1, 8, 7\) for \(40, 1, 8, 8\)"),
+    ],
+    ids=["Linf", "L1", "range", "shape"],
+)
+def test_what_an_attack_may_not_return_wins_nothing_and_is_told(attack, message):
+    """So that the other cells of a run go on."""
+    asked = replace(cell(data=images()), attack=attack)
+    rows = judge(asked, batch_size=40)
+    assert (rows["prediction"], rows["linf"].to_numpy().max()) == (rows["clean_prediction"], 0)
+    assert all(re.search(message, why) for why in rows["failed"].to_pylist())
+    assert re.match(f"suspect: .* failed on 40 of 40 images: .*{message}", examine(asked, rows, device="cpu")["verdict"])

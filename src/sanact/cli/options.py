@@ -162,7 +162,7 @@ def read_radius(text: str) -> Radius:
     except ValueError:
         radius = math.nan
     if not 0 <= radius < math.inf:
-        raise ValueError(f"l2 must be 'usual' or a number from 0 on, got '{text}'")
+        raise ValueError(f"l2 must be 'usual' or a number from 0 on, got {shown(text)}")
     return radius
 
 

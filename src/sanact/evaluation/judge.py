@@ -92,6 +92,7 @@ class Bench:
         with self.drawing(batch.index[0]):
             if examples is not None:
                 outcome, passes = _untold(replayed(examples, batch, cell).to(x)), torch.tensor(examples["passes"].to_numpy())
+                _check_examples(cell, x, y, outcome.examples)
             else:
                 generators = [_generator(cell.seed, place) for place in batch.index]
                 with counting(x) as passes:
@@ -169,9 +170,10 @@ def judge(
     device: "auto" is CUDA if available, else the CPU, where one thread computes: more would change the last bits.
     folder: where finished batches are kept until the cell is done, and crafted examples: all that other cells can replay, and
         the first ``keep`` of other cells; None keeps nothing.
-    If an attack fails, the images stay as they are, and the rows say why; see `examine`.
+    If an attack fails, or returns what is no image within its budget, the images stay as they are, and the rows say why; see
+    `examine`.
     Raises ValueError for anything that would be a false claim of robustness: a sanitizer that changes nothing, a defended model
-    that differs from the undefended one even without its sanitizers, an attack that left its ball.  Also raises what `Attack`
+    that differs from the undefended one even without its sanitizers.  Also raises what `Attack`
     raises for a model or data.
     """
     BATCH_SIZE(batch_size, "batch_size", str(cell))
@@ -303,14 +305,27 @@ def _attack(cell: Cell, base: nn.Module, judged: nn.Module, x: Tensor, y: Tensor
     attack = cell.attack
     try:
         if isinstance(attack, Suite) and cell.knowledge != "oblivious":
-            return attack.credited(judged, x, y, generator=generators)
-        if cell.replays:
-            return _untold(attack.for_replay()(base, x, y, generator=generators))
-        return _untold(attack(judged, x, y, generator=generators))
+            outcome = attack.credited(judged, x, y, generator=generators)
+        elif cell.replays:
+            outcome = _untold(attack.for_replay()(base, x, y, generator=generators))
+        else:
+            outcome = _untold(attack(judged, x, y, generator=generators))
+        _check_examples(cell, x, y, outcome.examples)
+        return outcome
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # models and attacks may raise any error
         return Outcome(x.clone(), [], [{attack.name: reason(error)} for _ in x])
+
+
+def _check_examples(cell: Cell, x: Tensor, y: Tensor, examples: Tensor) -> None:
+    """Raise ValueError where shape, range or budget are not those of the attack."""
+    if examples.shape != x.shape:
+        raise ValueError(f"{cell.attack} returned {tuple(examples.shape)} for {tuple(x.shape)}")
+    check_inputs(examples, y, str(cell.attack))
+    norm, eps = cell.attack.budget
+    if eps is not None and (far := length(examples - x, norm).max()) > eps + 1e-6 * max(1, eps):
+        raise ValueError(f"{cell.attack} went {far:.6g} away in {norm}, its budget is {eps:.6g}")
 
 
 def _untold(examples: Tensor) -> Outcome:
@@ -320,15 +335,9 @@ def _untold(examples: Tensor) -> Outcome:
 
 @torch.no_grad()
 def _decide(cell: Cell, judged: nn.Module, batch: Batch, x: Tensor, y: Tensor, outcome: Outcome, passes: Tensor) -> pa.Table:
-    """Check range and budget again, and make the predictions that count."""
+    """Make the predictions that count."""
     adversarial, by, failed = outcome
-    if adversarial.shape != x.shape:
-        raise ValueError(f"{cell.attack} returned {tuple(adversarial.shape)} for {tuple(x.shape)} ({cell})")
-    check_inputs(adversarial, y, str(cell.attack))
     distances = {norm: length(adversarial - x, norm) for norm in get_args(Norm)}
-    norm, eps = cell.attack.budget
-    if eps is not None and (far := distances[norm].max()) > eps + 1e-6 * max(1, eps):
-        raise ValueError(f"{cell.attack} went {far:.6g} away in {norm}, its budget is {eps:.6g} ({cell})")
     clean, attacked = (logits_of(judged, images, y, str(cell)) for images in (x, adversarial))
     already, won = (clean.argmax(1) != y).tolist(), fooled(judged, attacked, y).tolist()
     by = by or [cell.attack.name if w else "" for w in won]
