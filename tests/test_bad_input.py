@@ -263,6 +263,7 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "a distance of tensors": (lambda: distances(X, X), "got Tensor"),
     "calibrating on NaN": (lambda: calibrate(sanitize(net(), MeanSparse()), with_nan(X)), "got NaN or infinity"),
     "a sanitizer that learns from NaN": (lambda: MeanSparse().calibrate([with_nan(X)]), "got NaN or infinity"),
+    "an example that is no tensor": (lambda: sanitize(net(), MeanSparse(), example=X.numpy()), "got ndarray"),
     "calibrating on NumPy": (lambda: calibrate(sanitize(net(), MeanSparse()), X.numpy()), "got ndarray"),
     "calibrating on bytes": (lambda: calibrate(sanitize(net(), MeanSparse()), X.byte()), "got torch.uint8"),
     "calibrating in batches of none": (lambda: calibrate(sanitize(net(), MeanSparse()), X, batch_size=0), "got 0"),

@@ -70,6 +70,8 @@ def trace(model: nn.Module, example: Tensor | None = None, *, deep: bool = False
     Raises ValueError for a network that cannot be traced or copied, or that is already compiled or quantized.
     """
     _check_kind(model)
+    if example is not None and not isinstance(example, Tensor):
+        raise TypeError(f"example must be a tensor, (N, C, H, W), got {type(example).__name__}")
     shape = likely_shape(model) if example is None else tuple(example.shape[1:])
     twin = copied(model)
     with preserved(twin), seeded(twin, DRAWS):
