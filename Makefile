@@ -34,9 +34,11 @@ bench: $(VENV)/bench ## time the attacks and sanitizers beside other libraries; 
 docs: $(VENV)/docs ## the documentation, in build/docs; a dead link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
-dist: $(VENV)/release ## wheel and sdist in dist/, checked by twine
+dist: $(VENV)/release ## wheel (manylinux, if on Linux) and sdist in dist/, checked by twine
 	rm -rf dist
 	$(BIN)/python -m build
+	for wheel in dist/*-linux_*.whl; do test ! -e $$wheel || { \
+	  PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --wheel-dir dist $$wheel && rm $$wheel; }; done
 	$(BIN)/twine check --strict dist/*
 
 clean: ## remove the environment and everything built
