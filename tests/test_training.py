@@ -28,6 +28,7 @@ from sanact.data import Data, load_data
 from sanact.models import MNISTCNN, load_model
 from sanact.objectives import Adversarial
 from sanact.training import Recipe, accuracy, augmented, plain_network, save_trained, train, train_and_save
+from sanact.training.checkpoint import read_checkpoint, write_checkpoint
 
 QUICK = Recipe(epochs=3, lr=0.1, batch_size=32)
 
@@ -215,6 +216,18 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted(parts
     finished = classifier()
     assert train(finished, parts[1], validation=parts[0], recipe=FULL, objective=objective, checkpoint=file) == score
     assert torch.equal(whole[2].weight, finished[2].weight)
+
+
+def test_a_flipped_bit_of_a_checkpoint_is_seen(tmp_path):
+    path, weights = tmp_path / "training", torch.arange(1000.0)
+    write_checkpoint({"identity": "mine", "model": {"w": weights}, "epoch": 3, "best": [0.5, None]}, path)
+    assert torch.equal(read_checkpoint(path, "mine", "recipe")["model"]["w"], weights)
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[whole.index(weights.numpy().tobytes()) + 2001] ^= 4
+    path.write_bytes(flipped)
+    with pytest.raises(ValueError, match="training' is not as it was written: delete it to begin again"):
+        read_checkpoint(path, "mine", "recipe")
 
 
 def test_a_checkpoint_of_another_training_is_refused(parts, tmp_path):

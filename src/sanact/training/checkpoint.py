@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
+from sanact.content import content
 from sanact.files import replacing
 
 
 def write_checkpoint(state: Mapping[str, Any], path: Path) -> None:
-    """Write the state of a training with its identity, whole or not at all."""
+    """Write the state of a training with its identity and a hash of it, whole or not at all."""
     saved = io.BytesIO()  # so that a full disk raises an error in Python
-    torch.save(state, saved)
+    torch.save({**state, "digest": content(dict(state)).hex()}, saved)
     with replacing(path) as temporary:
         temporary.write_bytes(saved.getbuffer())
 
@@ -28,4 +29,6 @@ def read_checkpoint(path: Path, identity: str, decides: str) -> dict[str, Any]:
         raise ValueError(f"'{path}' holds no training to continue, delete it to begin again: {error}") from error
     if not isinstance(state, dict) or state.get("identity") != identity:
         raise ValueError(f"'{path}' is of a training with another {decides}: delete it to begin again")
+    if state.pop("digest", "") != content(state).hex():
+        raise ValueError(f"'{path}' is not as it was written: delete it to begin again")
     return state
