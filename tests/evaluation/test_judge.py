@@ -292,7 +292,7 @@ def nan_net() -> nn.Module:
     [
         ({"defense": Mask(0.0, "fixed")}, r"sanitizer 'mask' on '0' changed nothing in 40 examples: it defends nothing"),
         ({"attack": PGD(eps=1.5)}, "eps must be at most 1 in Linf, where the ball holds every image, got 1.5"),
-        ({"attack": PGD(eps=1e-12)}, "eps 1e-12 is too small to change a pixel in torch.float32: nothing was attacked"),
+        ({"attack": PGD(eps=1e-12)}, "eps 1e-12 is too small to change a pixel in torch.float32: it attacked nothing"),
         ({"attack": PGD(eps=9.0, norm="L2")}, "eps must be at most 8 in L2"),
         ({"model": tiny().train()}, "must be in evaluation mode"),
         ({"model": nan_net()}, "NaN logits for 40 of 40"),

@@ -297,7 +297,7 @@ def _check_budget(cell: Cell, x: Tensor) -> None:
     if eps > (whole := diameter(x, norm)):
         raise ValueError(f"eps must be at most {whole:g} in {norm}, where the ball holds every image, got {eps} ({cell})")
     if torch.equal(x + eps, x) and torch.equal(x - eps, x):
-        raise ValueError(f"eps {eps:g} is too small to change a pixel in {x.dtype}: nothing was attacked ({cell})")
+        raise ValueError(f"eps {eps:g} is too small to change a pixel in {x.dtype}: it attacked nothing ({cell})")
 
 
 def _attack(cell: Cell, base: nn.Module, judged: nn.Module, x: Tensor, y: Tensor, generators: list[torch.Generator]) -> Outcome:
