@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import nn
 
-from sanact import PGD, Mask
+from sanact import PGD, Mask, MedianFilter
 from sanact.data import Data
 from sanact.engine import run
 from sanact.evaluation import diagnostics
@@ -63,6 +63,17 @@ def test_after_kill_9_the_rows_are_those_of_an_uninterrupted_run(whole, tmp_path
     assert path.name == whole.name
     assert read_rows(path).equals(read_rows(whole))
     assert not list(tmp_path.glob("unfinished/*"))
+
+
+def test_a_network_is_folded_once_a_run(tmp_path, monkeypatch):
+    folded = []
+    monkeypatch.setattr("sanact.evaluation.judge.fold_batch_norms", lambda model, example: folded.append(model))
+    cells = [
+        replace(made(), data=made().data[:6], defense=defense, attack=PGD(eps=0.03, steps=2), knowledge="white-box")
+        for defense in (None, Mask(0.2), MedianFilter(3))
+    ]
+    run([replace(cell, model=cells[0].model, data=cells[0].data) for cell in cells], out=tmp_path, device="cpu")
+    assert len(folded) == 1
 
 
 def test_the_header_says_what_the_rows_are_of(whole):

@@ -20,6 +20,7 @@ from sanact.evaluation.cell import Cell
 from sanact.evaluation.diagnostics import Check
 from sanact.evaluation.examining import diagnosed
 from sanact.evaluation.judge import Bench, Judged
+from sanact.remembering import Memory, remembered
 from sanact.values import foreseen
 
 TRIES = 3  # workers that may die at one unit
@@ -85,10 +86,12 @@ class Desk:
     def __init__(self, cells: Sequence[Cell], device: str) -> None:
         self.cells, self.device = cells, device
         self.number, self.bench = -1, None  # type: tuple[int, Bench | None]
+        self.memory: Memory = {}
 
     def do(self, unit: Unit) -> Done:
         start = time.perf_counter()
-        return Done(self._result(unit), time.perf_counter() - start)
+        with remembered(self.memory):
+            return Done(self._result(unit), time.perf_counter() - start)
 
     def _result(self, unit: Unit) -> Judged | list[Check]:
         if isinstance(unit, Checks):

@@ -35,6 +35,7 @@ from sanact.parts import bypass, parts_of, removable
 from sanact.passes import counting
 from sanact.plan import changed
 from sanact.preserve import copied, seeded
+from sanact.remembering import once
 from sanact.values import BATCH_SIZE, Whole
 
 GUIDES = 100
@@ -241,7 +242,9 @@ def _with_guides(cell: Cell, device: torch.device) -> Cell:
 def _base(cell: Cell, device: torch.device) -> nn.Module:
     """The undefended model on the device, with batch norms folded.  The cell's own model stays as it is."""
     check_mode(cell.model, str(cell))
-    return _folded(copied(cell.model).to(device), _example(cell, device))
+    example = _example(cell, device)
+    folded = once(cell.model, lambda: _folded(copied(cell.model).to(device), example), "folded", device, example.shape)
+    return copied(folded)  # what is remembered never sees an image that is judged
 
 
 def _defended(cell: Cell, base: nn.Module, device: torch.device) -> tuple[nn.Module, nn.Module]:
