@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -366,6 +367,31 @@ def test_evaluate_as_a_table_names_knowledge_interval_and_plan(evaluation):
     ):
         assert part in shown
     assert shown.endswith(f"The rows are in {evaluation[-1]}. On one page: sanact report {evaluation[-1]}\n")
+
+
+def test_the_table_shows_the_cells_that_were_judged_where_another_could_not_be(trained, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        """
+import torch
+
+class Late(torch.nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.seen = network, 0
+
+    def forward(self, x):
+        self.seen += len(x)
+        return self.network(0.9 * x) * (torch.nan if self.seen > 2000 else 1)
+
+def late(network, data):
+    return Late(network).eval()
+"""
+    )
+    command = ["evaluate", trained.model, "--weights", trained.weights, "--data", "digits", "--examples", 20, "-q"]
+    command += ["-a", "pgd:eps=0.001,steps=200", "-k", "white-box", "--workers", 1, "--out", tmp_path / "rows"]
+    ended = sanact(*command, "--defense", f"{tmp_path}/mine.py:late")
+    assert ended.code == 1 and "1 of 2 cells could not be judged: the model returned NaN logits" in ended.err
+    assert re.search(r"^ none", ended.out, flags=re.M) and not re.search(r"^ late", ended.out, flags=re.M)
 
 
 def test_each_plan_and_each_defense_is_a_row_and_semicolons_make_one_plan_of_several(trained, tmp_path):

@@ -18,9 +18,9 @@ import pytest
 import torch
 from torch import nn
 
-from sanact import PGD, Mask, MedianFilter
+from sanact import FGSM, PGD, Mask, MedianFilter
 from sanact.data import Data
-from sanact.engine import run
+from sanact.engine import Unjudged, run
 from sanact.evaluation import diagnostics
 from sanact.evaluation.cell import Cell
 from sanact.evaluation.judge import Bench
@@ -63,6 +63,30 @@ def test_after_kill_9_the_rows_are_those_of_an_uninterrupted_run(whole, tmp_path
     assert path.name == whole.name
     assert read_rows(path).equals(read_rows(whole))
     assert not list(tmp_path.glob("unfinished/*"))
+
+
+class Marked(nn.Module):
+    """Answers NaN for images whose first pixel is 1."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.network(x).masked_fill((x[:, :1, 0, 0] == 1), torch.nan)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_cell_whose_model_breaks_late_is_given_up_and_the_others_go_on(tmp_path, workers):
+    cell = replace(made(), defense=None, attack=FGSM(eps=0.03), knowledge="white-box")
+    x = cell.data.images.x[:120].clone()  # the first hundred are looked at before the first attack
+    x[110, 0, 0, 0] = 1
+    data = Data.from_tensors(x, cell.model(x).argmax(1))
+    whole, broken = (replace(cell, model=model, data=data) for model in (cell.model, Marked(cell.model).eval()))
+    with pytest.raises(Unjudged, match="1 of 2 cells could not be judged: the model returned NaN logits for 1 of 20") as error:
+        run([broken, whole], out=tmp_path, batch_size=20, device="cpu", workers=workers)
+    (path,) = error.value.paths
+    assert len(read_rows(path)) == 120 and path.name == f"{whole.slug}.parquet"
 
 
 def test_a_network_is_folded_once_a_run(tmp_path, monkeypatch):

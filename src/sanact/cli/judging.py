@@ -204,7 +204,14 @@ def carry_out(described: RunFile, *, dry_run: bool, quiet: bool, as_json: bool) 
     judged = cells_of(described, dry_run=dry_run, progress=not quiet)
     if dry_run:
         return show_outlook(engine.outlook(judged, **described.means), as_json)
-    show(tables_of(described, engine.run(judged, **described.means, progress=not quiet)), as_json)
+    error = None
+    try:
+        paths = engine.run(judged, **described.means, progress=not quiet)
+    except engine.Unjudged as unjudged:
+        error, paths = unjudged, unjudged.paths
+    show(tables_of(described, paths), as_json)
+    if error:
+        raise error
     if not as_json:
         folder = shlex.quote(str(described.out))
         typer.echo(f"\nThe rows are in {folder}. On one page: sanact report {folder}")

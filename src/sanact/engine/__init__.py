@@ -18,8 +18,10 @@ from sanact.engine.local import Here, Local, usual_workers
 from sanact.engine.ray import OnRay
 from sanact.engine.running import Open, Run
 from sanact.engine.work import Engine as Doing
+from sanact.engine.work import Unjudged
 from sanact.evaluation.cell import Cell
 from sanact.evaluation.judge import KEEP
+from sanact.evaluation.packed import is_there
 from sanact.progress import duration, forecast_bar
 from sanact.remembering import remembered
 from sanact.values import BATCH_SIZE, Maybe, OneOf, Whole, shown
@@ -31,7 +33,7 @@ WORKERS = Whole(1, 10_000)
 SHORT = 20  # seconds of work below which no workers are started by default, because starting them takes time, too
 LONG = 60  # seconds of a run above which its expected duration is announced
 
-__all__ = ["Engine", "Look", "Outlook", "folder", "outlook", "run"]
+__all__ = ["Engine", "Look", "Outlook", "Unjudged", "folder", "outlook", "run"]
 
 
 def run(
@@ -59,6 +61,8 @@ def run(
     progress: announce the duration of a run of more than a minute, and draw a bar.
     Only this process writes to the folder, apart from the notes of diagnostics.  Several runs may share a folder: each takes
     cells that no other works on, and waits for the last ones.
+    A cell that ends with an error of the model's, an answer that is no number for example, is given up, and the others go on;
+    then `Unjudged`, a ValueError, is raised.
     If a worker dies, another judges its batch again, up to three times in all; then the run ends with RuntimeError.
     Raises ValueError for a file that cannot be read, or that has a cell's name but other rows (it is left as it is); and for
     cells that cannot be sent to other processes.
@@ -77,7 +81,7 @@ def run(
                 one.timed = forecast.left <= LONG
             if progress and forecast.left > LONG:
                 _say(f"{len(wanted.todo)} cells, {len(forecast.parts)} batches: about {duration(forecast.left)}")
-            Run(
+            judging = Run(
                 wanted.todo,
                 doing,
                 wanted.out,
@@ -86,7 +90,12 @@ def run(
                 device=device,
                 forecast=forecast,
                 tell=tell,
-            ).go()
+            )
+            try:
+                judging.go()
+            except Unjudged as error:
+                error.paths = [path for path in wanted.paths if is_there(path)]
+                raise
         return wanted.paths
 
 

@@ -46,7 +46,7 @@ class Here:
 
     def submit(self, unit: Unit) -> Future[Done | Refused]:
         future = Future[Done | Refused]()
-        future.set_result(self.desk.do(unit))
+        future.set_result(self.desk.answer(unit))
         return future
 
     def __enter__(self) -> Self:

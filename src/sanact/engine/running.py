@@ -16,7 +16,7 @@ import torch
 from sanact.data import Integers
 from sanact.engine.finished import is_done, tidy
 from sanact.engine.forecast import Forecast, Key
-from sanact.engine.work import TRIES, Batch, Checks, Done, Engine, Refused, Unit
+from sanact.engine.work import TRIES, Batch, Checks, Done, Engine, Refused, Unit, Unjudged
 from sanact.evaluation.cell import Cell
 from sanact.evaluation.crafted import examples_of
 from sanact.evaluation.diagnostics import Check
@@ -109,6 +109,8 @@ class Run:
         self.locks: dict[str, tuple[ExitStack, Parts]] = {}
         self.flying: dict[Future[Done | Refused], tuple[Open, Unit]] = {}
         self.forecast, self.tell, self.told = forecast, tell, 0.0
+        self.errors: list[Exception] = []  # of cells that were given up
+        self.finished = 0
 
     def go(self) -> None:
         try:
@@ -124,6 +126,11 @@ class Run:
         finally:
             for lock, _ in self.locks.values():
                 lock.close()
+        if self.errors and self.finished:
+            of = self.finished + len(self.errors)
+            raise Unjudged(f"{len(self.errors)} of {of} cells could not be judged: {self.errors[0]}") from self.errors[0]
+        if self.errors:
+            raise self.errors[0]
 
     def _next(self) -> tuple[Open, Unit] | None:
         batches = [(one, unit.positions) for one, unit in self.flying.values() if isinstance(unit, Batch)]
@@ -168,6 +175,11 @@ class Run:
     def _take(self, one: Open, unit: Unit, future: Future[Done | Refused]) -> None:
         answer = self._answer(one, unit, future)
         self.forecast.end(key_of(unit), answer.seconds)
+        if one not in self.begun:  # given up while this unit was out
+            return
+        if isinstance(answer, Refused):
+            self._give_up(one, answer.error)
+            return
         assert one.case is not None
         if isinstance(unit, Batch):
             assert isinstance(answer.result, Judged)
@@ -183,9 +195,9 @@ class Run:
         if one.case and one.is_complete:
             self._finish(one)
 
-    def _answer(self, one: Open, unit: Unit, future: Future[Done | Refused]) -> Done:
+    def _answer(self, one: Open, unit: Unit, future: Future[Done | Refused]) -> Done | Refused:
         try:
-            answer = future.result()
+            return future.result()
         except self.engine.died as error:
             what = "diagnostics"
             if isinstance(unit, Batch):
@@ -196,9 +208,13 @@ class Run:
                 f"{TRIES} workers died, one after the other, at the {what} of '{one.cell}': usually memory ran out; try a "
                 f"smaller batch size or fewer workers ({why})"
             ) from error
-        if isinstance(answer, Refused):
-            raise answer.error
-        return answer
+
+    def _give_up(self, one: Open, error: Exception) -> None:
+        """Leave a cell that cannot be judged, for the others to go on; what is judged of it stays."""
+        log.error("%s: %s", one.cell, error)
+        self.errors.append(error)
+        self.forecast.keep(one.number, {key_of(unit)[1] for other, unit in self.flying.values() if other is one})
+        self._leave(one)
 
     def _finish(self, one: Open) -> None:
         assert one.case is not None and one.checks is not None
@@ -213,6 +229,7 @@ class Run:
     def _close(self, one: Open) -> None:
         """Close a cell whose rows are there: remove leftovers, and release the lock."""
         tidy(one.cell, one.path)
+        self.finished += 1
         self.forecast.keep(one.number, set())
         self._leave(one)
 

@@ -62,6 +62,13 @@ class Refused(NamedTuple):
     """An error that says what came and what is allowed, to be raised again in the user's process."""
 
     error: Exception
+    seconds: float = 0.0
+
+
+class Unjudged(ValueError):
+    """Some cells of a run ended with an error; the others were judged.  paths: their files of rows."""
+
+    paths: list[Path]
 
 
 class Engine(Protocol):
