@@ -74,7 +74,7 @@ def test_a_batch_that_kills_each_of_its_workers_ends_the_run_with_its_name(tmp_p
 
 SLOW = """if True:
     from tests.engine.cases import cell, images
-    from sanact.data import Data
+    from sanact import PGD
     slow = cell(data=images(50), attack=PGD(eps=0.03, steps=100, restarts=2))
 """
 PROGRAM = f"""{SLOW}
