@@ -620,7 +620,8 @@ def test_report_writes_one_page_of_a_run(evaluation, tmp_path):
     assert ended.code == 0 and f"{tmp_path / 'report.html'}, " in ended.out
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>") and "the adversarial example, and their difference" in page
-    assert sanact("report", tmp_path / "absent", "--out", tmp_path / "report.html").err.startswith("error: '")
+    ended = sanact("report", tmp_path / "absent", "--out", tmp_path / "report.html")
+    assert ended.err.startswith("error: there is no file or folder '")
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == page
 
 

@@ -275,7 +275,7 @@ def test_a_subclass_without_arguments_has_none_in_its_configuration():
     ("kind", "message"),
     [
         (Scaled, r"__init__ must name its arguments, so that they can be saved, got \*more: ?'?float'? \(Scaled\)"),
-        (Forgets, r"every argument of __init__ must be an attribute of the same name, 'factor' is none \(Forgets\)"),
+        (Forgets, r"every argument of __init__ must be an attribute of the same name, 'factor' is not \(Forgets\)"),
     ],
 )
 def test_a_configuration_that_cannot_be_saved_is_a_clear_error(kind: type[Sanitizer], message: str):
