@@ -68,6 +68,22 @@ def test_each_line_falls_from_the_claim_to_the_largest_budget(found):
     assert {text.get_text() for text in panel.texts} == {"pgd-at 90", "feature-squeezing 0", "none 0"}
 
 
+def test_only_what_is_suspect_or_an_upper_bound_is_hollow(found):
+    panel = falling(found, FACTS).axes[0]
+
+    def hollow(value: float) -> set[bool]:
+        points = [line for line in panel.lines if line.get_marker() == "o" and line.get_ydata()[0] == value]
+        return {line.get_markerfacecolor() == "white" for line in points}
+
+    assert hollow(90.0) == {False} and hollow(30.0) == {True}  # reliable, and an upper bound
+
+
+def test_the_name_of_a_line_that_ends_early_leads_to_where_it_ends(found):
+    early = [r for r in found if (r.defense, r.attack) != ("pgd-at", "worst case (standard), Linf 0.3")]
+    ends = {text.get_text(): text.xy for text in falling(early, FACTS).axes[0].texts}
+    assert ends["pgd-at 95"] == (3, 95.0) and ends["feature-squeezing 0"] == (4, 0.0)
+
+
 def test_the_page_has_all_defenses_beside_each_other(found, tmp_path):
     path = tmp_path / FILE.format("mnist")
     path.write_text(json.dumps(FACTS))

@@ -99,7 +99,7 @@ def falling(found: Sequence[Result], facts: Mapping[str, Any]) -> Figure:
         steps: list[Result | float | None] = [_claim(facts.get(plan, {}), own[0].data), _worst(own, "oblivious")]
         steps += [_worst(own, "white-box"), *(next((r for r in own if r.attack == ball), None) for ball in balls)]
         points = [
-            (place, step if isinstance(step, float) else step.accuracy.value, isinstance(step, Result) and bool(step.verdict))
+            (place, step if isinstance(step, float) else step.accuracy.value, isinstance(step, Result) and _doubtful(step))
             for place, step in enumerate(steps)
             if step is not None
         ]
@@ -111,7 +111,7 @@ def falling(found: Sequence[Result], facts: Mapping[str, Any]) -> Figure:
         panel.plot(where, values, color=colour, linestyle=":" if nothing else "-", linewidth=2 if nothing else 1, alpha=0.8)
         for at, value, doubt in points:
             panel.plot(at, value, "o", color=colour, markersize=4, markerfacecolor="white" if doubt else colour)
-        ends[names[plan]] = (values[-1], colour)
+        ends[names[plan].replace("weights=ours,", "")] = (where[-1], values[-1], colour)
     _label(panel, ends, len(places) - 1)
     panel.set_xticks(range(len(places)), places)
     panel.set_xlim(-0.2, len(places) + 0.4)
@@ -126,15 +126,19 @@ def falling(found: Sequence[Result], facts: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _label(panel: Any, ends: Mapping[str, tuple[float, str]], place: int) -> None:
-    """Names next to the ends of the lines, moved apart where they would overlap."""
+def _doubtful(result: Result) -> bool:
+    return result.verdict not in ("", "reliable")
+
+
+def _label(panel: Any, ends: Mapping[str, tuple[int, float, str]], last: int) -> None:
+    """Names next to the ends of the lines, moved apart where they would overlap; a line may end before the last place."""
     height = -GAP
-    for name, (value, colour) in sorted(ends.items(), key=lambda item: item[1][0]):
+    for name, (place, value, colour) in sorted(ends.items(), key=lambda item: item[1][1]):
         height = max(value, height + GAP)
         panel.annotate(
             f"{name} {value:.0f}",
             (place, value),
-            (place + 0.25, height),
+            (last + 0.25, height),
             fontsize=7,
             color=colour,
             va="center",
