@@ -535,6 +535,7 @@ def test_bad_input_is_one_line(trained, tmp_path, arguments, message):
             "data must be one of mnist, cifar10, tiny-imagenet to reproduce the paper, got 'digits'",
         ),
         ("reproduce fig4 --data mnist", "fig4 is for cifar10 only, got --data mnist"),
+        ("evaluate mnist-cnn -k adaptive --source nix", "source must be fit, none, or another network: model must be one of"),
         ("evaluate mnist-cnn --defense squeezing", ", or a plan, got 'squeezing'; did you mean 'feature-squeezing'?"),
         ("evaluate mnist-cnn --defense feature-squeezing:depth=1", "defense 'feature-squeezing' takes bits, median, h,"),
         ("evaluate mnist-cnn --defense feature-squeezing", "at least one of bits, median and h must be given, got none"),

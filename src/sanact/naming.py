@@ -111,7 +111,10 @@ def read_source(
     if text == "none":
         return None
     if text != "fit":
-        return load_model(text)
+        try:
+            return load_model(text)
+        except ValueError as error:
+            raise ValueError(f"source must be fit, none, or another network: {error}") from error
     try:
         _, channels, height, width = next(chosen[:1].batches(1)).x.shape
         images = load_data(chosen.name, "train", **{**found_by, "shape": (channels, height, width)})
