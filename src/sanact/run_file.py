@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from sanact.evaluation.threat import KNOWLEDGE, Effort, Radius
 from sanact.files import write_text
-from sanact.values import BATCH_SIZE, SEED, Maybe, OneOf, Rule, Rules, Whole, image_shape, meant, refusal, shown
+from sanact.values import BATCH_SIZE, SEED, Maybe, OneOf, Rule, Rules, Whole, apply_rules, image_shape, meant, refusal, shown
 
 
 def text(value: Any, name: str, where: str) -> str:
@@ -138,8 +138,7 @@ class RunFile:
     }
 
     def __post_init__(self) -> None:
-        for name, rule in self.rules.items():
-            object.__setattr__(self, name, rule(getattr(self, name), name, "run"))
+        apply_rules(self, "run")
         for name in ("models", "knowledge"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must name at least one, got none (run)")

@@ -146,6 +146,12 @@ def refusal(name: str, allowed: str, value: Any, where: str, hint: str = "") -> 
     return ValueError(f"{name} must {allowed}, got {shown(value)}{hint} ({where})")
 
 
+def apply_rules(made: Any, where: str) -> None:
+    """Check the fields of a frozen dataclass by its ``rules``, and keep what these make of them.  where: named in errors."""
+    for field, rule in made.rules.items():
+        object.__setattr__(made, field, rule(getattr(made, field), field, where))
+
+
 def foreseen(error: Exception) -> bool:
     """Whether an error already says what came and what is allowed: it comes from the system, or from our own code."""
     if isinstance(error, OSError):

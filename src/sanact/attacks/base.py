@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sanact.attacks.projections import Generators, Norm
 from sanact.checks import Model, acceptable, check_inputs, check_mode, logits_of
 from sanact.preserve import preserved
-from sanact.values import POSITIVE, OneOf, Rules, Whole, flag, shown
+from sanact.values import POSITIVE, OneOf, Rules, Whole, apply_rules, flag, shown
 
 STEPS = Whole(1, 100_000)
 RESTARTS = Whole(1, 1_000)
@@ -66,8 +66,7 @@ class Attack(ABC):
     rules: ClassVar[Rules] = {"targeted": flag}  # what values each field may have
 
     def __post_init__(self) -> None:
-        for field, rule in self.rules.items():
-            object.__setattr__(self, field, rule(getattr(self, field), field, str(self)))
+        apply_rules(self, str(self))
 
     def __call__(self, model: Model, x: Tensor, y: Tensor, *, generator: Generators | None = None) -> Tensor:
         return self._on_guard(model, x, y, None, generator)

@@ -18,7 +18,7 @@ from sanact.autoencoders.pair import Pair
 from sanact.data import Data, load_data
 from sanact.progress import progress_bar
 from sanact.training import save_trained
-from sanact.values import BATCH_SIZE, NOT_NEGATIVE, POSITIVE, SEED, Rules, Whole
+from sanact.values import BATCH_SIZE, NOT_NEGATIVE, POSITIVE, SEED, Rules, Whole, apply_rules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,7 @@ class AutoencoderRecipe:
     }
 
     def __post_init__(self) -> None:
-        for field, rule in self.rules.items():
-            object.__setattr__(self, field, rule(getattr(self, field), field, "autoencoder recipe"))
+        apply_rules(self, "autoencoder recipe")
 
 
 def train_autoencoders(data: Data, recipe: AutoencoderRecipe, *, progress: bool = False) -> Pair:

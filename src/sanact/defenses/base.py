@@ -16,7 +16,7 @@ from sanact.checks import refuses
 from sanact.data import Data
 from sanact.identity import own_code
 from sanact.preserve import copied
-from sanact.values import Rules
+from sanact.values import Rules, apply_rules
 from sanact.wrapping import unwrapped
 
 if TYPE_CHECKING:
@@ -62,8 +62,7 @@ class Defense(ABC):
     rules: ClassVar[Rules] = {}  # what values each field may have
 
     def __post_init__(self) -> None:
-        for name, rule in self.rules.items():
-            object.__setattr__(self, name, rule(getattr(self, name), name, str(self)))
+        apply_rules(self, str(self))
 
     def __call__(self, model: nn.Module, data: Data | None = None, *, example: Tensor | None = None) -> nn.Module:
         model = unwrapped(model)

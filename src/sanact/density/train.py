@@ -19,7 +19,7 @@ from sanact.data import Data, load_data
 from sanact.density.pixel_cnn import PixelCNN
 from sanact.progress import progress_bar
 from sanact.training import read_checkpoint, save_trained, write_checkpoint
-from sanact.values import BATCH_SIZE, POSITIVE, SEED, Rules, Whole
+from sanact.values import BATCH_SIZE, POSITIVE, SEED, Rules, Whole, apply_rules
 
 EVERY = 250  # steps between two checkpoints
 LOST = 0.005  # bits per dimension that storing weights in 16 bits may cost
@@ -59,8 +59,7 @@ class DensityRecipe:
     }
 
     def __post_init__(self) -> None:
-        for field, rule in self.rules.items():
-            object.__setattr__(self, field, rule(getattr(self, field), field, "density recipe"))
+        apply_rules(self, "density recipe")
 
 
 def train_density(data: Data, recipe: DensityRecipe, *, checkpoint: Path | None = None, progress: bool = False) -> PixelCNN:

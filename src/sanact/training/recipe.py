@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
-from sanact.values import BATCH_SIZE, SEED, SHARE, Number, OneOf, Rules, Whole, flag
+from sanact.values import BATCH_SIZE, SEED, SHARE, Number, OneOf, Rules, Whole, apply_rules, flag
 
 Schedule = Literal["constant", "cosine", "one-cycle"]
 PIXELS = Whole(0, 4096, words="not be negative")
@@ -64,5 +64,4 @@ class Recipe:
     }
 
     def __post_init__(self) -> None:
-        for field, rule in self.rules.items():
-            object.__setattr__(self, field, rule(getattr(self, field), field, "recipe"))
+        apply_rules(self, "recipe")
