@@ -91,11 +91,13 @@ def run(
                 forecast=forecast,
                 tell=tell,
             )
-            try:
-                judging.go()
-            except Unjudged as error:
-                error.paths = [path for path in wanted.paths if is_there(path)]
-                raise
+            judging.go()
+        if given_up := judging.errors:
+            if len(given_up) == len(wanted.todo):
+                raise given_up[0]
+            judged = [path for path in wanted.paths if is_there(path)]
+            told = f"{len(given_up)} of {len(wanted.todo)} cells could not be judged: {given_up[0]}"
+            raise Unjudged(told, judged) from given_up[0]
         return wanted.paths
 
 

@@ -16,7 +16,7 @@ import torch
 from sanact.data import Integers
 from sanact.engine.finished import is_done, tidy
 from sanact.engine.forecast import Forecast, Key
-from sanact.engine.work import TRIES, Batch, Checks, Done, Engine, Refused, Unit, Unjudged
+from sanact.engine.work import TRIES, Batch, Checks, Done, Engine, Refused, Unit
 from sanact.evaluation.cell import Cell
 from sanact.evaluation.crafted import examples_of
 from sanact.evaluation.diagnostics import Check
@@ -110,7 +110,6 @@ class Run:
         self.flying: dict[Future[Done | Refused], tuple[Open, Unit]] = {}
         self.forecast, self.tell, self.told = forecast, tell, 0.0
         self.errors: list[Exception] = []  # of cells that were given up
-        self.finished = 0
 
     def go(self) -> None:
         try:
@@ -126,11 +125,6 @@ class Run:
         finally:
             for lock, _ in self.locks.values():
                 lock.close()
-        if self.errors and self.finished:
-            of = self.finished + len(self.errors)
-            raise Unjudged(f"{len(self.errors)} of {of} cells could not be judged: {self.errors[0]}") from self.errors[0]
-        if self.errors:
-            raise self.errors[0]
 
     def _next(self) -> tuple[Open, Unit] | None:
         batches = [(one, unit.positions) for one, unit in self.flying.values() if isinstance(unit, Batch)]
@@ -229,7 +223,6 @@ class Run:
     def _close(self, one: Open) -> None:
         """Close a cell whose rows are there: remove leftovers, and release the lock."""
         tidy(one.cell, one.path)
-        self.finished += 1
         self.forecast.keep(one.number, set())
         self._leave(one)
 

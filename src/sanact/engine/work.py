@@ -68,7 +68,9 @@ class Refused(NamedTuple):
 class Unjudged(ValueError):
     """Some cells of a run ended with an error; the others were judged.  paths: their files of rows."""
 
-    paths: list[Path]
+    def __init__(self, message: str, paths: list[Path]) -> None:
+        super().__init__(message)
+        self.paths = paths
 
 
 class Engine(Protocol):
@@ -95,11 +97,6 @@ class Desk:
         self.number, self.bench = -1, None  # type: tuple[int, Bench | None]
         self.memory: Memory = {}
 
-    def do(self, unit: Unit) -> Done:
-        start = time.perf_counter()
-        with remembered(self.memory):
-            return Done(self._result(unit), time.perf_counter() - start)
-
     def _result(self, unit: Unit) -> Judged | list[Check]:
         if isinstance(unit, Checks):
             return diagnosed(Bench(self.cells[unit.cell], self.device), unit.by, journal=unit.journal)
@@ -109,9 +106,11 @@ class Desk:
         return self.bench.judge(unit.positions, **unit.given)
 
     def answer(self, unit: Unit) -> Done | Refused:
-        """Do a unit for another process, where errors arrive without their traceback."""
+        """Do a unit, perhaps for another process, where errors arrive without their traceback."""
+        start = time.perf_counter()
         try:
-            return self.do(unit)
+            with remembered(self.memory):
+                return Done(self._result(unit), time.perf_counter() - start)
         except Exception as error:
             if not foreseen(error):
                 raise
