@@ -18,7 +18,7 @@ from sanact.attacks.projections import l2_norm, per_example
 from sanact.attacks.suite import Record, Stage, Standing
 from sanact.checks import Model, refuses
 from sanact.evaluation.acceptance import Acceptance
-from sanact.evaluation.honesty import DRAWS, draws_at_random, draws_of
+from sanact.evaluation.honesty import DRAWS, draws_at_random, draws_of, won
 from sanact.evaluation.latent import LatentMatching, has_hidden
 from sanact.evaluation.threat import Effort
 from sanact.gradients import annealed, blocked, gradient, gradient_choices, through
@@ -105,12 +105,11 @@ class Adaptive(Suite):
 
     def look(self, model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """As in any suite; but what a random model lost must be lost in most of 10 other passes, too: stages try it often."""
-        lead, won = super().look(model, x, y)
-        if draws_at_random(model) and bool(won.any()):
-            these = torch.nonzero(won)[:, 0]
-            hits = [self.logits(model, x[these], y[these]).argmax(1) != y[these] for _ in range(DRAWS)]
-            won[these] = 2 * torch.stack(hits).sum(0) > DRAWS
-        return lead, won
+        lead, hit = super().look(model, x, y)
+        if draws_at_random(model) and bool(hit.any()):
+            these = torch.nonzero(hit)[:, 0]
+            hit[these] = won(model, x[these], y[these], passes=DRAWS)
+        return lead, hit
 
     def stages(self, model: Model, record: Record) -> Iterator[Stage]:
         campaign = Campaign(self, model, record)

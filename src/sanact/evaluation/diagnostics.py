@@ -22,7 +22,7 @@ from sanact.attacks.gradient import GradientAttack
 from sanact.attacks.projections import diameter, length, random_start
 from sanact.checks import Model, fooled, refuses
 from sanact.evaluation.adaptive import Adaptive, by_strength
-from sanact.evaluation.honesty import again, answer, answers, draws_at_random, draws_of, fresh_copy, lead, slopes, won
+from sanact.evaluation.honesty import again, answer, answers, apart, draws_at_random, draws_of, fresh_copy, lead, slopes, won
 from sanact.gradients import annealed, gradient, gradient_choices
 from sanact.parts import Part, bypass, removable
 
@@ -238,7 +238,7 @@ def _noise(model: Model, x: Tensor, y: Tensor, eps: float, norm: Any, draws: int
 def _difference(model: nn.Module, x: Tensor) -> float:
     with untouched(model):
         first, second = again(model, x), again(model, x)
-        return float((first - second).abs().max() / first.abs().max().clamp_min(1e-12))
+        return apart(second, first)
 
 
 def _autograd_calls(model: nn.Module, x: Tensor) -> int:

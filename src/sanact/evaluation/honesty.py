@@ -41,10 +41,13 @@ def again(model: Model, x: Tensor) -> Tensor:
     return answer(model, x)
 
 
-def won(model: Model, x: Tensor, y: Tensor) -> Tensor:
-    """Whether x is won, (N,): in more than half of `draws_of` passes another class is predicted and the image accepted."""
-    passes = [fooled(model, answer(model, x), y) for _ in range(draws_of(model))]
-    return 2 * torch.stack(passes).sum(0) > len(passes)
+def won(model: Model, x: Tensor, y: Tensor, passes: int | None = None) -> Tensor:
+    """Whether x is won, (N,): in more than half of the passes another class is predicted and the image accepted.
+
+    passes: how many; None is `draws_of`.
+    """
+    hits = [fooled(model, answer(model, x), y) for _ in range(passes or draws_of(model))]
+    return 2 * torch.stack(hits).sum(0) > len(hits)
 
 
 def lead(model: Model, logits: Tensor, y: Tensor) -> Tensor:
@@ -75,7 +78,7 @@ def answers(model: nn.Module, fresh: nn.Module, x: Tensor, size: float) -> Itera
         alone = torch.cat([answer(model, x[i : i + 1]) for i in range(len(x))])
         mixed = answer(model, torch.cat([x, x.flip(0)]).flip(0))
     turned = torch.cat([whole, whole.flip(0)]).flip(0)
-    yield "the batch", max(_apart(alone, whole), _apart(mixed, turned))
+    yield "the batch", max(apart(alone, whole), apart(mixed, turned))
 
 
 def _memory(model: nn.Module, fresh: nn.Module, x: Tensor, size: float) -> float:
@@ -89,10 +92,11 @@ def _memory(model: nn.Module, fresh: nn.Module, x: Tensor, size: float) -> float
     before, first = again(fresh, points), again(model, x)
     for _ in range(QUERIES):
         answer(model, near())
-    return max(_apart(again(model, points), before), _apart(again(model, x), first))
+    return max(apart(again(model, points), before), apart(again(model, x), first))
 
 
-def _apart(a: Tensor, b: Tensor) -> float:
+def apart(a: Tensor, b: Tensor) -> float:
+    """The largest difference, relative to the largest magnitude in b."""
     return float((a - b).abs().max() / b.abs().max().clamp_min(1e-12))
 
 

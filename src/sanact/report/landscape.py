@@ -19,6 +19,7 @@ from sanact.report.tables import Listing, row_names
 
 FACTS = "landscape-{}.json"  # by data set; beside the rows
 UNDEFENDED = "none"
+MARKS = {"suspect": " ✗", "upper bound": " ≤"}  # behind a figure that may be too high
 COLOURS = {"attached": "#0072b2", "fitted": "#e69f00", "trained": "#009e73"}  # by kind, of Okabe and Ito's
 GAP = 3.6  # points of accuracy between two names at the right, at least
 
@@ -99,7 +100,7 @@ def falling(found: Sequence[Result], facts: Mapping[str, Any]) -> Figure:
         steps: list[Result | float | None] = [_claim(facts.get(plan, {}), own[0].data), _worst(own, "oblivious")]
         steps += [_worst(own, "white-box"), *(next((r for r in own if r.attack == ball), None) for ball in balls)]
         points = [
-            (place, step if isinstance(step, float) else step.accuracy.value, isinstance(step, Result) and _doubtful(step))
+            (place, step if isinstance(step, float) else step.accuracy.value, isinstance(step, Result) and step.word in MARKS)
             for place, step in enumerate(steps)
             if step is not None
         ]
@@ -124,10 +125,6 @@ def falling(found: Sequence[Result], facts: Mapping[str, Any]) -> Figure:
     handles += [Line2D([], [], color="#777777", marker="o", markerfacecolor="white", label="suspect or upper bound")]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize="small")
     return figure
-
-
-def _doubtful(result: Result) -> bool:
-    return result.verdict not in ("", "reliable")
 
 
 def _label(panel: Any, ends: Mapping[str, tuple[int, float, str]], last: int) -> None:
@@ -175,7 +172,7 @@ def _claimed(known: Mapping[str, Any], data: str) -> str:
 def _figure(result: Result | None) -> str:
     if result is None:
         return "-"
-    mark = {"suspect": " ✗", "upper bound": " ≤"}.get(result.word, "")
+    mark = MARKS.get(result.word, "")
     return f"{result.accuracy.value:.1f}{mark} [{result.accuracy.n}]"
 
 
