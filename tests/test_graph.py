@@ -414,6 +414,24 @@ def test_a_branch_on_the_number_of_images_is_noticed(threshold, by_batch):
     assert trace(net, X).meta["by batch"] == by_batch
 
 
+@pytest.mark.parametrize(
+    ("condition", "by_batch"),
+    [
+        (lambda x: x.shape[0] % 6 == 0, True),
+        (lambda x: x.size(0) == 7, True),
+        (lambda x: (x.shape[0] - 1) // 999, True),
+        (lambda x: x.flatten().shape[0] > 100_000, True),
+        (lambda x: x.shape == (100, *X.shape[1:]), True),
+        (lambda x: x.shape[0] == 0, False),
+        (lambda x: x.shape[0] * x.shape[2] % x.shape[2], False),
+        (lambda x: x.shape[1:] == (3, 8, 8), False),
+    ],
+)
+def test_a_branch_on_an_uncommon_number_of_images_is_noticed(condition, by_batch):
+    net = Net(lambda n, x: torch.tanh(n.conv1(x)) if condition(x) else F.relu(n.conv1(x)))
+    assert trace(net, X).meta["by batch"] == by_batch
+
+
 def test_the_shape_of_images_is_what_the_model_says_not_what_its_architecture_was_pretrained_on():
     net = timm.create_model("test_resnet")
     assert net.pretrained_cfg["input_size"] == (3, 160, 160)

@@ -28,6 +28,7 @@ from sanact.nonlinear import (
 from sanact.preserve import copied, preserved, seeded
 
 BATCHES = (2, 1, 3, 64)  # images at once; the first decides which branches are traced
+MORE = (*range(4, 130), 1_000, 4_096, 1_000_000)  # and where a branch looks at that number
 DRAWS = 7  # a seed used for nothing else
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -87,6 +88,7 @@ def trace(model: nn.Module, example: Tensor | None = None, *, deep: bool = False
 def _graph(model: nn.Module, shape: tuple[int, ...] | None, deep: bool) -> fx.GraphModule:
     branches: list[bool] = []
     runs = [_Run(model, shape, count) for count in BATCHES] if shape is not None else []
+    more: list[_Run] = []
     by_batch = False
     while True:
         try:
@@ -99,6 +101,9 @@ def _graph(model: nn.Module, shape: tuple[int, ...] | None, deep: bool) -> fx.Gr
                 try:
                     branches.append(runs[0].decides(branch))
                     by_batch = by_batch or any(run.goes_another_way(branch, branches[-1]) for run in runs[1:])
+                    if not by_batch and runs[1].numbers(branch) != runs[0].numbers(branch):
+                        more = more or [_Run(model, shape, count) for count in MORE]
+                        by_batch = any(run.goes_another_way(branch, branches[-1]) for run in more)
                     continue
                 except Exception as failed:  # a branch depends on a value
                     error = failed
@@ -193,6 +198,16 @@ class _Run:
             return self.decides(branch) != way
         except Exception:  # the network never takes this many images here
             return False
+
+    def numbers(self, branch: _Branch) -> list[Any]:
+        """What the branch is decided by, as far as it was run: numbers, and all that the condition itself compares."""
+        seen, left = dict.fromkeys(branch.condition.all_input_nodes), branch.condition.all_input_nodes
+        found = [self.values.get(node.name) for node in left]
+        while left:
+            left = [parent for node in left for parent in node.all_input_nodes if parent not in seen]
+            seen |= dict.fromkeys(left)
+            found += [value for node in left if isinstance(value := self.values.get(node.name), (int, float))]
+        return [value for value in found if not isinstance(value, Tensor)]
 
     def _value(self, node: fx.Node) -> Any:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda given: self.values[given.name])

@@ -238,6 +238,7 @@ def test_refuses_a_number_of_workers_that_is_none(tmp_path, given, message):
 def test_a_long_run_times_a_batch_of_each_cell_before_all_others_those_with_the_most_work_first(tmp_path, monkeypatch):
     order, judge = [], Bench.judge
     monkeypatch.setattr("sanact.engine.LONG", 0)
+    monkeypatch.setattr("sanact.engine.forecast.seconds_per_pass", lambda bench, batch: (0.001, 0.001))
     monkeypatch.setattr(
         Bench, "judge", lambda self, places, **given: order.append((self.cell.seed, places[0])) or judge(self, places, **given)
     )

@@ -57,6 +57,13 @@ class Drifts(Wrapped):
         return (1 + 0.01 * self.calls) * self.network(x)
 
 
+class BySixes(Wrapped):
+    """Answers otherwise where the number of images is a multiple of six."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x) * (1 if len(x) % 6 else 2)
+
+
 def told(model: nn.Module) -> dict[str, float]:
     model.eval()
     return dict(answers(model, copy.deepcopy(model), X, 0.05))
@@ -68,6 +75,7 @@ def test_an_honest_model_answers_by_the_image_alone():
 
 def test_what_else_an_answer_depends_on_is_named():
     assert told(BatchMean())["the batch"] > 1e-3
+    assert told(BySixes())["the batch"] > 1e-3
     assert told(Remembers())["earlier queries"] > 1e-3
     assert told(Drifts())["earlier queries"] > 1e-3
 

@@ -74,7 +74,8 @@ def diagnose(
 
     - outputs differ: largest difference of two passes over the same images, relative to the largest logit.  Parts that say
       that they are random begin their draws again.
-    - answers depend on the batch: the same difference, between an image alone, in its batch, and in another order.
+    - answers depend on the batch: the same difference, between an image alone, in its batch, in another order,
+      and in batches of other sizes.
     - answers depend on earlier queries: the same difference, between a model that has answered other queries and a fresh copy.
     - gradients in the forward pass: calls of autograd during prediction, by a model that optimizes or purifies.
     - vanishing gradient: share of examples whose margin has too small a gradient, at the input or at a part: a change as

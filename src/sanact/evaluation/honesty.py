@@ -17,6 +17,7 @@ DIRECTIONS = 4
 SMALL = 1e-3  # a step short enough to measure the slope at a point
 QUERIES = 10  # batches of other queries before a model is asked again
 DRAWS = 10  # passes of a random model, to see its usual answer
+BATCHES = (*range(2, 13), 100)  # sizes of batches in which the same images are asked about
 
 
 def draws_at_random(model: Model) -> bool:
@@ -76,9 +77,10 @@ def answers(model: nn.Module, fresh: nn.Module, x: Tensor, size: float) -> Itera
             return
         whole = answer(model, x)
         alone = torch.cat([answer(model, x[i : i + 1]) for i in range(len(x))])
-        mixed = answer(model, torch.cat([x, x.flip(0)]).flip(0))
-    turned = torch.cat([whole, whole.flip(0)]).flip(0)
-    yield "the batch", max(apart(alone, whole), apart(mixed, turned))
+        orders = [torch.cat([every := torch.arange(len(x)), every.flip(0)]).flip(0)]
+        orders += [torch.arange(size) % len(x) for size in BATCHES]
+        mixed = [apart(answer(model, x[order]), whole[order]) for order in orders]
+    yield "the batch", max(apart(alone, whole), *mixed)
 
 
 def _memory(model: nn.Module, fresh: nn.Module, x: Tensor, size: float) -> float:
