@@ -262,6 +262,10 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "a distance of no kind": (lambda: distances(record(net(), X), record(net(), X), "l2"), "got 'l2'"),
     "a distance of tensors": (lambda: distances(X, X), "got Tensor"),
     "calibrating on NaN": (lambda: calibrate(sanitize(net(), MeanSparse()), with_nan(X)), "got NaN or infinity"),
+    "calibrating on images of other channels": (
+        lambda: calibrate(sanitize(net(), MeanSparse()), torch.cat([X, X], 1)),
+        "calibration needs images that the network takes, got (6, 2, 8, 8)",
+    ),
     "a sanitizer that learns from NaN": (lambda: MeanSparse().calibrate([with_nan(X)]), "got NaN or infinity"),
     "an example that is no tensor": (lambda: sanitize(net(), MeanSparse(), example=X.numpy()), "got ndarray"),
     "calibrating on NumPy": (lambda: calibrate(sanitize(net(), MeanSparse()), X.numpy()), "got ndarray"),

@@ -41,7 +41,6 @@ def read_model(
     found_by: columns, classes and a shape, for `load_data`.
     Raises ValueError for data with more classes than the network has outputs.  Data with fewer classes get a note that says so;
     so do data for weights of half precision, which are computed in float32.
-    and where weights of half precision are computed in float32.
     """
     found_by = found_by or {}
     classes = len(load_data(data, split, **found_by).classes) if weights else None

@@ -367,7 +367,11 @@ def _inputs(defended: nn.Module, sanitizer: nn.Module, batches: Iterable[Tensor]
     handle = sanitizer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     try:
         for batch in batches:
-            defended(batch)
+            try:
+                defended(batch)
+            except RuntimeError as error:
+                shape = tuple(batch.shape)
+                raise ValueError(f"calibration needs images that the network takes, got {shape}: {error}") from error
             yield seen.pop()
     finally:
         handle.remove()
