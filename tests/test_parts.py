@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -99,6 +100,35 @@ def test_bad_input(module, surrogate, message):
         stand_in(module, surrogate)
 
 
+class Inner(nn.Module):
+    """Moves the image by a step before it is classified."""
+
+    def __init__(self, step: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.step, self.network = step, tiny()
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(self.step(self.network, x).detach())
+
+
+def by_differences(network: nn.Module, x: Tensor) -> Tensor:
+    """A step along one direction, towards the larger logits."""
+    with torch.no_grad():
+        direction = torch.ones_like(x)
+        rise = network(x[:] + 0.01 * direction).amax(1) - network(x[:]).amax(1)
+        return x + 0.1 * rise.sign()[:, None, None, None] * direction
+
+
+def by_func(network: nn.Module, x: Tensor) -> Tensor:
+    return x + 0.1 * torch.func.grad(lambda z: network(z).amax(1).sum())(x.detach()).sign()
+
+
+def under_no_grad(network: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return x + 0.1 * torch.tanh(network[:1](x)).mean()
+
+
 @pytest.mark.parametrize(
     ("model", "places"),
     [
@@ -106,13 +136,26 @@ def test_bad_input(module, surrogate, message):
         (nn.Sequential(Steps(), tiny()).eval(), (1, False)),
         (nn.Sequential(Elsewhere(), tiny()).eval(), (1, False)),
         (StepsFirst().eval(), (0, True)),
+        (Inner(by_differences), (0, True)),
+        (Inner(by_func), (0, True)),
+        (Inner(under_no_grad), (0, True)),
         (lambda x: x, (0, False)),
     ],
-    ids=["none", "rounding", "numpy", "own code", "callable"],
+    ids=["none", "rounding", "numpy", "own code", "differences", "torch.func", "no_grad", "callable"],
 )
 def test_blocked_places_are_found(model, places):
     found = blocked(model, X[:2])
     assert (len(found.modules), found.inner is not None) == places and bool(found) == (places != (0, False))
+
+
+@pytest.mark.parametrize("step", [by_differences, by_func, under_no_grad])
+def test_through_a_step_of_its_own_the_gradient_is_that_at_the_end(step):
+    model = Inner(step)
+    end = step(model.network, X).detach().requires_grad_()
+    (rest,) = torch.autograd.grad(model.network(end).square().sum(), end)
+    with through(model, blocked(model, X)):
+        torch.testing.assert_close(slope(model, X), rest)
+    assert not X.requires_grad
 
 
 @pytest.mark.parametrize("model", [nn.Sequential(Steps(), tiny()).eval(), StepsFirst().eval()], ids=["module", "own code"])

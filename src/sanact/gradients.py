@@ -105,11 +105,11 @@ def blocked(model: Any, x: Tensor) -> Blocked:
     point = x.detach().clone()
 
     def before(module: nn.Module, given: tuple[Any, ...]) -> None:
-        if given and isinstance(given[0], Tensor) and given[0].is_floating_point() and not given[0].requires_grad:
+        if given and _on_the_way(given[0]) and given[0].is_floating_point() and not given[0].requires_grad:
             opened.append(given[0].requires_grad_())  # so that places behind a blocked one are examined, too
 
     def after(module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
-        if given and isinstance(given[0], Tensor) and isinstance(output, Tensor) and module is not model:
+        if given and _on_the_way(given[0]) and isinstance(output, Tensor) and module is not model:
             met.setdefault(module, (given[0], output))
 
     declared = {inside for part in parts_of(model) for inside in part.modules()}
@@ -118,7 +118,7 @@ def blocked(model: Any, x: Tensor) -> Blocked:
             if part not in declared:
                 stack.callback(part.register_forward_pre_hook(before).remove)
                 stack.callback(part.register_forward_hook(after).remove)
-        stack.callback(lambda: [given.detach_() for given in opened if given.is_leaf])
+        stack.callback(lambda: [given.requires_grad_(False) for given in opened if given.is_leaf])
         stack.enter_context(preserved(model))
         stack.enter_context(torch.enable_grad())
         try:
@@ -130,6 +130,12 @@ def blocked(model: Any, x: Tensor) -> Blocked:
         if inner is None or met[inner][0] is point or _passes(point, met[inner][0]):
             return Blocked(same)
         return Blocked(same, inner)
+
+
+def _on_the_way(value: Any) -> bool:
+    """Whether it is a tensor of the pass itself, not of what the model computes under no_grad or by `torch.func` besides."""
+    inside = isinstance(value, Tensor) and torch.is_grad_enabled()
+    return inside and not torch._C._functorch.is_functorch_wrapped_tensor(value)
 
 
 def _passes(start: Tensor, end: Tensor) -> bool:
@@ -153,12 +159,12 @@ def through(model: nn.Module, places: Blocked) -> Iterator[None]:
         images[:] = [given[0]]
 
     def inside(module: nn.Module, given: tuple[Any, ...]) -> Any:
-        if images and given[0].shape == images[0].shape and torch.is_grad_enabled():
+        if images and _on_the_way(given[0]) and given[0].shape == images[0].shape:
             return (straight_through(images[0], given[0].detach()), *given[1:])
         return None
 
     def behind(module: nn.Module, given: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        return straight_through(given[0], output.detach()) if torch.is_grad_enabled() else None
+        return straight_through(given[0], output.detach()) if _on_the_way(given[0]) else None
 
     with ExitStack() as stack:
         for part in places.modules:
