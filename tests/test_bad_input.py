@@ -602,7 +602,13 @@ def test_weights_that_a_sanitized_model_saved_bring_their_plan(judged, place, tm
 def test_an_evaluation_says_what_it_found_inside(place, monkeypatch, tmp_path):
     monkeypatch.chdir(place)
     ended = sanact(
-        *shlex.split(EVALUATE.replace("Net", "sanitized").replace("-q", "")), "-a", "fgsm:eps=0.1", "--out", tmp_path
+        *shlex.split(EVALUATE.replace("Net", "sanitized").replace("-q", "")),
+        "-a",
+        "fgsm:eps=0.1",
+        "-k",
+        "white-box",
+        "--out",
+        tmp_path,
     )
     assert "the model already contains defenses (sanitizer 'mask' on '0'): it is judged with them and without" in ended.err
 

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ from sanact.experiments import EXPERIMENTS, Setting
 from sanact.models import MNISTCNN, load_model
 from sanact.report.results import results as results_in
 from sanact.report.tables import Grid, grid
-from sanact.training import accuracy
+from sanact.training import Recipe, accuracy, train
 from tests.conftest import load_or_skip
 
 USERS_FILE = """
@@ -337,7 +338,11 @@ def test_evaluate_differentiates_a_module_through_what_stands_in_for_it(tmp_path
         assert told.code == 1 and told.err.count("\n") == 1 and wrong.split("=")[-1].split(":")[-1] in told.err
 
 
-def test_evaluate_tries_the_examples_of_a_source_and_keeps_the_one_it_fitted(tmp_path):
+def test_evaluate_tries_the_examples_of_a_source_and_keeps_the_one_it_fitted(tmp_path, monkeypatch):
+    def briefly(*given: Any, recipe: Recipe, **more: Any) -> object:
+        return train(*given, recipe=replace(recipe, epochs=1), **more)
+
+    monkeypatch.setattr("sanact.training.plain.train", briefly)
     judged_adaptively(tmp_path, "--source", "fit")
     (path,), (kept,) = (tmp_path / "runs").glob("*.parquet"), (tmp_path / "runs" / "source").glob("*.safetensors")
     written = [file.stat().st_mtime_ns for file in (path, kept)]
@@ -506,6 +511,7 @@ def test_bad_input_is_one_line(trained, tmp_path, arguments, message):
     ended = sanact("evaluate", trained.model, "--data", "digits", "--out", tmp_path, "-q", *arguments.split())
     assert (ended.code, ended.out, ended.err.count("\n")) == (1, "", 1), ended.err
     assert ended.err.startswith("error: ") and message in ended.err
+    assert not (tmp_path / "source").exists(), "a network was fitted before the error was seen"
 
 
 @pytest.mark.parametrize(

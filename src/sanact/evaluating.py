@@ -16,6 +16,7 @@ from sanact.defenses.chain import read_defenses
 from sanact.device import pick_device
 from sanact.engine import folder
 from sanact.evaluation.cell import Cell, cells
+from sanact.evaluation.judge import checked
 from sanact.evaluation.threat import KNOWLEDGE, usual_eps
 from sanact.naming import clean_images, read_model, read_source, usual_source, with_stand_ins
 from sanact.parts import removable
@@ -54,9 +55,17 @@ def _of_net(
     clean = clean_images(run.data, network, seed=run.seed, found_by=run.found_by) if learns else None
     wanted = run.source or usual_source(net.name, net.weights, run.effort) if "adaptive" in run.knowledge else "none"
     judged = undefended_and_defended(network, defenses)
-    source = read_source(wanted, chosen, out=run.out, seed=run.seed, dry_run=dry_run, progress=progress, found_by=run.found_by)
-    how: dict[str, Any] = {"seed": run.seed, "calibration": clean, "effort": run.effort, "l2": run.l2, "source": source}
-    return every_cell(judged, net.title, chosen, defenses, attacks, run.knowledge, **how)
+    how: dict[str, Any] = {"seed": run.seed, "calibration": clean, "effort": run.effort, "l2": run.l2}
+
+    def listed(*chosen_defenses: Defense, source: nn.Module | None = None) -> list[Cell]:
+        return every_cell(judged, net.title, chosen, chosen_defenses, attacks, run.knowledge, source=source, **how)
+
+    def check() -> None:  # what is wrong should be said before a network is fitted, not after
+        for _ in checked(listed(*(one for one in defenses if not one.needs_data)), device=run.device):
+            pass
+
+    means: dict[str, Any] = {"out": run.out, "dry_run": dry_run, "progress": progress, "found_by": run.found_by}
+    return listed(*defenses, source=read_source(wanted, chosen, seed=run.seed, check=check, **means))
 
 
 def every_cell(

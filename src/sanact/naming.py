@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +100,21 @@ def with_stand_ins(network: nn.Module, texts: Sequence[str]) -> nn.Module:
 
 
 def read_source(
-    text: str, chosen: Data, *, out: Path, seed: int, dry_run: bool, progress: bool, found_by: Mapping[str, Any]
+    text: str,
+    chosen: Data,
+    *,
+    out: Path,
+    seed: int,
+    dry_run: bool,
+    progress: bool,
+    found_by: Mapping[str, Any],
+    check: Callable[[], None],
 ) -> nn.Module | None:
     """The network whose examples the adaptive attacker also tries.
 
     None for "none", and if there are no training images to fit one.
     chosen: the images to be judged.  dry_run: fit none; a network that is not there yet has random weights.
+    check: called before one is fitted, which takes a minute.
     """
     if text == "none":
         return None
@@ -124,6 +133,8 @@ def read_source(
     if dry_run and not kept.exists():
         log.warning("first, a small network is fitted in about a minute; the adaptive attacker also tries its examples")
         return PlainCNN(channels, len(images.classes)).eval()
+    if not kept.exists():
+        check()
     return plain_network(images, seed=seed, kept=kept, progress=progress)
 
 
