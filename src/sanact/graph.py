@@ -97,7 +97,7 @@ def _graph(model: nn.Module, shape: tuple[int, ...] | None, deep: bool) -> fx.Gr
             return traced
         except _Branch as branch:
             error: Exception = branch
-            if runs:
+            if shape is not None:
                 try:
                     branches.append(runs[0].decides(branch))
                     by_batch = by_batch or any(run.goes_another_way(branch, branches[-1]) for run in runs[1:])
