@@ -140,6 +140,26 @@ def test_the_headline_is_what_an_attacker_who_knows_leaves_beside_the_undefended
     assert "Where it adds least, -10.0 points: Linf ≤ 0.2" in text
 
 
+def test_each_attack_has_the_verdict_of_its_figure_and_the_name_of_its_plan(tmp_path):
+    for eps in (0.1, 0.2):
+        plan = {"conv1": {"name": "mask", "strength": eps, "reading": "max"}}
+        write(tmp_path, right=6, attack=PGD | {"eps": eps}, defense=plan)
+        write(tmp_path, right=4, attack=ADAPTIVE | {"eps": eps}, defense=plan, knowledge="adaptive")
+    text = " ".join(Page(write_page([tmp_path])).text.split())
+    for eps in (0.1, 0.2):
+        title = f"conv1=mask:strength={eps},reading=max · PGD-40, Linf {eps} · white-box"
+        assert f"{title}: suspect: the adaptive attacker: 40.0" in text
+    assert "mask: conv1=mask" not in text  # one of two plans
+
+
+def test_a_single_budget_is_told_once(tmp_path):
+    write(tmp_path, right=5, attack=ADAPTIVE, knowledge="adaptive")
+    write(tmp_path, right=3, attack=ADAPTIVE, defense=MASK, knowledge="adaptive")
+    text = Page(write_page([tmp_path])).text
+    assert "-20.0 points at most" in text
+    assert "Where it adds least" not in text
+
+
 def test_without_an_adaptive_attacker_the_page_warns(tmp_path):
     write(tmp_path, right=9, defense=MASK, knowledge="oblivious", verdict="")
     assert "No adaptive attacker was run" in write_page([tmp_path])

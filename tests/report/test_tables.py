@@ -184,6 +184,21 @@ def test_two_plans_of_one_sanitizer_are_two_rows(tmp_path):
     assert list(grid(found, "white-box").rows) == [plan_text(MASK), plan_text(other)]
 
 
+def test_two_plans_of_one_sanitizer_have_names_of_their_own_wherever_a_figure_stands(tmp_path):
+    attacked = {"name": "adaptive", "eps": 0.1, "norm": "Linf", "effort": "quick"}
+    paths = []
+    for number, strength in enumerate((0.3, 0.5)):
+        plan = {"conv1": {**MASK["conv1"], "strength": strength}}
+        paths.append(write(tmp_path, 2 * number, right=6, defense=plan, verdict="suspect: checked"))
+        paths.append(write(tmp_path, 2 * number + 1, right=3, defense=plan, attack=attacked, knowledge="adaptive"))
+    found = results(paths)
+    names = [f"conv1=mask:strength={strength},reading=max" for strength in (0.3, 0.5)]
+    (table,) = shares(found)
+    assert table.columns == names
+    assert [note.partition(", PGD")[0] for note in grid(found, "white-box").notes] == names
+    assert "mask:strength=0.5, " in drawn(*rich_tables(table, 60))  # a long name may be broken at commas
+
+
 def test_plan_text_is_what_the_command_line_takes():
     from sanact.naming import read_defense, read_plan
     from sanact.plan import plan_to_dict

@@ -21,7 +21,7 @@ from matplotlib import rc_context
 from PIL import Image
 
 from sanact.evaluation.packed import files_of, is_there
-from sanact.evaluation.rows import Parts, header, hits, part, read_rows, verdict_of
+from sanact.evaluation.rows import Parts, header, hits, part, read_rows
 from sanact.evaluation.statistics import Paired, paired
 from sanact.evaluation.threat import KNOWLEDGE, Radius
 from sanact.report.drawing import THEME, as_svg
@@ -29,7 +29,7 @@ from sanact.report.facts import Fact
 from sanact.report.figures import accuracy_by_budget
 from sanact.report.inside import Drawing, draw
 from sanact.report.landscape import FACTS, landscape, read_facts
-from sanact.report.results import CLEAN, Result, attack_title, defense_name, plan_text, results_of
+from sanact.report.results import CLEAN, Result, plan_text, results_of
 from sanact.report.search.found import read_search
 from sanact.report.search.section import is_search, section
 from sanact.report.tables import BOUND, SUSPECT, Listing, detections, row_names, shares
@@ -166,7 +166,7 @@ def _section(title: str, tables: Mapping[Path, pa.Table], l2: Radius | None, roo
     found = results_of({path.name: rows for path, rows in tables.items()}, l2=l2)
     with rc_context(THEME):
         curve = accuracy_by_budget(found)
-    plans = {r.defense: plan_text(r.plan) for r in found if r.plan}
+    names, judged = row_names(found), {r.rows: r for r in reversed(found) if r.attack != CLEAN}
     adaptive = [r for r in found if r.knowledge == "adaptive"]
     return Section(
         title,
@@ -176,8 +176,8 @@ def _section(title: str, tables: Mapping[Path, pa.Table], l2: Radius | None, roo
         list(_balls(found)),
         as_svg(curve, f"Accuracy over the budget: {title}") if curve else None,
         [*detections(found), *shares(found)],
-        [_run(path, rows, room) for path, rows in tables.items()],
-        plans,
+        [_run(path, rows, judged[path.name], names, room) for path, rows in tables.items()],
+        {name: plan for plan, name in names.items() if name != plan},
     )
 
 
@@ -208,7 +208,7 @@ def _facts(found: Sequence[Result], tables: Mapping[str, pa.Table]) -> list[Fact
         told = f"{_interval(gains[best])}. {_left(own[best], base[best])}"
         if other := replayed.get(name, {}).get(best):
             told += f"; replayed, {_family(other)} leaves {other.accuracy.value:.1f} %"
-        if gains[worst].difference < 0:
+        if worst != best and gains[worst].difference < 0:
             told += f". Where it adds least, {gains[worst].difference:+.1f} points: {_left(own[worst], base[worst])}"
         suspect = any(r.suspect for ball in gains for r in (own[ball], base[ball]))
         adds, harms = gains[best].low > 0, gains[worst].high < 0
@@ -277,12 +277,12 @@ def _cells_of(row: Iterable[Result | None]) -> list[dict[str, Any]]:
     ]
 
 
-def _run(path: Path, rows: pa.Table, room: Room) -> Run:
+def _run(path: Path, rows: pa.Table, result: Result, names: Mapping[str, str], room: Room) -> Run:
+    """A cell.  result: its first, which other attackers may have made suspect.  names: of defenses, by plan as text."""
     facts = header(rows)
-    cell = facts["cell"]
-    title = f"{defense_name(cell['defense'])} · {attack_title(cell['attack'])} · {cell['knowledge']}"
+    title = f"{names[plan_text(result.plan)]} · {result.attack} · {result.knowledge}"
     checks = [{**check, "failed": not check["figure"] <= check["threshold"]} for check in facts.get("checks", [])]
-    told = verdict_of(facts) or "replayed examples claim nothing"
+    told = result.verdict or "replayed examples claim nothing"
     parameters = {key: value for key, value in facts.items() if key not in ("checks", "verdict", "classes")} | {
         "rows": path.name
     }

@@ -76,7 +76,7 @@ def shares(found: Sequence[Result]) -> list[Listing]:
 
     Parts that ended in an error are listed below, with their share of the images.
     """
-    adaptive = [result for result in found if result.knowledge == "adaptive"]
+    adaptive, names = [result for result in found if result.knowledge == "adaptive"], row_names(found)
     tables = []
     for attack in dict.fromkeys(result.attack for result in adaptive):
         columns = [result for result in adaptive if result.attack == attack]
@@ -87,7 +87,7 @@ def shares(found: Sequence[Result]) -> list[Listing]:
             Listing(
                 f"what won: {attack}, each example to the first that won it\n{first.model} on {first.accuracy.n:,} images of "
                 f"{first.data} ({first.split}), in % of the images",
-                [result.defense for result in columns],
+                [names[plan_text(result.plan)] for result in columns],
                 {part: [_share(result.won_by, part, result) for result in columns] for part in parts}
                 | {f"failed: {part}": [_share(result.failed, part, result) for result in columns] for part in broken},
                 first="won by",
@@ -98,9 +98,9 @@ def shares(found: Sequence[Result]) -> list[Listing]:
 
 def detections(found: Sequence[Result]) -> list[Listing]:
     """How well detectors detect, at any threshold: one row per defense and attack; no table if nothing is refused."""
-    chosen = [result for result in found if result.detection is not None]
+    chosen, names = [result for result in found if result.detection is not None], row_names(found)
     rows = {
-        f"{result.defense}, {result.attack}, {result.knowledge}": [
+        f"{names[plan_text(result.plan)]}, {result.attack}, {result.knowledge}": [
             f"{d.auroc:.3f}",
             f"{d.detected:.1f}",
             f"{d.n}",
@@ -150,7 +150,7 @@ def grid(found: Sequence[Result], knowledge: Knowledge, columns: Sequence[str] =
     notes = [f"{name}: {plan}" for plan, name in names.items() if name != plan]
     notes += [f"{name}: of {n:,} images" for name, n in _other_counts(rows, first.accuracy.n)]
     notes += [BELOW] * any(_below(result) for result in chosen)
-    notes += [f"{r.defense}, {r.attack}: {r.verdict}" for r in chosen if r.suspect]
+    notes += [f"{names[plan_text(r.plan)]}, {r.attack}: {r.verdict}" for r in chosen if r.suspect]
     return Grid(title, columns, rows, notes)
 
 
@@ -181,7 +181,8 @@ def rich_tables(table: Grid | Listing, width: int) -> list[Table | Text]:
     """For a terminal of this width: as many tables below each other as needed to break no word, then the notes."""
     names = {name: re.sub(r",(?=[a-z])", ", ", name) for name in table.rows}  # so that a long plan can be broken at commas
     texts = {names[name]: row for name, row in table.texts("\n").items()}
-    columns = [[head.replace(", ", "\n"), *(row[place] for row in texts.values())] for place, head in enumerate(table.columns)]
+    heads = [re.sub(r",(?=[a-z])", ",\n", head.replace(", ", "\n")) for head in table.columns]
+    columns = [[head, *(row[place] for row in texts.values())] for place, head in enumerate(heads)]
     first, sizes = _longest([table.first, *texts]), [_longest(column) for column in columns]
     drawn: list[Table | Text] = []
     for places in _rows_of(sizes, width - EDGES - first):
