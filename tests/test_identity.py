@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import enum
 import functools
 import io
 import pickle
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import types
 import warnings
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -253,6 +255,93 @@ def weighing(kind: type[Tensor]) -> nn.Module:
     return net
 
 
+class Leaves(Around):
+    """Branches on values, and does to the image what only the code of ``before`` tells: too little for answers to probes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if bool((x > 99).any()):
+            return self.net(x) * 0
+        return self.net(self.before(x))
+
+
+def wrapped(number: int) -> nn.Module:
+    """A function whose name and module are those of PyTorch's own."""
+
+    def first(x: Tensor) -> Tensor:
+        return F.relu(x) * 1.0001
+
+    def second(x: Tensor) -> Tensor:
+        return F.relu(x) * 1.0002
+
+    return Leaves(functools.wraps(F.relu)([first, second][number - 1]))
+
+
+def compiled(factor: float) -> Callable[[Tensor], Tensor]:
+    return torch.compile(lambda x: x * factor, backend="eager")
+
+
+def executed(text: str) -> nn.Module:
+    """What is made by ``exec`` belongs to no module."""
+    names: dict[str, Any] = {}
+    exec(text, names)
+    return Leaves(names["before"])
+
+
+FROZEN = types.MappingProxyType({"factor": 1.0})
+
+
+def frozen_constants(factor: float) -> nn.Module:
+    globals()["FROZEN"] = types.MappingProxyType({"factor": factor})
+    return Leaves(lambda x: x * FROZEN["factor"])
+
+
+def of_base(base: tuple[type, ...], before: Callable[[Any, Tensor], Tensor], *arguments: Any, **own: Any) -> nn.Module:
+    """A list, a number of an enumeration, or the like, that is called."""
+    value = type("Held", base, {"__call__": before})(*arguments)
+    for name, attribute in own.items():
+        setattr(value, name, attribute)
+    return Leaves(value)
+
+
+def chosen(before: Callable[[Any, Tensor], Tensor]) -> nn.Module:
+    kind = enum.Enum("Chosen", {"ONE": 1})
+    kind.__call__ = before
+    return Leaves(kind.ONE)
+
+
+def masked(where: int) -> nn.Module:
+    values = np.ma.array([1.0, 1.0001], mask=[where == 0, where == 1])
+    return Leaves(lambda x: x * float(values.sum()))
+
+
+def referring(value: Ten) -> nn.Module:
+    reference = weakref.ref(value)
+    return Leaves(lambda x: reference()(x))
+
+
+TENS = [Ten(1.0), Ten(1.0001)]
+
+
+class Named(Ten):
+    def __reduce__(self) -> str:
+        return "NAMED"
+
+
+class Times(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+
+def scripted_with(factor: float) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.script(small(nn.ReLU(), Times(factor)))
+
+
 DIFFERENT: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
     "activation": (lambda: small(nn.ReLU()), lambda: small(nn.Tanh())),
     "slope": (lambda: small(nn.LeakyReLU(0.01)), lambda: small(nn.LeakyReLU(0.02))),
@@ -289,6 +378,28 @@ DIFFERENT: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = 
     "import inside a function": (lambda: importing(1.0), lambda: importing(1.001)),
     "metaclass": (lambda: of_metaclass(Sized), lambda: of_metaclass(Resized)),
     "class of a weight": (lambda: weighing(Weights), lambda: weighing(Doubled)),
+    "wraps a function of PyTorch": (lambda: wrapped(1), lambda: wrapped(2)),
+    "function by exec": (
+        lambda: executed("def before(x): return x * 1.0001"),
+        lambda: executed("def before(x): return x * 1.0002"),
+    ),
+    "class by exec": (
+        lambda: executed("class Before:\n def __call__(self, x): return x * 1.0001\nbefore = Before()"),
+        lambda: executed("class Before:\n def __call__(self, x): return x * 1.0002\nbefore = Before()"),
+    ),
+    "method of a list": (lambda: of_base((list,), lambda s, x: x), lambda: of_base((list,), lambda s, x: x * 1.0001)),
+    "method of a tuple": (lambda: of_base((tuple,), lambda s, x: x), lambda: of_base((tuple,), lambda s, x: x * 1.0001)),
+    "attribute of a dictionary": (
+        lambda: of_base((dict,), lambda s, x: x * s.factor, factor=1.0),
+        lambda: of_base((dict,), lambda s, x: x * s.factor, factor=1.0001),
+    ),
+    "method of an enumeration": (lambda: chosen(lambda s, x: x), lambda: chosen(lambda s, x: x * 1.0001)),
+    "frozen dictionary": (lambda: frozen_constants(1.0), lambda: frozen_constants(1.0001)),
+    "mask of an array": (lambda: masked(0), lambda: masked(1)),
+    "weak reference": (lambda: referring(TENS[0]), lambda: referring(TENS[1])),
+    "object pickled by name": (lambda: Leaves(Named(1.0)), lambda: Leaves(Named(1.0001))),
+    "attribute of TorchScript": (lambda: scripted_with(1.0), lambda: scripted_with(1.0001)),
+    "compiled function": (lambda: Leaves(compiled(1.0)), lambda: Leaves(compiled(1.0001))),
     "TorchScript": (lambda: scripted(0.1), lambda: scripted(0.2)),
     "frozen TorchScript": (lambda: frozen(1.0), lambda: frozen(1.01)),
     "state that is no tensor": (lambda: saved_beside(1), lambda: saved_beside(2)),
@@ -306,8 +417,14 @@ def test_what_computes_something_else_has_another_key(name):
 
 @pytest.mark.parametrize(
     ("where", "name", "other"),
-    [(nn.ReLU, "forward", lambda self, x: x.tanh()), (F, "relu", lambda x, inplace=False: x.tanh())],
-    ids=["module", "function"],
+    [
+        (nn.ReLU, "forward", lambda self, x: x.tanh()),
+        (nn.ReLU, "forward", functools.wraps(nn.ReLU.forward)(lambda self, x: x.tanh())),
+        (nn.ReLU, "forward", nn.Tanh.forward),
+        (F, "relu", lambda x, inplace=False: x.tanh()),
+        (F, "relu", F.silu),
+    ],
+    ids=["method", "wrapped method", "other method", "function", "other function"],
 )
 def test_what_was_put_in_place_of_pytorchs_own_is_in_the_key(where, name, other, monkeypatch):
     net = small(nn.ReLU())
@@ -409,6 +526,17 @@ def test_an_edit_of_the_file_that_changes_what_is_computed_changes_the_key(tmp_p
     assert from_file(tmp_path, FILE) != from_file(tmp_path, FILE.replace(old, new))
 
 
+def test_a_file_with_the_name_of_a_module_of_python_is_the_users(tmp_path, monkeypatch):
+    found = []
+    for factor in ("1.0", "1.0001"):
+        monkeypatch.delitem(sys.modules, "code", raising=False)
+        helper = tmp_path / factor
+        helper.mkdir()
+        (helper / "code.py").write_text(f"def scaled(x):\n    return x * {factor}\n")
+        found.append(from_file(helper, FILE.replace("import math", "import code").replace("x * FACTOR", "code.scaled(x)")))
+    assert found[0] != found[1]
+
+
 def test_comments_and_lines_do_not_change_the_key(tmp_path):
     commented = FILE.replace("def helper", "\n# what it does\n\ndef helper").replace(
         "return x * FACTOR", "return x * FACTOR  # so"
@@ -454,8 +582,8 @@ class Elsewhere:
     def __init__(self) -> None:
         self.hidden = np.array(1.0)
 
-    def __reduce__(self) -> str:
-        return "ELSEWHERE"
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
 
     def factor(self) -> float:
         return float(self.hidden)

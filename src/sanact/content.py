@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import re
 import sys
+import sysconfig
 import types
 import weakref
 from collections import OrderedDict
@@ -20,7 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-LIBRARIES = sys.stdlib_module_names | {"numpy", "sanact", "torch"}  # their code is known by its names
+LIBRARIES = sys.stdlib_module_names | {"numpy", "sanact", "torch", "typing_extensions"}  # their code is known by its names
+STDLIB = sysconfig.get_path("stdlib")
+HEAP = 1 << 9  # the flag of classes that are made while Python runs
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 BARE = frozenset(vars(nn.Module()))  # what every module has: hooks, children, flags
@@ -91,6 +94,8 @@ class _Reader:
             if isinstance(value, kinds):
                 yield read.__name__.encode()
                 yield from read(self, value)
+                if isinstance(value, HOLDERS) and is_own(type(value)):
+                    yield from self.all([type(value), getattr(value, "__dict__", None)])
                 return
         yield from _object(self, value)
 
@@ -136,6 +141,8 @@ def _array(reader: _Reader, value: Any) -> Iterator[bytes | memoryview]:
     array = np.asarray(value)
     yield f"{array.dtype} {array.shape}".encode()
     yield reader.of(array.tolist()) if array.dtype.hasobject else array.tobytes()
+    if isinstance(value, np.ma.MaskedArray):
+        yield reader.of(np.ma.getmaskarray(value))
 
 
 def _sequence(reader: _Reader, value: Iterable[Any]) -> Iterator[bytes]:
@@ -153,6 +160,8 @@ def _set(reader: _Reader, value: Iterable[Any]) -> Iterator[bytes]:
 
 def _member(reader: _Reader, value: enum.Enum) -> Iterator[bytes]:
     yield from reader.all([type(value).__qualname__, value.name, value.value])
+    for kind in filter(is_own, type(value).__mro__):
+        yield from reader.named({name: part for name, part in vars(kind).items() if isinstance(part, METHODS)})
 
 
 def _word(reader: _Reader, value: Any) -> Iterator[bytes]:
@@ -161,6 +170,10 @@ def _word(reader: _Reader, value: Any) -> Iterator[bytes]:
 
 def _nothing(reader: _Reader, value: Any) -> Iterator[bytes]:
     yield from ()
+
+
+def _reference(reader: _Reader, value: weakref.ref[Any]) -> Iterator[bytes]:
+    yield reader.of(value())
 
 
 def _draws(reader: _Reader, value: torch.Generator) -> Iterator[bytes]:
@@ -175,7 +188,9 @@ def _network(reader: _Reader, value: nn.Module) -> Iterator[bytes]:
         yield reader.of(value.graph)
     if isinstance(value, torch.jit.ScriptModule):
         own = {}
-        yield from _script(reader, value.inlined_graph) if hasattr(value, "forward") else ()
+        if hasattr(value, "forward"):
+            yield from _script(reader, graph := value.inlined_graph)
+            own = _kept_by_script(value, graph)
     if type(value).__name__ == "OptimizedModule":  # what `torch.compile` makes: a faster form of the module in it
         own = {}
     yield from reader.named(own | {f"tensor {name}": part for name, part in _tensors(value)})
@@ -209,8 +224,23 @@ def _script(reader: _Reader, graph: Any) -> Iterator[bytes]:
             yield reader.of(node.t("value"))
 
 
+def _kept_by_script(module: torch.jit.ScriptModule, graph: Any) -> dict[str, Any]:
+    """The attributes that its operations read, besides tensors and modules; its graph names them, but not their values."""
+    names = {node.s("name") for node in graph.findAllNodes("prim::GetAttr")}
+    found = {
+        f"{path}.{name}": getattr(part, name)
+        for path, part in module.named_modules()
+        for name in names
+        if part._c.hasattr(name)
+    }
+    return {name: value for name, value in found.items() if not isinstance(value, (Tensor, nn.Module))}
+
+
 def _function(reader: _Reader, value: types.FunctionType) -> Iterator[bytes]:
-    if _is_known(value.__module__):
+    if compiled := vars(value).get("_torchdynamo_orig_callable"):  # what `torch.compile` makes: a faster form of it
+        yield reader.of(compiled)
+        return
+    if not _is_users(value):
         yield from reader.all([value.__module__, value.__qualname__, value.__closure__])
         return
     names = _names(value.__code__)
@@ -282,11 +312,11 @@ def _wrapped(reader: _Reader, value: Any) -> Iterator[bytes]:
 
 
 def _class(reader: _Reader, value: type) -> Iterator[bytes]:
-    yield from reader.all([None if _is_known(value.__module__) else "", value.__qualname__])
+    yield from reader.all(["" if is_own(value) else None, value.__qualname__])
     if is_own(type(value)):
         yield reader.of(type(value))
     for kind in value.__mro__:
-        if _is_known(kind.__module__):
+        if not is_own(kind):
             yield kind.__qualname__.encode()
             yield from reader.named(put_into(kind)) if issubclass(kind, nn.Module) else ()
         else:
@@ -307,32 +337,54 @@ def _object(reader: _Reader, value: Any) -> Iterator[bytes]:
         return
     if isinstance(reduced, tuple):
         _, arguments, state, items, pairs = (*reduced, *[None] * 5)[:5]
-        reduced = (arguments, state, list(items or ()), list(pairs or ()))
-    yield reader.of(reduced)
+        yield reader.of((arguments, state, list(items or ()), list(pairs or ())))
+        return
+    yield from reader.all([reduced, getattr(value, "__dict__", None)])  # the name of an object that a module keeps
 
 
 def put_into(library: Any) -> dict[str, types.FunctionType]:
-    """The functions of somebody else that a class or module of a library was given, by name."""
+    """The functions that a class or module of a library was given, by name: somebody else's, and its own under other names."""
     functions = ((name, part) for name, part in vars(library).items() if isinstance(part, types.FunctionType))
-    return {name: function for name, function in functions if not _is_known(function.__module__)}
+    return {name: function for name, function in functions if _is_users(function) or _has_moved(function, library, name)}
 
 
 def is_own(kind: type) -> bool:
     """Whether a class is of the user's own, not of Python, PyTorch, NumPy or this package."""
+    if kind.__module__ == "builtins":  # so are those that ``exec`` makes
+        return bool(kind.__flags__ & HEAP) and any(isinstance(part, types.FunctionType) for part in vars(kind).values())
     return not _is_known(kind.__module__)
 
 
+def _is_users(function: types.FunctionType) -> bool:
+    """Whether a function is of the user's own; one that wraps a library's has the library's name, but not its globals."""
+    return not (_is_known(function.__module__) and _is_known(function.__globals__.get("__name__")))
+
+
+def _has_moved(function: types.FunctionType, library: Any, name: str) -> bool:
+    """Whether a library's function stands in place of another one.  Libraries themselves do so with private ones only."""
+    if name.startswith("_") or function.__name__.startswith("_"):
+        return False
+    elsewhere = isinstance(library, type) and function.__qualname__ != f"{library.__qualname__}.{name}"
+    return elsewhere or function.__name__ != name
+
+
 def _is_known(module: str | None) -> bool:
-    return (module or "builtins").partition(".")[0] in LIBRARIES
+    root = (module or "").partition(".")[0]
+    if root not in LIBRARIES:
+        return False
+    path = getattr(sys.modules.get(root), "__file__", None)
+    return root not in sys.stdlib_module_names or path is None or path.startswith(STDLIB)  # users have a code.py, too
 
 
+HOLDERS = (list, tuple, dict, set, frozenset, np.ndarray, functools.partial)  # with a class of the user's, they do more
+METHODS = (types.FunctionType, staticmethod, classmethod, property)
 Read = Callable[[_Reader, Any], Iterator[bytes | memoryview]]
 READERS: list[tuple[Any, Read]] = [  # the first that fits is used; any other object is read like a pickle of it
     (enum.Enum, _member),
     (Tensor, _tensor),
     ((np.ndarray, np.generic), _array),
     ((list, tuple), _sequence),
-    (dict, _mapping),
+    ((dict, types.MappingProxyType), _mapping),
     ((set, frozenset), _set),
     (nn.Module, _network),
     (fx.Graph, _graph),
@@ -348,5 +400,6 @@ READERS: list[tuple[Any, Read]] = [  # the first that fits is used; any other ob
     (types.ModuleType, _module),
     (torch.Generator, _draws),
     ((torch._ops.OpOverload, torch._ops.OpOverloadPacket, torch.dtype, torch.layout, torch.memory_format), _word),
-    ((torch.device, weakref.ref, types.GetSetDescriptorType, types.MemberDescriptorType), _nothing),
+    (weakref.ref, _reference),
+    ((torch.device, types.GetSetDescriptorType, types.MemberDescriptorType), _nothing),
 ]
