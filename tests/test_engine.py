@@ -35,7 +35,7 @@ def made() -> Cell:
         model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 3)).eval()
     x = torch.rand(200, 1, 8, 8, generator=generator)
     data = Data.from_tensors(x, model(x).argmax(1))
-    attack = PGD(eps=0.03, steps=100, restarts=2)
+    attack = PGD(eps=0.03, steps=100)
     return Cell(data=data, model=model, model_name="tiny", defense=Mask(0.2), attack=attack, knowledge="oblivious", seed=5)
 
 
@@ -56,6 +56,7 @@ def test_after_kill_9_the_rows_are_those_of_an_uninterrupted_run(whole, tmp_path
         deadline = time.monotonic() + 120
         while len(list(tmp_path.glob("unfinished/*/*.parquet"))) < batches and running.poll() is None:
             assert time.monotonic() < deadline
+            time.sleep(0.01)
         running.send_signal(signal.SIGKILL)
         assert running.wait() == -signal.SIGKILL
         assert not list(tmp_path.glob("*.parquet"))

@@ -21,7 +21,8 @@ def test_a_signal_ends_a_command_in_one_line(tmp_path, user_model, number, statu
         Bench.judge = judge
         main()
     """
-    arguments = ["evaluate", user_model, "--data", "digits", "--examples", "9", "--attack", "fgsm:eps=0.1", "--out", tmp_path]
+    arguments = ["evaluate", user_model, "--data", "digits", "--examples", "9", "--attack", "fgsm:eps=0.1"]
+    arguments += ["--knowledge", "white-box", "--out", tmp_path]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     running = subprocess.Popen([sys.executable, "-c", script, *arguments], **options)
     assert running.stdout.readline() == "at work\n"

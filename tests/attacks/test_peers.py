@@ -115,14 +115,14 @@ def test_fgsm_images_are_those_of_foolbox_where_the_loss_rose(net: nn.Module, pe
 
 
 def test_cw_is_as_near_as_that_of_foolbox_and_succeeds_as_often(net: nn.Module, peer: nn.Module, images: Batch):
-    x, y = images.x[:25], images.y[:25]
+    x, y = images.x[:12], images.y[:12]
     mine = CW(search_steps=4, steps=100, step_size=0.05, initial_c=1.0)(net, x, y)
     theirs = with_foolbox(
         fb.L2CarliniWagnerAttack(binary_search_steps=4, steps=100, stepsize=0.05, initial_const=1.0, abort_early=False),
         *(peer, x, y, None),
     )
     won = fooled(net, theirs, y) & theirs.flatten(1).any(1)  # where it finds nothing it returns zeros
-    assert won.sum() > 20 and (fooled(net, mine, y) | ~won).all()
+    assert won.sum() > 9 and (fooled(net, mine, y) | ~won).all()
     assert distances(mine, x)[won].mean() <= 1.01 * distances(theirs, x)[won].mean()  # the same to what rounding changes
 
 
