@@ -107,6 +107,7 @@ LOST: dict[str, Callable[..., Net]] = {  # by tracing; the argument is the nonli
     "random numbers of NumPy": lambda act=None: Net(drawn(lambda x: np.random.rand()), act),
     "random numbers of Python": lambda act=None: Net(drawn(lambda x: random.random()), act),
     "a counter": lambda act=None: Net(lambda n, x: x * n.calls, act),
+    "whether gradients are recorded": lambda act=None: Net(lambda n, x: x if torch.is_grad_enabled() else x - 0.5, act),
     "batch size": lambda act=None: Net(lambda n, x: x - 0.5 if x.shape[0] > 1 else x, act),
     "a large batch": lambda act=None: Net(lambda n, x: x - 0.5 if x.shape[0] > 20 else x, act),
 }
@@ -133,11 +134,22 @@ class Straight(nn.Module):
         return Reversed.apply(a)
 
 
+def seed() -> None:
+    torch.manual_seed(3)
+    random.seed(3)
+    np.random.seed(3)
+
+
+@torch.no_grad()
+def unrecorded(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.random.fork_rng():
+        seed()
+        return model(x)
+
+
 def answers(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     with torch.random.fork_rng():
-        torch.manual_seed(3)
-        random.seed(3)
-        np.random.seed(3)
+        seed()
         x = x.clone().requires_grad_()
         logits = model(x)
         return logits.detach(), torch.autograd.grad(logits.square().sum(), x)[0]
@@ -150,6 +162,7 @@ def assert_same(model: nn.Module, defended: Any) -> None:
             for a, b in zip(answers(model, x), answers(defended, x), strict=True):
                 assert a.dtype == b.dtype
                 torch.testing.assert_close(a, b)
+            torch.testing.assert_close(*(unrecorded(network, x) for network in (model, defended)))
 
 
 @pytest.mark.parametrize("make", LOST.values(), ids=LOST.keys())
@@ -449,6 +462,7 @@ def test_what_folding_would_change_is_left_as_it_is():
         (lambda x: x[:, :9], r"\(1, 9\) of the other"),
         (lambda x: x.detach(), "only the model has a gradient"),
         (lambda x: Reversed.apply(x), r"logits are equal, but input gradients differ by"),
+        (lambda x: x if torch.is_grad_enabled() else x - 0.5, r"logits differ by 0\.5 under torch\.no_grad"),
         (lambda x: x * (1 if len(x) == 1 else 2), r"logits differ by .* \(on 3 images\)"),
         (lambda x: x.index_fill(1, torch.tensor([5]), torch.nan), "logits differ by nan"),
         (lambda x: 1 / 0, "it fails: ZeroDivisionError"),

@@ -52,7 +52,8 @@ def difference(model: nn.Module, other: nn.Module, x: Tensor, *, rounding: float
     """The difference of two networks on x, in words; "" if there is none.
 
     Both run in evaluation mode on one image and on several, from the same random state, and are left as they were found.
-    Outputs are compared, and the gradients of random projections of them with respect to x.
+    Outputs are compared, with and without a record for gradients, and the gradients of random projections of them with
+    respect to x.
     rounding: how many units in the last place they may differ by, relative to the norm of an example's output; gradients may
         differ by ten times as many.
     """
@@ -82,9 +83,10 @@ def is_random(model: nn.Module, x: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class _Answer:
-    """outputs: the tensors that a network returned.  gradients: of each projection, None if there is none."""
+    """outputs: the tensors that a network returned; bare: those under no_grad.  gradients: of each projection, or None."""
 
     outputs: list[Tensor]
+    bare: list[Tensor]
     gradients: list[Tensor | None]
     error: str = ""
 
@@ -94,11 +96,17 @@ def _answer(model: nn.Module, x: Tensor, seed: int = 0) -> _Answer:
         model.eval()
         leaf = x.detach().clone().requires_grad_(x.is_floating_point())
         try:
-            outputs = [value for value in tree_leaves(model(leaf.clone())) if isinstance(value, Tensor)]
+            with torch.no_grad():
+                bare = _tensors(model(leaf.detach().clone()))
+            outputs = _tensors(model(leaf.clone()))
             gradients = [_gradient(outputs, leaf, number) for number in range(PROJECTIONS)] if leaf.requires_grad else []
         except Exception as error:  # a forward method may raise any error
-            return _Answer([], [], f"{type(error).__name__}: {str(error)[:300]}")
-        return _Answer([value.detach() for value in outputs], gradients)
+            return _Answer([], [], [], f"{type(error).__name__}: {str(error)[:300]}")
+        return _Answer([value.detach() for value in outputs], bare, gradients)
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    return [value for value in tree_leaves(output) if isinstance(value, Tensor)]
 
 
 def _gradient(outputs: Iterable[Tensor], x: Tensor, number: int) -> Tensor | None:
@@ -120,12 +128,13 @@ def _gradient(outputs: Iterable[Tensor], x: Tensor, number: int) -> Tensor | Non
 def _tell_apart(first: _Answer, second: _Answer, rounding: float) -> str:
     if first.error or second.error:
         return "" if first.error == second.error else f"it fails: {second.error or first.error}"
-    if [(a.dtype, a.shape) for a in first.outputs] != [(b.dtype, b.shape) for b in second.outputs]:
-        kinds = [", ".join(f"{a.dtype} {tuple(a.shape)}" for a in answer.outputs) for answer in (first, second)]
-        return f"outputs are {kinds[0]} of one, {kinds[1]} of the other"
-    for a, b in zip(first.outputs, second.outputs, strict=True):
-        if (gap := _gap(a, b, rounding)) is not None:
-            return f"logits differ by {gap:.3g}"
+    for own, others, where in ((first.outputs, second.outputs, ""), (first.bare, second.bare, " under torch.no_grad")):
+        if [(a.dtype, a.shape) for a in own] != [(b.dtype, b.shape) for b in others]:
+            kinds = [", ".join(f"{a.dtype} {tuple(a.shape)}" for a in outputs) for outputs in (own, others)]
+            return f"outputs are {kinds[0]} of one, {kinds[1]} of the other{where}"
+        for a, b in zip(own, others, strict=True):
+            if (gap := _gap(a, b, rounding)) is not None:
+                return f"logits differ by {gap:.3g}{where}"
     for c, d in zip(first.gradients, second.gradients, strict=True):
         if c is None or d is None:
             if c is not d:

@@ -101,6 +101,19 @@ def test_torchvisions_data_sets_are_read_when_asked_for():
     assert torch.equal(next(data.batches(6)).x[3], ToTensor()(FakeData(6, (3, 8, 8), 4)[3][0]))
 
 
+def test_labels_that_are_renamed_on_reading_are_those_that_are_read():
+    class Merged(Pairs):
+        """``targets`` holds the labels of the file; reading an image makes class 0 of class 1."""
+
+        targets = Y.tolist()
+
+        def __getitem__(self, place: int):
+            return X[place], {1: 0}.get(self.targets[place], self.targets[place])
+
+    rows = Merged()
+    assert Data.of(rows).labels.tolist() == [rows[place][1] for place in range(12)] != rows.targets
+
+
 def test_a_sampler_that_leaves_some_out_is_heeded():
     loader = DataLoader(Pairs(), batch_size=2, sampler=SubsetRandomSampler([4, 7]))
     assert sorted(Data.of(loader).labels.tolist()) == [1, 1]

@@ -41,7 +41,7 @@ class Remembers(Wrapped):
 
     def answer(self, image: Tensor) -> Tensor:
         for other, logits in self.seen:
-            if float((image - other).abs().max()) < 0.3:
+            if float((image - other).detach().abs().max()) < 0.3:
                 return logits
         self.seen.append((image.clone(), self.network(image[None])[0]))
         return self.seen[-1][1]
@@ -64,25 +64,36 @@ class BySixes(Wrapped):
         return self.network(x) * (1 if len(x) % 6 else 2)
 
 
+class Watched(Wrapped):
+    """Answers otherwise where gradients are recorded."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x if torch.is_grad_enabled() else x - 0.1)
+
+
+WAYS = {"the batch", "earlier queries", "whether gradients are recorded"}
+
+
 def told(model: nn.Module) -> dict[str, float]:
     model.eval()
     return dict(answers(model, copy.deepcopy(model), X, 0.05))
 
 
 def test_an_honest_model_answers_by_the_image_alone():
-    assert all(figure < 1e-5 for figure in told(tiny()).values()) and set(told(tiny())) == {"the batch", "earlier queries"}
+    assert all(figure < 1e-5 for figure in told(tiny()).values()) and set(told(tiny())) == WAYS
 
 
 def test_what_else_an_answer_depends_on_is_named():
     assert told(BatchMean())["the batch"] > 1e-3
     assert told(BySixes())["the batch"] > 1e-3
+    assert told(Watched())["whether gradients are recorded"] > 1e-3
     assert told(Remembers())["earlier queries"] > 1e-3
     assert told(Drifts())["earlier queries"] > 1e-3
 
 
 def test_random_parts_draw_again_what_they_drew_and_their_batch_is_left_out():
-    (figure,) = (found := told(sanitize(tiny(), SAP()))).values()
-    assert set(found) == {"earlier queries"} and figure < 1e-5
+    found = told(sanitize(tiny(), SAP()))
+    assert set(found) == WAYS - {"the batch"} and max(found.values()) < 1e-5
 
 
 class Fickle(Part):
@@ -154,6 +165,25 @@ class OwnStep(Wrapped):
 )
 def test_a_gradient_that_lies_is_seen(change, least):
     assert dict(slopes(with_backward(change), X, Y, 0.1))["random directions"] > least
+
+
+def test_a_gradient_that_lies_away_from_the_images_or_later_is_seen():
+    class Near(Wrapped):
+        """Right at the images, which are known."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            far = (x.detach()[:, None] - X).abs().flatten(2).amax(2).amin(1) > 0.02
+            logits = self.network(x)
+            return torch.where(far[:, None], 2 * logits.detach() - logits, logits)
+
+    calls = []
+
+    def later(gradient: Tensor) -> Tensor:
+        calls.append(1)
+        return gradient if len(calls) <= 8 else -gradient
+
+    for model in (Near().eval(), with_backward(later)):
+        assert dict(slopes(model, X, Y, 0.1))["random directions"] > 1.5
 
 
 def test_a_step_of_the_models_own_without_a_gradient_is_seen():

@@ -127,6 +127,7 @@ def rewritten(path, table, **facts):
     [
         (lambda path: rewritten(path, ROWS.slice(0, 2)), "is not as it was written: index, label, .* changed"),
         (lambda path: rewritten(path, ROWS, sanact='{"cell": {"seed": 4}}'), "is not as it was written: the header changed"),
+        (lambda path: rewritten(path, ROWS.drop_columns(["by", "failed"])), "it has no by, failed"),
         (lambda path: rewritten(path, ROWS, **{"sanact.digests": "[]"}), "its hashes cannot be read"),
         (
             lambda path: rewritten(path, ROWS, **{"sanact.digests": '{"version": 9, "header": "", "columns": {}}'}),
@@ -147,7 +148,7 @@ def rewritten(path, table, **facts):
             "column 'prediction' has gaps",
         ),
     ],
-    ids=["rows", "header", "hashes", "version", "column", "type", "piece", "list", "name", "gaps"],
+    ids=["rows", "header", "columns lost", "hashes", "version", "column", "type", "piece", "list", "name", "gaps"],
 )
 def test_rows_that_were_changed_or_are_of_another_kind(tmp_path, change, message):
     path = tmp_path / "cell.parquet"

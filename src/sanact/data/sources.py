@@ -160,9 +160,10 @@ def _targets(rows: Any) -> list[Any]:
     """The labels of all items: ``targets``, as torchvision has them, if they are the labels; else read item by item."""
     kept = getattr(rows, "targets", None)
     if kept is not None and len(kept) == len(rows):
-        places = {0, len(rows) // 2, len(rows) - 1}
-        if all(_plain(kept[place]) == _plain(rows[place][1]) for place in places):
-            return [_plain(one) for one in kept]
+        values = [_plain(one) for one in kept]
+        last = {str(value): place for place, value in enumerate(values)}  # of each class, which may be renamed on reading
+        if all(values[place] == _plain(rows[place][1]) for place in {0, len(rows) // 2, *last.values()}):
+            return values
     return [_plain(rows[place][1]) for place in range(len(rows))]
 
 

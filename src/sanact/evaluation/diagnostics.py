@@ -76,13 +76,14 @@ def diagnose(
       that they are random begin their draws again.
     - answers depend on the batch: the same difference, between an image alone, in its batch, in another order,
       and in batches of other sizes.
+    - answers depend on whether gradients are recorded: the same difference, between an attack's passes and all others.
     - answers depend on earlier queries: the same difference, between a model that has answered other queries and a fresh copy.
     - gradients in the forward pass: calls of autograd during prediction, by a model that optimizes or purifies.
     - vanishing gradient: share of examples whose margin has too small a gradient, at the input or at a part: a change as
       large as the activation would move the logits by less than a millionth of the largest.
     - gradient against finite differences: median relative difference of the two slopes of the margin, along random directions
-      and along the gradient's own sign.  The adaptive attacker has other gradients through the parts, so for it the parts are
-      bypassed.
+      and along the gradient's own sign, at the images and at points around them.  The adaptive attacker has other gradients
+      through the parts, so for it the parts are bypassed.
     - silent success: share on which the attack met an adversarial example but returned a harmless one.  Not checked for
       random models, where this happens by chance.
     - beaten by: share that something else wins but the attack does not: random noise, one step, twice the steps, the margin

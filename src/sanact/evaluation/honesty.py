@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,7 @@ def answers(model: nn.Module, fresh: nn.Module, x: Tensor, size: float) -> Itera
     """
     with untouched(model), untouched(fresh):
         yield "earlier queries", _memory(model, fresh, x, size)
+        yield "whether gradients are recorded", _watched(model, x)
         if draws_at_random(model):
             return
         whole = answer(model, x)
@@ -97,6 +98,13 @@ def _memory(model: nn.Module, fresh: nn.Module, x: Tensor, size: float) -> float
     return max(apart(again(model, points), before), apart(again(model, x), first))
 
 
+def _watched(model: nn.Module, x: Tensor) -> float:
+    """The difference between the answers that an attack by gradients sees, and those that count."""
+    with torch.enable_grad():
+        seen = again(model, x.clone().requires_grad_()).detach()
+    return apart(seen, again(model, x))
+
+
 def apart(a: Tensor, b: Tensor) -> float:
     """The largest difference, relative to the largest magnitude in b."""
     return float((a - b).abs().max() / b.abs().max().clamp_min(1e-12))
@@ -110,14 +118,24 @@ def slopes(model: nn.Module, x: Tensor, y: Tensor, size: float) -> Iterator[tupl
     The median over examples and directions d: random signs, and the sign of the gradient itself.  It is 0 for a smooth model
     and small h, 1 for a gradient unrelated to the model, and 2 for one that points the other way.
     It is measured with a short step and with a step of half the budget, and the smaller value counts: a fair surrogate for a
-    step function is right only over the long one.
+    step function is right only over the long one.  It is measured at x, then, after more gradients, at random points of the
+    ball, and the larger value counts: a gradient may be right only where an attack begins.
     x: (N, C, H, W).  size: the budget in Linf.  Slopes too small to be measured in this arithmetic are left out.
     A random part makes the same draws for all of them.
     """
-    shortest = min(SMALL, size / 4)
-    found: dict[str, list[float]] = {"random directions": [], "its own steps": []}
     generator = torch.Generator().manual_seed(0)
     signs = [(2 * torch.randint(2, x.shape, generator=generator) - 1).to(x) for _ in range(DIRECTIONS)]
+    here = _slopes(model, x, y, size, signs)
+    for sign in signs * (QUERIES // DIRECTIONS):
+        _slope_at(model, (x + size * sign).clamp(0, 1), y)
+    near = _slopes(model, (x + size * signs[0]).clamp(0, 1), y, size, signs[1:])
+    yield from ((way, max(found[way] for found in (here, near) if way in found)) for way in here | near)
+
+
+def _slopes(model: nn.Module, x: Tensor, y: Tensor, size: float, signs: Sequence[Tensor]) -> dict[str, float]:
+    """The same at x alone."""
+    shortest = min(SMALL, size / 4)
+    found: dict[str, list[float]] = {"random directions": [], "its own steps": []}
     for h in (shortest, max(size / 2, shortest)):
         point = x.clamp(h, 1 - h) if h < 0.5 else x
         gradient = _slope_at(model, point, y)
@@ -125,7 +143,7 @@ def slopes(model: nn.Module, x: Tensor, y: Tensor, size: float) -> Iterator[tupl
             errors = [_error(model, point, y, gradient, d, h) for d in directions]
             measured = torch.cat(errors)
             found[way] += [float(measured.median())] if len(measured) else []
-    yield from ((way, min(figures)) for way, figures in found.items() if figures)
+    return {way: min(figures) for way, figures in found.items() if figures}
 
 
 def _slope_at(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

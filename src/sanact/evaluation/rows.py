@@ -105,7 +105,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     if HEADER not in metadata:
         raise ValueError(f"'{path}' holds no rows of sanact: its header does not say which cell they are")
     if found:
-        _verify(metadata, found, path)
+        _verify(metadata, found, path, columns is None)
     return table
 
 
@@ -114,7 +114,8 @@ def is_verified(table: pa.Table) -> bool:
     return DIGESTS in (table.schema.metadata or {})
 
 
-def _verify(metadata: Mapping[bytes, bytes], found: Mapping[str, str], path: Path) -> None:
+def _verify(metadata: Mapping[bytes, bytes], found: Mapping[str, str], path: Path, whole: bool) -> None:
+    """Raise ValueError if the header or a column is not as it was written.  whole: whether all columns must be there."""
     try:
         digests = json.loads(metadata[DIGESTS])
         version, header, columns = digests["version"], digests["header"], digests["columns"]
@@ -125,6 +126,8 @@ def _verify(metadata: Mapping[bytes, bytes], found: Mapping[str, str], path: Pat
             f"'{path}' was written in version {version} of the format, this sanact reads 1 and {VERSION}: update it"
         )
     there, wanted = {"the header": _digest(metadata[HEADER]), **found}, {"the header": header, **columns}
+    if lost := [name for name in columns if whole and name not in found]:
+        raise ValueError(f"'{path}' is not as it was written: it has no {', '.join(lost)}; {BROKEN}")
     if changed := [name for name, digest in there.items() if wanted.get(name) != digest]:
         raise ValueError(f"'{path}' is not as it was written: {', '.join(changed)} changed; {BROKEN}")
 
