@@ -60,6 +60,11 @@ def forecast_bar(what: str, *, show: bool = True) -> Iterator[Tell]:
         yield tell
 
 
+def say(text: str) -> None:
+    """A line on standard error, whether that is a terminal or not."""
+    Console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def _bar(count: ProgressColumn, left: ProgressColumn, *, show: bool) -> Progress:
     console = Console(stderr=True)
     return Progress(

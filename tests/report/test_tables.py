@@ -273,3 +273,15 @@ def test_a_table_is_cut_off_at_no_width(width, size):
     console.print(*rich_tables(table, width), sep="\n")
     shown = console.export_text().split()
     assert set(names) | {name[::-1] for name in names} <= set(shown)
+
+
+def test_a_table_whose_words_just_fit_loses_no_letter():
+    rows = {"clean": ["100.0 (94–100)"] * 2 + ["+0.0", "100.0 (94–100)", "+0.0 p=1", ""]}
+    attacked = ["80.0 (68–88)"] * 2 + ["-8.3", "66.7 (54–77)", "+5.0 p=0.45", "reliable"]
+    rows["adaptive: worst case (standard), Linf 0.0314"] = attacked
+    columns = ["search", "unseen", "fall", "undefended", "gain", "verdict"]
+    for width in range(40, 140):
+        console = Console(width=width, record=True, file=StringIO())
+        console.print(*rich_tables(Listing("title\nmore", columns, rows, [], first="accuracy in %"), width), sep="\n")
+        words = {word for row in rows.values() for text in row for word in text.split()}
+        assert {*columns, *words, "(standard),"} <= set(console.export_text().split()), width

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 
 import pytest
@@ -27,10 +28,26 @@ def test_a_search(searched):
     assert (
         "the front of 10 trials" in ended.out and "each layer alone" in ended.out and "oblivious: FGSM, Linf 0.1" in ended.out
     )
-    assert f"sanact evaluate mnist-cnn --plan {out / 'best.json'}" in " ".join(ended.out.split()).replace("\n", "")
+    command = f"sanact evaluate mnist-cnn --data digits --attack fgsm:eps=0.1 --plan {out / 'best.json'}"
+    assert f"\nTo judge it: {command}\n" in ended.out and "the figures of the search flatter it" in ended.out
+    assert "the undefended model on 20 images: clean: 75.0 %; oblivious: FGSM, Linf 0.1: 15.0 %\n" in ended.err
+    assert "searching: 10 trials\n" in ended.err
+    assert "each layer alone: 8 plans, attacked on 20 images" in ended.err
     assert {path.stem for path in out.glob("*.png")} >= {"front", "course", "scan"}
     listed = json.loads(sanact("layers", "mnist-cnn", "--plan", out / "best.json", "--json").out)
     assert [layer["name"] for layer in listed if layer["sanitizer"]] == list(json.loads((out / "best.json").read_text()))
+
+
+def test_the_command_at_the_end_has_all_that_names_the_model_and_its_images(tmp_path):
+    given = ["--class-names", ",".join("0123456789"), "--input", "1,28,28", "--split", "test", "--unseen", "none"]
+    ended = sanact("search", *FEW, "-s", "mask:reading=max", "--trials", 3, "--levels", 0, *given, "--out", tmp_path / "a b")
+    assert ended.code == 0, ended.err
+    if "No plan beats" not in ended.out:
+        (line,) = (line for line in ended.out.splitlines() if line.startswith("To judge it: "))
+        *words, best = shlex.split(line.removeprefix("To judge it: sanact "))
+        assert words[2:] == ["--data", "digits", *given[:4], "--attack", "fgsm:eps=0.1", "--plan"]
+        assert best == str(tmp_path / "a b" / "best.json")
+        assert "That includes the 20 test images of the search" in ended.out
 
 
 def test_all_pictures_come_from_the_files_alone(searched):

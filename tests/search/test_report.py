@@ -15,6 +15,7 @@ from sanact.report.search import (
     Search,
     Trial,
     course_figure,
+    doubt,
     front_figure,
     front_table,
     importance_figure,
@@ -112,12 +113,28 @@ def test_the_scan_says_what_each_costs_and_buys(found):
     # 15 of the first 50 withstood before: 20 now are 10 points more, 10 are 10 points less
     assert table.rows == {"conv1": ["+0.0/+10.0", "-28.0/-"], "conv2": ["-3.0/-10.0", "?"]}
     assert "conv2 mask max 0.5: no" in table.notes
+    assert table.notes[0] == "under attack: on the first 50 images alone"
+    assert scan_figure(found).axes[1].get_title().endswith("change in points, on the first 50 images")
+    whole = replace(found, facts=found.facts | {"data": found.facts["data"] | {"examples": 50}})
+    assert "first" not in " ".join(scan_table(whole).notes) + scan_figure(whole).axes[1].get_title()
 
 
 def test_the_fall_is_printed(found):
     rows = judged_table(found).rows
     assert [row[2] for row in rows.values()] == ["-2.0", "-10.0"]  # from 97 to 95, from 45 to 35
     assert list(rows)[1] == "adaptive: worst case (standard), Linf 0.1" and rows[list(rows)[1]][-1] == "suspect"
+
+
+def test_a_gain_that_may_be_chance_is_said_to_be_in_doubt(found, monkeypatch):
+    monkeypatch.setattr("sanact.report.search.figures.importances", lambda search: Importance({"conv1": 1.0}, {}))
+    assert doubt(found) == ""
+    name = "adaptive: worst case (standard), Linf 0.1"
+    weak = found.judged["figures"][name] | {"low": -1, "p": 0.2}
+    doubted = replace(found, judged=found.judged | {"figures": found.judged["figures"] | {name: weak}})
+    assert doubt(doubted) == f"On images that the search has not seen, no gain is proven: +5.0 points, {name} (p = 0.2)."
+    clean, attacked = section(doubted).facts
+    assert "may be chance" in attacked.detail and "may be chance" not in clean.detail
+    assert "flatter" in doubt(replace(found, judged={}))
 
 
 def test_the_front_is_drawn_where_it_is(found):
@@ -128,6 +145,7 @@ def test_the_front_is_drawn_where_it_is(found):
     }
     assert drawn["judged on all images"] == [(90, 60), (97, 44), (97, 45), (98, 30)]
     assert drawn["stopped early"] == [(96, 40)] and drawn["the best, on images not seen"] == [(95, 35)]
+    assert drawn["undefended, on images not seen"] == [(98, 30)]
     bars = {container.get_label(): container[0].get_data() for container in panel.containers}
     assert [list(axis) for axis in bars["the front"]] == [[98, 97, 90], [30, 45, 60]]
     assert [list(axis) for axis in bars["the best, in the search"]] == [[97], [45]]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,7 +65,7 @@ Attacks = Annotated[
         "--attack",
         "-a",
         help="NAME[:KEY=VALUE,…]; repeat for more budgets. The adaptive attacker takes norm and eps of it.",
-        show_default="pgd, at an eps that the undefended model half withstands",
+        show_default="pgd, at the data's usual eps, halved until a third of what is right withstands",
     ),
 ]
 EffortOption = Annotated[str, typer.Option("--effort", help="Of the adaptive attacker in the search.")]
@@ -135,7 +137,7 @@ def search(
     from sanact.search import search as run
 
     import_optuna()
-    named = _Named(model, data, weights, seed, columns(image_column, label_column, class_names, shape))
+    named = _Named(model, data, weights, seed, image_column, label_column, class_names, shape)
     network, chosen, rest = named.images(split, examples)
     found = run(
         network,
@@ -157,7 +159,7 @@ def search(
     tables += [front_table(found)] + ([judged_table(found)] if found.judged else [])
     _show(found, tables, as_json)
     if not as_json:
-        typer.echo(_said(found, model))
+        typer.echo(_said(found, named, attack or [f"pgd:eps={found.facts['attacks'][0]['eps']:.4g}"]))
 
 
 def sensitivity(
@@ -195,7 +197,7 @@ def sensitivity(
     from sanact.report.search import scan_table
     from sanact.search import sensitivity as run
 
-    named = _Named(model, data, weights, seed, columns(image_column, label_column, class_names, shape))
+    named = _Named(model, data, weights, seed, image_column, label_column, class_names, shape)
     network, chosen, _ = named.images(split, examples)
     found = run(
         network,
@@ -215,13 +217,33 @@ def sensitivity(
 
 @dataclass(frozen=True)
 class _Named:
-    """A model and data, as the command line names them.  found_by: see `columns`."""
+    """A model and data, as the command line names them."""
 
     model: str
     data: str
     weights: str | None
     seed: int
-    found_by: dict[str, Any]
+    image_column: str | None
+    label_column: str | None
+    class_names: str | None
+    input: str | None
+
+    @cached_property
+    def found_by(self) -> dict[str, Any]:
+        """See `columns`."""
+        return columns(self.image_column, self.label_column, self.class_names, self.input)
+
+    @property
+    def evaluate(self) -> list[str]:
+        """The words of a command that judges this model on these data."""
+        names = [field.name for field in fields(self) if field.name not in ("model", "seed")]
+        given = {f"--{name.replace('_', '-')}": getattr(self, name) for name in names}
+        return [
+            "sanact",
+            "evaluate",
+            self.model,
+            *(word for option in given.items() if option[1] is not None for word in option),
+        ]
 
     def images(self, split: str | None, examples: int) -> tuple[nn.Module, Data, Data | None]:
         """The network, the images to search on, and, where they are a part of the test images, the others."""
@@ -311,9 +333,17 @@ def _show(found: Search, tables: list[Listing], as_json: bool) -> None:
     draw(tables)
 
 
-def _said(found: Search, model: str) -> str:
-    """What was found, in words."""
+def _said(found: Search, named: _Named, attacks: list[str]) -> str:
+    """What was found, in words, and the command that judges it."""
     where = f"Pictures, tables and rows are in {found.out}; all on one page: sanact report {found.out}"
     if not found.winner.plan:
         return f"No plan beats the undefended model within {found.facts['drop']:g} points of clean accuracy. {where}"
-    return f"The best plan is {found.out / 'best.json'}: sanact evaluate {model} --plan {found.out / 'best.json'}\n{where}"
+    from sanact.report.search import doubt
+
+    best = found.out / "best.json"
+    command = shlex.join([*named.evaluate, *(word for text in attacks for word in ("--attack", text)), "--plan", str(best)])
+    lines = [f"The best plan of the search is {best}. {doubt(found)}".rstrip(), f"To judge it: {command}"]
+    if found.facts["data"]["split"] == "test":
+        seen = found.facts["data"]["examples"]
+        lines += [f"That includes the {seen} test images of the search, which flatter the plan."]
+    return "\n".join([*lines, where])

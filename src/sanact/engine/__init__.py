@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import torch
-from rich.console import Console
 
 from sanact.device import pick_device
 from sanact.engine.finished import is_done, unfinished
@@ -22,7 +21,7 @@ from sanact.engine.work import Unjudged
 from sanact.evaluation.cell import Cell
 from sanact.evaluation.judge import KEEP
 from sanact.evaluation.packed import is_there
-from sanact.progress import duration, forecast_bar
+from sanact.progress import duration, forecast_bar, say
 from sanact.remembering import remembered
 from sanact.values import BATCH_SIZE, Maybe, OneOf, Whole, shown
 
@@ -80,7 +79,7 @@ def run(
             for one in wanted.todo:
                 one.timed = forecast.left <= LONG
             if progress and forecast.left > LONG:
-                _say(f"{len(wanted.todo)} cells, {len(forecast.parts)} batches: about {duration(forecast.left)}")
+                say(f"{len(wanted.todo)} cells, {len(forecast.parts)} batches: about {duration(forecast.left)}")
             judging = Run(
                 wanted.todo,
                 doing,
@@ -224,13 +223,9 @@ def _start(wanted: _Wanted, forecast: Forecast, progress: bool) -> Doing:
         if workers:
             raise
         if progress:
-            _say(f"judging in this process alone: {error}")
+            say(f"judging in this process alone: {error}")
         return Here(cells, device)
 
 
 def _usual(wanted: _Wanted, forecast: Forecast) -> int:
     return usual_workers(wanted.device) if forecast.work > SHORT else 1
-
-
-def _say(text: str) -> None:
-    Console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)

@@ -186,12 +186,11 @@ def rich_tables(table: Grid | Listing, width: int) -> list[Table | Text]:
     first, sizes = _longest([table.first, *texts]), [_longest(column) for column in columns]
     drawn: list[Table | Text] = []
     for places in _rows_of(sizes, width - EDGES - first):
-        one = Table(box=SIMPLE_HEAD, pad_edge=False)
-        one.add_column(table.first, min_width=first)
-        for place in places:
-            one.add_column(columns[place][0], justify="right", min_width=sizes[place])
-        for name, row in texts.items():
-            one.add_row(name, *(row[place] for place in places), end_section=isinstance(table, Grid))
+        one, shown = Table(box=SIMPLE_HEAD, pad_edge=False), [[table.first, *texts], *(columns[place] for place in places)]
+        for column, size in zip(shown, _widths(shown, width), strict=True):
+            one.add_column(column[0], justify="left" if column is shown[0] else "right", width=size)
+        for row in zip(*(column[1:] for column in shown), strict=True):
+            one.add_row(*row, end_section=isinstance(table, Grid))
         drawn.append(one)
     return [*drawn, *map(Text, table.notes)]
 
@@ -204,6 +203,17 @@ def _rows_of(sizes: Sequence[int], width: int) -> list[list[int]]:
             rows.append([])
         rows[-1].append(place)
     return rows
+
+
+def _widths(columns: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Of each column the longest word. What is left over goes to those with longer lines, to the first column last."""
+    widths = [_longest(column) for column in columns]
+    lines = [max((len(line) for text in column for line in text.splitlines()), default=0) for column in columns]
+    spare = width - EDGES - GAP * (len(columns) - 1) - sum(widths)
+    for place in [*range(1, len(columns)), 0]:
+        more = max(0, min(spare, lines[place] - widths[place]))
+        widths[place], spare = widths[place] + more, spare - more
+    return widths
 
 
 def _longest(texts: Iterable[str]) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sanact.defenses.candidate import to_dict
-from sanact.progress import progress_bar
+from sanact.progress import progress_bar, say
 from sanact.report.results import CLEAN
 from sanact.search.checking import check_varies
 from sanact.search.desk import Desk
@@ -55,6 +55,9 @@ class Course:
     def run(self, trials: int | None, hours: float | None, progress: bool) -> None:
         until = time.monotonic() + 3600 * hours if hours else None
         asked = len(self.counted())
+        if progress:
+            ends = " or ".join(f"{most:g} {what}" for most, what in ((trials, "trials"), (hours, "hours")) if most)
+            say(f"searching: {ends}" + f", of which {asked} are done" * (asked > 0))
         with progress_bar("searching", trials or 0, show=progress) as advance:
             advance(asked)
             while True:

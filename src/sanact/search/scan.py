@@ -12,7 +12,7 @@ import numpy as np
 
 from sanact.evaluation.statistics import paired
 from sanact.files import write_text
-from sanact.progress import progress_bar
+from sanact.progress import progress_bar, say
 from sanact.report.results import CLEAN
 from sanact.search.desk import Desk
 from sanact.search.objective import Outcome
@@ -33,6 +33,8 @@ def scan(
     singles, entries = list(space.singles(levels)), dict[Single, dict[str, Any]]()
     flying: dict[Future[Outcome], Single] = {}
     waiting = iter(singles)
+    if progress:
+        say(f"each layer alone: {len(singles)} plans, attacked on {upto} images")
     with progress_bar("each layer alone", len(singles), show=progress) as advance:
         while len(entries) < len(singles):
             while len(flying) < desk.workers and (single := next(waiting, None)) is not None:

@@ -14,7 +14,9 @@ from sanact.engine import folder
 from sanact.evaluation.threat import Radius
 from sanact.files import alone
 from sanact.plan import Plan
+from sanact.progress import say
 from sanact.remembering import remembered
+from sanact.report.results import CLEAN
 from sanact.report.search import SCAN, Search, import_optuna, read_search
 from sanact.search.asked import Scanning, Searching
 from sanact.search.checking import check_asked, check_varies, undefended_hits, usual_attack
@@ -53,7 +55,7 @@ def run_scan(asked: Scanning) -> Search:
     check_asked(asked)
     out, images = Path(asked.out), len(asked.data)
     with _begun(asked, first=images) as (objective, space, desk):
-        undefended = _undefended(desk, out)
+        undefended = _undefended(desk, out, asked.progress)
         scan(desk, space, undefended, out / SCAN, levels=asked.levels, upto=images, progress=asked.progress)
     return read_search(out)
 
@@ -77,7 +79,7 @@ def run_search(
     first = max(FIRST, images // 8)
     with _begun(asked, first=first, overhead=asked.overhead, rows=rows, l2=l2) as (objective, space, desk):
         study = open_study(out, len(objective.figures) + objective.overhead)
-        undefended = _undefended(desk, out)
+        undefended = _undefended(desk, out, progress)
         scanned: list[dict[str, Any]] = []
         if asked.levels:
             upto = min(first, images)
@@ -129,8 +131,11 @@ def _begun(
             yield objective, space, desk
 
 
-def _undefended(desk: Desk, out: Path) -> Hits:
+def _undefended(desk: Desk, out: Path, progress: bool) -> Hits:
     """The hits of the model as it is, which are noted."""
     hits = undefended_hits(desk)
+    if progress:
+        kept = "; ".join(f"{name}: {100 * bits.mean():.1f} %" for name, bits in hits.items())
+        say(f"the undefended model on {len(hits[CLEAN])} images: {kept}")
     note(out, {"undefended": {name: written(bits) for name, bits in hits.items()}})
     return hits

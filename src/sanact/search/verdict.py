@@ -19,6 +19,7 @@ from sanact.evaluation.rows import hits, read_rows, verdict_of
 from sanact.evaluation.statistics import paired
 from sanact.evaluation.threat import Effort
 from sanact.files import write_text
+from sanact.progress import say
 from sanact.report.results import CLEAN, attack_title
 from sanact.report.search import JUDGED, Search, card, read_search
 from sanact.search.objective import Objective
@@ -51,6 +52,8 @@ def judge_again(
     Rows go to ``out``/judged, the figures to a JSON file, the card to a file of Markdown.
     """
     plan = from_dict(found.winner.plan)
+    if progress:
+        say(f"judging the best plan again: {len(unseen)} images that the search has not seen, {effort} effort")
     judged = {}
     for name, candidate in {"undefended": {}, "best": plan}.items():
         cells = objective.cells(candidate, unseen, also=["adaptive"], effort=effort)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sanact.report.search.figures import course_figure, front_figure, importance_figure, pictures, scan_figure
 from sanact.report.search.found import JOURNAL, JUDGED, SCAN, STUDY, Search, Trial, import_optuna, read_search
 from sanact.report.search.importance import Importance, importances
-from sanact.report.search.tables import card, front_table, judged_table, scan_table
+from sanact.report.search.tables import card, doubt, front_table, judged_table, scan_table
 
 __all__ = [
     "JOURNAL",
@@ -17,6 +17,7 @@ __all__ = [
     "Trial",
     "card",
     "course_figure",
+    "doubt",
     "front_figure",
     "front_table",
     "import_optuna",

@@ -13,7 +13,7 @@ from sanact.report.figures import COLOURS
 from sanact.report.results import CLEAN
 from sanact.report.search.found import Search, Trial
 from sanact.report.search.importance import Importance, importances
-from sanact.report.search.tables import changes, column_of, searched_as
+from sanact.report.search.tables import changes, column_of, scanned, searched_as
 
 GREY = "#999999"
 DARK, WHITE = "#111111", "#ffffff"  # on a colour, in a light page and in a dark one
@@ -58,8 +58,10 @@ def _draw_front(panel: Axes, found: Search, name: str) -> None:
     again = [seen for key, seen in found.judged.get("figures", {}).items() if searched_as(found, key) == name]
     if again:
         clean = found.judged["figures"][CLEAN]
-        x, y = 100 * clean["best"] / clean["n"], 100 * again[0]["best"] / again[0]["n"]
-        panel.plot([x], [y], "D", color=COLOURS[2], markerfacecolor="white", markersize=7, label="the best, on images not seen")
+        for who, mark, colour in (("undefended", "s", COLOURS[0]), ("best", "D", COLOURS[2])):
+            x, y = (100 * seen[who] / seen["n"] for seen in (clean, again[0]))
+            label = f"{'the ' * (who == 'best')}{who}, on images not seen"
+            panel.plot([x], [y], mark, color=colour, markerfacecolor="white", markersize=7, label=label)
     panel.set_xlabel("clean accuracy in %")
     panel.set_ylabel(f"accuracy in %, {name}", fontsize="small")
     panel.spines[["top", "right"]].set_visible(False)
@@ -92,11 +94,11 @@ def scan_figure(found: Search) -> Figure:
     stacked = len(columns) > 6
     panels = figure.subplots(*((2, 1) if stacked else (1, 2)), sharex=True, sharey=True)
     attacked = next(name for name in found.facts["figures"] if name != CLEAN)
-    for panel, grid, title in zip(panels, grids, ("clean accuracy", attacked), strict=True):
+    few = scanned(found)
+    under = f"{attacked}: change in points" + f", on the first {few} images" * (few > 0)
+    for panel, grid, title in zip(panels, grids, ("change of clean accuracy, in points", under), strict=True):
         _heat(panel, grid, layers, columns)
-        panel.set_title(
-            f"change of {title}, in points" if title != attacked else f"{title}: change in points", fontsize="small"
-        )
+        panel.set_title(title, fontsize="small")
     figure.suptitle(f"each layer alone: {found.subject}", fontsize="medium")
     return figure
 

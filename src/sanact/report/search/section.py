@@ -12,10 +12,10 @@ from matplotlib import rc_context
 from sanact.evaluation.statistics import wilson
 from sanact.report.drawing import THEME, as_svg
 from sanact.report.facts import Fact
-from sanact.report.results import plan_text
+from sanact.report.results import CLEAN, plan_text
 from sanact.report.search.figures import pictures
 from sanact.report.search.found import STUDY, Search
-from sanact.report.search.tables import front_table, judged_table, scan_table, searched_as
+from sanact.report.search.tables import doubt, front_table, judged_table, scan_table, searched_as
 from sanact.report.tables import Listing
 
 CAPTIONS = {
@@ -76,7 +76,7 @@ def _said(found: Search) -> str:
         return f"No plan beats the undefended model within {drop:g} points of clean accuracy."
     said = f"The best plan that costs at most {drop:g} points of clean accuracy: {plan_text(found.winner.plan)}. "
     if not found.judged:
-        return said + "It was not judged on other images: the figures of the search flatter it."
+        return said + doubt(found)
     return said + "On images that the search has not seen, it differs from the undefended model by these points of accuracy:"
 
 
@@ -84,7 +84,9 @@ def _facts(found: Search) -> Iterator[Fact]:
     """How the best plan fares on images not seen, against the undefended model and against what the search said of it."""
     for name, seen in found.judged.get("figures", {}).items():
         before, now = found.winner.accuracy(searched_as(found, name)), wilson(seen["best"], seen["n"])
-        told = f"95 % interval {seen['low']:+.1f} to {seen['high']:+.1f}. It keeps {now.value:.1f} % of {seen['n']} images"
+        chance = ", which contains 0: it may be chance" if name != CLEAN and seen["low"] <= 0 <= seen["high"] else ""
+        told = f"95 % interval {seen['low']:+.1f} to {seen['high']:+.1f}{chance}. "
+        told += f"It keeps {now.value:.1f} % of {seen['n']} images"
         told += f"; in the search it kept {before.value:.1f} %" if before else ""
         tone = "good" if seen["low"] > 0 else "bad" if seen["high"] < 0 else ""
         yield Fact(name, f"{seen['difference']:+.1f}", told + ".", tone)

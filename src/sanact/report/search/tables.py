@@ -43,7 +43,7 @@ def _star(found: Search, trial: Trial) -> str:
 
 def scan_table(found: Search) -> Listing:
     """The scan: points of accuracy that each layer alone costs on clean images, and gains under attack."""
-    columns = list(dict.fromkeys(column_of(entry) for entry in found.scan))
+    columns, few = list(dict.fromkeys(column_of(entry) for entry in found.scan)), scanned(found)
     rows: dict[str, list[str]] = {}
     for entry in found.scan:
         row = rows.setdefault(entry["layer"], [""] * len(columns))
@@ -53,6 +53,7 @@ def scan_table(found: Search) -> Listing:
         columns,
         rows,
         [
+            *[f"under attack: on the first {few} images alone"] * (few > 0),
             f"-: it costs more than {found.facts['drop']:g} points for certain, and was not attacked. ?: not judged",
             *{f"{entry['layer']} {column_of(entry)}: {entry['error']}" for entry in found.scan if entry["error"]},
         ],
@@ -86,6 +87,15 @@ def judged_table(found: Search) -> Listing:
         ],
         first="accuracy in %",
     )
+
+
+def doubt(found: Search) -> str:
+    """Why the gain of the best plan is in doubt, or ""."""
+    if not found.judged:
+        return "It was not judged on other images: the figures of the search flatter it."
+    attacked = {name: seen for name, seen in found.judged["figures"].items() if name != CLEAN and seen["low"] <= 0}
+    told = ", ".join(f"{seen['difference']:+.1f} points, {name} (p = {seen['p']:.2g})" for name, seen in attacked.items())
+    return f"On images that the search has not seen, no gain is proven: {told}." if told else ""
 
 
 def searched_as(found: Search, name: str) -> str:
@@ -138,6 +148,13 @@ def changes(entry: Mapping[str, Any], found: Search) -> tuple[Paired | None, Pai
     return tuple(  # type: ignore[return-value]
         paired(found.undefended[name][: len(hits[name])], hits[name]) if name in hits else None for name in (CLEAN, attacked)
     )
+
+
+def scanned(found: Search) -> int:
+    """Images of the scan under attack, where they are fewer than those of the search; otherwise 0."""
+    attacked = next(name for name in found.facts["figures"] if name != CLEAN)
+    few = max((len(entry["hits"].get(attacked, "")) for entry in found.scan), default=0)
+    return few if few < found.facts["data"]["examples"] else 0
 
 
 def _change_text(entry: Mapping[str, Any], found: Search) -> str:
