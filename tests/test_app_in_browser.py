@@ -143,6 +143,18 @@ def write_plan(page, text: str) -> None:
     plan.press("Enter")
 
 
+@pytest.mark.parametrize("width", [1300, 390])
+def test_no_caption_of_a_gallery_is_cut_off(watched, width):
+    watched.page.set_viewport_size({"width": width, "height": 1000})
+    watched.page.locator("#maps .caption-label").nth(5).wait_for()
+    for gallery in ("#strip", "#maps"):
+        wrap = watched.page.locator(f"{gallery} .grid-wrap")
+        assert wrap.evaluate("wrap => [wrap.scrollHeight - wrap.clientHeight, wrap.scrollWidth - wrap.clientWidth]") == [0, 0]
+        end = wrap.bounding_box()["y"] + wrap.bounding_box()["height"]
+        last = watched.page.locator(f"{gallery} .caption-label").last.bounding_box()
+        assert end - 40 < last["y"] + last["height"] <= end
+
+
 def test_the_chips_of_layers_follow_a_plan_that_was_typed(watched):
     write_plan(watched.page, "conv1=median:3; fc7=mask:0.2")
     chips = "() => [...document.querySelectorAll('#layers .token')].map(chip => chip.innerText.trim()).join() === 'conv1,fc7'"

@@ -38,6 +38,10 @@ UNKNOWN = "nobody knows"  # the class of an upload
 AGE = 60  # seconds that a file may stay in the temporary folder
 QUIET: dict[str, Any] = {"show_label": False, "allow_preview": False, "buttons": []}
 LEGIBLE = ".min_value, .max_value { color: var(--body-text-color) !important } #told h2 { font-size: var(--text-lg) }"
+WHOLE = (  # galleries as high as their pictures, with every caption; gradio cuts them off
+    "#strip .grid-wrap, #maps .grid-wrap { height: auto !important; max-height: none; min-height: 0 } "
+    "#strip .grid-container { grid-template-columns: repeat(auto-fill, minmax(100px, 1fr)) }"
+)
 FONTS: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # nothing is fetched
 
 
@@ -87,7 +91,7 @@ def build(
                 gr.Markdown(
                     "Each layer of the defended network: the map that changes most, and by how much. Click one to open it."
                 )
-                strip = gr.Gallery(columns=6, height=20 + 134 * -(-len(names) // 6), elem_id="strip", **QUIET)
+                strip = gr.Gallery(columns=6, height="auto", elem_id="strip", **QUIET)
                 layer = gr.Markdown(elem_id="layer")
                 maps = gr.Gallery(columns=3, height="auto", elem_id="maps", **QUIET)
                 gr.Markdown("How far the adversarial image is from the clean one, layer by layer:")
@@ -122,7 +126,7 @@ def launch(page: gr.Blocks, *, port: int | None = None, browser: bool = True) ->
         prevent_thread_lock=True,
         theme=gr.themes.Default(**FONTS),
         ssr_mode=False,
-        css=LEGIBLE,
+        css=LEGIBLE + WHOLE,
         footer_links=[],
         app_kwargs={"middleware": [Middleware(Guard)]},
     )
