@@ -66,7 +66,8 @@ def _fitting(network: nn.Module, images: Data) -> Data:
             logits = network(x[:1])
     except RuntimeError as error:
         raise ValueError(
-            f"the model fails on an image of {tuple(x.shape[1:])}: {error} (data '{images.name}'); --input C,H,W resizes images"
+            f"the model fails on an image of {tuple(x.shape[1:])}: {error} (data '{images.name}'); "
+            "--data names other images, --input C,H,W resizes these"
         ) from error
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         return images  # the judge's checks will report it

@@ -80,3 +80,10 @@ def test_a_run_file_holds_them_too(mine, user_model):
 def test_what_does_not_fit_is_one_line(mine, user_model, options, message):
     code, said = evaluate(user_model, *options)
     assert code == 1 and message in said and "\n" not in said
+
+
+def test_whoever_forgot_to_name_the_images_is_told_of_both_ways_out(mine):
+    Path("colours.py").write_text("from torch import nn\n\ndef net():\n    return nn.Sequential(nn.Conv2d(3, 4, 3)).eval()\n")
+    code, said = evaluate("colours.py:net")
+    assert code == 1
+    assert "(data 'digits'); --data names other images, --input C,H,W resizes these" in said
