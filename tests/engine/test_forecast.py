@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from sanact import APGD, CW, FAB, FGSM, PGD, AutoAttack, Mask, RayS, Square
+from sanact import APGD, CW, FAB, FGSM, PGD, SAP, AutoAttack, Mask, RayS, Square
 from sanact.engine.forecast import ADAPTIVE, Forecast, Part, guesses, passes
 from sanact.evaluation.adaptive import Adaptive
 from sanact.evaluation.judge import Bench, Case
@@ -129,3 +129,11 @@ def test_examples_are_crafted_once_for_all_who_replay_them_and_what_is_there_is_
     assert parts[1, 0].guess < parts[0, 0].guess / 5
     Case(first, tmp_path).take(Bench(first, "cpu").judge(Case(first, tmp_path).missing(5)[1]))
     assert set(parts) - set(guesses(cells, tmp_path, 5, torch.device("cpu"))) == {(0, 5)}
+
+
+def test_an_adaptive_attacker_takes_ten_draws_of_a_random_defense(tmp_path, monkeypatch):
+    monkeypatch.setattr("sanact.engine.forecast.seconds_per_pass", lambda bench, batch: (0.001, 0.001))
+    attack = Adaptive(eps=0.05, effort="quick")
+    cells = [cell(defense=defense, attack=attack, knowledge="adaptive") for defense in (Mask(0.2), SAP())]
+    parts = guesses(cells, tmp_path, 5, torch.device("cpu"))
+    assert parts[1, 0].guess == pytest.approx(10 * parts[0, 0].guess, rel=0.01)

@@ -20,6 +20,7 @@ from sanact.device import one_thread
 from sanact.evaluation.adaptive import Adaptive
 from sanact.evaluation.cell import Cell
 from sanact.evaluation.diagnostics import EXAMPLES
+from sanact.evaluation.honesty import draws_of
 from sanact.evaluation.judge import Bench, Case, checked
 from sanact.evaluation.threat import Effort
 
@@ -127,7 +128,8 @@ def guesses(cells: Iterable[Cell], folder: Path, batch_size: int, device: torch.
             timed = {id(bench.judged): seconds_per_pass(bench, batch)}
         base, judged = timed[id(bench.judged)]
         cell, case = cells[number], Case(cells[number], folder)
-        many, attacked = passes(cell.attack), base if cell.replays else judged
+        draws = draws_of(bench.judged) if isinstance(cell.attack, Adaptive) else 1
+        many, attacked = draws * passes(cell.attack), base if cell.replays else judged
         for positions in case.missing(batch_size):
             known = "examples" in case.given(positions) or (cell.crafting_slug, int(positions[0])) in crafted
             crafted |= {(cell.crafting_slug, int(positions[0]))} if cell.replays else set()
