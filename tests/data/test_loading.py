@@ -555,6 +555,18 @@ def test_a_fingerprint_that_took_long_is_kept_beside_size_and_time_of_the_files(
     assert load_data(str(stored.folder)).fingerprint != quick
 
 
+def test_a_file_replaced_by_one_of_its_size_and_time_changes_the_fingerprint(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("sanact.data.column.LONG", 0)
+    stored = Stored(tmp_path / "mine")
+    path, found = stored.path(3), []
+    for shade in (10, 200):
+        Image.fromarray(np.full((6, 6), shade, dtype=np.uint8)).save(path, compress_level=0)
+        os.utime(path, ns=(10**18, 10**18))
+        found.append((path.stat().st_size, load_data(str(stored.folder)).fingerprint))
+    assert found[0][0] == found[1][0] and found[0][1] != found[1][1]
+
+
 def test_a_fingerprint_does_without_a_cache_it_may_not_write(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     (tmp_path / "file").write_text("no folder")

@@ -12,6 +12,7 @@ from sanact import CW, FGSM, PGD, Mask, sanitize
 from sanact.attacks import AutoAttack, GradientAttack
 from sanact.evaluation.diagnostics import Check, diagnose, verdict
 from sanact.parts import Part
+from tests.evaluation.test_honesty import with_backward
 from tests.evaluation.test_judge import images, tiny
 
 ATTACK = PGD(eps=0.05, steps=20, loss="margin")
@@ -106,6 +107,15 @@ def test_a_model_that_hides_its_gradient_is_named(model, name):
     with torch.random.fork_rng(devices=[]):
         found = checks(model)
     assert found[name].failed and name in verdict(list(found.values()))
+
+
+def test_a_gradient_whose_small_entries_lie_is_named():
+    """Random directions show the large entries; the sign of a step shows all alike."""
+    model = with_backward(lambda g: torch.where(g.abs() < g.flatten(1).abs().quantile(0.55, 1)[:, None, None, None], -g, g))
+    found = checks(model)
+    assert found["gradient against finite differences, its own steps"].failed
+    assert 0.4 < found["gradient against finite differences, its own steps"].figure < 0.5
+    assert not found["gradient against finite differences, random directions"].failed
 
 
 class Rewinds(Part):

@@ -48,7 +48,7 @@ class Column:
         return stacked.permute(0, 3, 1, 2).float().div(255).contiguous()
 
     def sign(self, index: Integers) -> bytes:
-        """A hash of all pixels.  If that took long, it is cached, and stays valid while the files keep size and time."""
+        """A hash of all pixels.  If that took long, it is cached, and stays valid while the files keep size and times."""
         kept = _kept(self._stamp(index))
         if kept and kept.is_file() and len(digest := kept.read_bytes()) == hashlib.sha256().digest_size:
             return digest
@@ -66,13 +66,16 @@ class Column:
         return digest.digest()
 
     def _stamp(self, index: Integers) -> list[Any]:
-        """What the pixels depend on: files with their size and time.  Empty for images in memory or on a server."""
+        """What the pixels depend on: files with size and times, of which one cannot be set by hand.
+
+        Empty for images in memory or on a server.
+        """
         paths = {file["filename"] for file in self.rows.cache_files}
         if paths:
             images = self.rows.data.column(self.column).combine_chunks()
             paths |= set(images.field("path").filter(images.field("bytes").is_null()).to_pylist())
         try:
-            files = [(path, (found := os.stat(path)).st_size, found.st_mtime_ns) for path in sorted(paths)]
+            files = [(path, (s := os.stat(path)).st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for path in sorted(paths)]
         except OSError:
             return []
         places = hashlib.sha256(index.tobytes()).hexdigest()
