@@ -6,6 +6,7 @@ import copy
 import enum
 import functools
 import io
+import os
 import pickle
 import subprocess
 import sys
@@ -576,6 +577,35 @@ class Native(Opaque):
         if bool((x > 2).any()):
             return x
         return self.net(x) * ELSEWHERE.factor()
+
+
+def untraced_function(x: Tensor) -> Tensor:
+    return x * float(os.environ["FACTOR"])
+
+
+torch.fx.wrap("untraced_function")
+
+
+class Wraps(Around):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(untraced_function(x))
+
+
+class Registered(Around):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(torch.ops.sanact_test.scale(x))
+
+
+@pytest.mark.parametrize("make", [Wraps, Registered], ids=["function", "registered operation"])
+def test_what_an_operation_of_somebody_else_computes_is_told_by_answers(make, monkeypatch):
+    with torch.library._scoped_library("sanact_test", "FRAGMENT") as library:
+        library.define("scale(Tensor x) -> Tensor")
+        library.impl("scale", lambda x: x * float(os.environ["FACTOR"]), "CompositeImplicitAutograd")
+        found = []
+        for factor in ("1", "1", "2"):
+            monkeypatch.setenv("FACTOR", factor)
+            found.append(fingerprint(make(), SHAPE))
+    assert found[0] == found[1] != found[2]
 
 
 class Elsewhere:

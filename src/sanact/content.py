@@ -240,7 +240,7 @@ def _function(reader: _Reader, value: types.FunctionType) -> Iterator[bytes]:
     if compiled := vars(value).get("_torchdynamo_orig_callable"):  # what `torch.compile` makes: a faster form of it
         yield reader.of(compiled)
         return
-    if not _is_users(value):
+    if not is_users(value):
         yield from reader.all([value.__module__, value.__qualname__, value.__closure__])
         return
     names = _names(value.__code__)
@@ -345,7 +345,7 @@ def _object(reader: _Reader, value: Any) -> Iterator[bytes]:
 def put_into(library: Any) -> dict[str, types.FunctionType]:
     """The functions that a class or module of a library was given, by name: somebody else's, and its own under other names."""
     functions = ((name, part) for name, part in vars(library).items() if isinstance(part, types.FunctionType))
-    return {name: function for name, function in functions if _is_users(function) or _has_moved(function, library, name)}
+    return {name: function for name, function in functions if is_users(function) or _has_moved(function, library, name)}
 
 
 def is_own(kind: type) -> bool:
@@ -355,7 +355,7 @@ def is_own(kind: type) -> bool:
     return not _is_known(kind.__module__)
 
 
-def _is_users(function: types.FunctionType) -> bool:
+def is_users(function: types.FunctionType) -> bool:
     """Whether a function is of the user's own; one that wraps a library's has the library's name, but not its globals."""
     return not (_is_known(function.__module__) and _is_known(function.__globals__.get("__name__")))
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import nn
 
-from sanact.content import HOOKS, content, is_own, put_into
+from sanact.content import HOOKS, content, is_own, is_users, put_into
 from sanact.graph import input_shape, trace
 from sanact.nonlinear import LAYERS
 from sanact.preserve import copied, seeded
@@ -27,8 +28,9 @@ def fingerprint(model: nn.Module, shape: Shape | None = None) -> str:
 
     It covers each module's class, attributes, tensors and hooks, the code of the user's own classes and functions (see
     `content`), and the graph of operations with all constants.  If the network cannot be traced, its logits on a few noise
-    images replace the graph, in steps of half a percent of the largest.  Then a smaller change is missed, if it is made only
-    in other languages or outside of the network.
+    images replace the graph, in steps of half a percent of the largest; if the graph calls operations that it does not look
+    into, they stand beside it.  Then a smaller change is missed, if it is made only in other languages or outside of the
+    network.
     shape: (C, H, W) of its images; None asks the network.
     It does not depend on the process, the machine, or the number of threads.  The network and the global random states end as
     they were found.
@@ -83,7 +85,17 @@ def _graph(model: nn.Module, shape: Shape | None, deep: bool) -> list[Any]:
     own = {name for name, _ in model.named_modules()}
     added = [part for name, part in traced.named_modules() if name not in own]
     constants = {str(node.target): _attribute(traced, str(node.target)) for node in traced.graph.nodes if node.op == "get_attr"}
-    return [traced.graph, added, constants]
+    closed = any(_is_closed(node.target) for node in traced.graph.nodes)
+    return [traced.graph, added, constants, *([_answers(model, shape)] if closed else [])]
+
+
+def _is_closed(target: Any) -> bool:
+    """Whether an operation is not PyTorch's: a user's function that is not traced, or one registered under a name."""
+    if isinstance(target, torch._ops.OpOverload):
+        target = target.overloadpacket
+    if isinstance(target, torch._ops.OpOverloadPacket):
+        return target._qualified_op_name.partition("::")[0] not in ("aten", "prim", "prims")
+    return isinstance(target, FunctionType) and is_users(target)
 
 
 def _answers(model: nn.Module, shape: Shape | None) -> Any:
