@@ -197,9 +197,9 @@ def another_place(table, facts):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda table, facts: table.slice(0, 10), "it has 10 rows, for 20 images"),
-        (lambda table, facts: pa.concat_tables([table, table]), "it has 40 rows, for 20 images"),
-        (lambda table, facts: pa.concat_tables([table.slice(0, 10)] * 2), "its column 'index' is not that of the images"),
+        (lambda table, facts: table.slice(0, 10), "holds 10 rows of 10 images, its header says 20"),
+        (lambda table, facts: pa.concat_tables([table, table]), "holds 40 rows of 20 images, its header says 20"),
+        (lambda table, facts: pa.concat_tables([table.slice(0, 10)] * 2), "holds 20 rows of 10 images"),
         (another_place, "its column 'index' is not that of the images"),
         (another_eps, "attack is {.*'eps': 0.3.*} there, {.*'eps': 0.03.*} was asked for"),
         (lambda table, facts: table.drop_columns("by"), "its columns are index, .*, not index, .*, by"),

@@ -122,6 +122,11 @@ def rewritten(path, table, **facts):
     pq.write_table(table.replace_schema_metadata(metadata), path)
 
 
+def old(path, table):
+    """A file of the first version, of a cell with four images."""
+    pq.write_table(table.replace_schema_metadata({"sanact": '{"cell": {"data": {"examples": 4}}}'}), path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -147,8 +152,24 @@ def rewritten(path, table, **facts):
             ),
             "column 'prediction' has gaps",
         ),
+        (lambda path: old(path, ROWS.slice(0, 2)), "holds 2 rows of 2 images, its header says 4"),
+        (lambda path: old(path, pa.concat_tables([ROWS.slice(0, 2)] * 2)), "holds 4 rows of 2 images, its header says 4"),
     ],
-    ids=["rows", "header", "columns lost", "hashes", "version", "column", "type", "piece", "list", "name", "gaps"],
+    ids=[
+        "rows",
+        "header",
+        "columns lost",
+        "hashes",
+        "version",
+        "column",
+        "type",
+        "piece",
+        "list",
+        "name",
+        "gaps",
+        "half",
+        "doubled",
+    ],
 )
 def test_rows_that_were_changed_or_are_of_another_kind(tmp_path, change, message):
     path = tmp_path / "cell.parquet"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from io import StringIO
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from rich.console import Console
 
+from sanact.evaluation.packed import files_of
 from sanact.evaluation.rows import SCHEMA, write_rows
 from sanact.report.results import plan_text, results
 from sanact.report.tables import Grid, Listing, as_json, grid, layer_table, markdown, rich_tables, shares, words
@@ -16,6 +18,12 @@ from sanact.report.tables import Grid, Listing, as_json, grid, layer_table, mark
 MASK = {"conv1": {"name": "mask", "strength": 0.3, "reading": "max"}}
 PGD = {"name": "pgd", "eps": 0.1, "norm": "Linf", "steps": 40}
 CW = {"name": "cw", "steps": 1000}
+
+
+def test_rows_without_hashes_are_said_to_have_none(caplog):
+    packed = Path(__file__).parents[2] / "docs" / "results" / "mnist" / "budgets"
+    results(files_of(packed)[:2])
+    assert "2 of 2 files of rows were written without hashes" in caplog.text
 
 
 def write(folder, number, *, right, defense=None, attack=PGD, knowledge="white-box", l2=1.0, verdict="reliable", failed=""):

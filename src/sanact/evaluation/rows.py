@@ -86,6 +86,10 @@ def read_rows(path: Path) -> pa.Table:
             )
         if field.name not in OPTIONAL and table[field.name].null_count:
             raise ValueError(f"'{path}' holds no rows of a cell: column '{field.name}' has gaps")
+    wanted = (facts or {}).get("cell", {}).get("data", {}).get("examples", len(table))
+    different = len(pc.unique(table["index"]))
+    if not wanted == len(table) == different:
+        raise ValueError(f"'{path}' holds {len(table)} rows of {different} images, its header says {wanted}; {REPLACED}")
     return table
 
 
