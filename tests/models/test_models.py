@@ -115,6 +115,7 @@ LEAST = {
     "cifar10": 90.4,
     "cifar10-pgd": 77.0,
     "tiny-imagenet": 51.6,
+    "tiny-imagenet-pgd": 41.8,
 }  # accuracy on all test images, in percent
 RIGHT = {
     ("mnist-cnn", "mnist"): 989,
@@ -123,6 +124,7 @@ RIGHT = {
     ("resnet18:width=24", "cifar10-pgd"): 763,
     ("resnet18:width=48", "cifar10"): 896,
     ("resnet18-64:width=32", "tiny-imagenet"): 513,
+    ("resnet18-64:width=32", "tiny-imagenet-pgd"): 410,
 }  # of 1,000 test images, those of `sample(1000)`
 
 

@@ -119,7 +119,7 @@ Weights = Annotated[
     str | None,
     typer.Option(
         help="File of safetensors, or a state dict or checkpoint of PyTorch; or ours by name: "
-        "mnist, mnist-pgd, cifar10, cifar10-pgd, tiny-imagenet.",
+        "mnist, mnist-pgd, cifar10, cifar10-pgd, tiny-imagenet, tiny-imagenet-pgd.",
         show_default="the model's own",
     ),
 ]

@@ -41,6 +41,7 @@ PRETRAINED: dict[tuple[str, str], str] = {  # (model, name of the weights) → o
     ("resnet18:width=24", "cifar10-pgd"): "resnet18_cifar10_pgd.safetensors",
     ("resnet18:width=48", "cifar10"): "resnet18_w48_cifar10.safetensors",
     ("resnet18-64:width=32", "tiny-imagenet"): "resnet18_tiny_imagenet.safetensors",
+    ("resnet18-64:width=32", "tiny-imagenet-pgd"): "resnet18_tiny_imagenet_pgd.safetensors",
 }
 DEFENDED = (  # our files of networks trained for a defense; they are loaded by the defense's name
     "mnist_cnn_adp.safetensors",
@@ -85,8 +86,8 @@ def load_model(name: str, *, weights: Path | str | None = None, classes: int | N
         options, as in "timm:resnet18:num_classes=10", and your own weights; or "path/to/file.py:factory", a function without
         required arguments, or a class, that returns an `nn.Module`.
     weights: a safetensors file, or a state dict saved by PyTorch.  Or one of ours, by the name of its data: "mnist", "cifar10",
-        "tiny-imagenet"; "mnist-pgd" and "cifar10-pgd" are adversarially trained with PGD.  None takes the model's own: ours,
-        timm's, or what the user's factory made.
+        "tiny-imagenet"; "mnist-pgd", "cifar10-pgd" and "tiny-imagenet-pgd" are adversarially trained with PGD.  None takes the
+        model's own: ours, timm's, or what the user's factory made.
     classes: number of classes of the given weights; None leaves it to the network.
     Networks for colour images get the memory format channels_last, which is faster, at least on the CPU.
     Raises ValueError for an unknown name, a factory that fails, or weights that are missing, corrupt, or of another network.
