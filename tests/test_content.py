@@ -175,9 +175,9 @@ def test_the_backward_of_a_function_of_ones_own_counts():
     assert content(passing(1.0)) == content(passing(1.0)) != content(passing(-1.0))
 
 
-def test_references_do_not_keep_a_value_apart():
-    one, other = Point(1), Point(2)
-    assert content(weakref.ref(one)) == content(weakref.ref(other))
+def test_a_weak_reference_is_known_by_its_target():
+    one, same, other = Point(1), Point(1), Point(2)
+    assert content(weakref.ref(one)) == content(weakref.ref(same)) != content(weakref.ref(other))
 
 
 def test_lists_in_closures_may_be_left_out():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
+from filelock import FileLock
 from typer.testing import CliRunner
 
 from sanact.cli import app
@@ -20,9 +22,18 @@ DEFENSES = ("mask",)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """With few examples and one sanitizer."""
+    """With few examples and one sanitizer; once for all processes that run tests."""
     load_or_skip("mnist", "test")
-    out = tmp_path_factory.mktemp("table2")
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    out, listed = root / "table2", root / "table2.json"
+    with FileLock(root / "table2.lock"):
+        if not listed.exists():
+            listed.write_text(_run(out))
+    return out, json.loads(listed.read_text())
+
+
+def _run(out):
     arguments = [
         "reproduce",
         "table2",
@@ -41,8 +52,7 @@ def run(tmp_path_factory):
         patch.setitem(PLANS, "mnist", {name: plan for name, plan in PLANS["mnist"].items() if name in DEFENSES})
         patch.delitem(RELATIVES, "mnist")
         patch.setitem(SOURCES, "mnist", replace(SOURCES["mnist"], sweep=(0.1, 0.4)))
-        result = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    return out, json.loads(result.stdout)
+        return CliRunner().invoke(app, arguments, catch_exceptions=False).stdout
 
 
 def test_has_each_defense_under_each_attack_for_every_attacker(run):
