@@ -61,6 +61,13 @@ def test_sorted_by_what_is_left_with_the_paired_difference(found, tmp_path):
     assert "claimed" in caption
 
 
+def test_budgets_stand_from_small_to_large_in_whatever_order_their_rows_are_read(found, tmp_path):
+    _, _, (table,) = landscape(found[::-1], tmp_path, FACTS)
+    assert [head for head in table.columns if head.startswith("adaptive")] == [
+        f"adaptive worst case (standard), {ball}" for ball in BALLS
+    ]
+
+
 def test_each_line_falls_from_the_claim_to_the_largest_budget(found):
     (panel,) = falling(found, FACTS).axes
     lines = [line.get_ydata().tolist() for line in panel.lines if line.get_linestyle() != "None" and len(line.get_ydata()) > 1]

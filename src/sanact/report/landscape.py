@@ -50,7 +50,7 @@ def landscape_table(found: Sequence[Result], folder: Path, facts: Mapping[str, A
     plans, names = _sorted(found), row_names(found)
     attacks = list(dict.fromkeys(r.attack for r in found if r.knowledge == "white-box" and ", L2 ≤ " not in r.attack))
     known_by = attacks if any(r.knowledge == "white-box" and r.plan for r in found) else []  # those that knew of a defense
-    balls = list(dict.fromkeys(r.attack for r in found if r.knowledge == "adaptive"))
+    balls = _balls(found)
     p = _p_values(found, folder, balls)
     rows = {}
     for plan in plans:
@@ -90,7 +90,7 @@ def falling(found: Sequence[Result], facts: Mapping[str, Any]) -> Figure:
     A hollow point is suspect, or an upper bound.  The dotted line is the undefended network.
     """
     names = row_names(found)
-    balls = list(dict.fromkeys(r.attack for r in found if r.knowledge == "adaptive" and r.norm == "Linf"))
+    balls = _balls([r for r in found if r.norm == "Linf"])
     places = ["claimed", "replayed", "white-box", *(f"adaptive\n{ball.rpartition(', ')[2]}" for ball in balls)]
     figure = Figure(figsize=(8.4, 7.2), layout="constrained")
     panel = figure.subplots()
@@ -125,6 +125,12 @@ def falling(found: Sequence[Result], facts: Mapping[str, Any]) -> Figure:
     handles += [Line2D([], [], color="#777777", marker="o", markerfacecolor="white", label="suspect or upper bound")]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize="small")
     return figure
+
+
+def _balls(found: Sequence[Result]) -> list[str]:
+    """The balls of the adaptive attacker, norm by norm, each from small to large."""
+    sizes = {r.attack: (r.norm, r.eps or 0) for r in found if r.knowledge == "adaptive"}
+    return sorted(sizes, key=lambda attack: sizes[attack])
 
 
 def _label(panel: Any, ends: Mapping[str, tuple[int, float, str]], last: int) -> None:
