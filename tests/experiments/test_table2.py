@@ -18,11 +18,12 @@ from sanact.plan import list_layers, plan_from_dict
 from tests.conftest import load_or_skip
 
 DEFENSES = ("mask",)
+SHORT = replace(SOURCES["mnist"].cw, search_steps=2, steps=50)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """With few examples and one sanitizer; once for all processes that run tests."""
+    """With few examples, one sanitizer and a short search of C&W; once for all processes that run tests."""
     load_or_skip("mnist", "test")
     root = tmp_path_factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
@@ -51,7 +52,7 @@ def _run(out):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PLANS, "mnist", {name: plan for name, plan in PLANS["mnist"].items() if name in DEFENSES})
         patch.delitem(RELATIVES, "mnist")
-        patch.setitem(SOURCES, "mnist", replace(SOURCES["mnist"], sweep=(0.1, 0.4)))
+        patch.setitem(SOURCES, "mnist", replace(SOURCES["mnist"], sweep=(0.1, 0.4), cw=SHORT))
         return CliRunner().invoke(app, arguments, catch_exceptions=False).stdout
 
 
