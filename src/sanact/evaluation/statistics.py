@@ -1,4 +1,7 @@
-"""Accuracies with their intervals, and comparisons of two of them on the same examples."""
+"""Accuracies with their intervals, and comparisons of two of them on the same examples.
+
+SciPy's statistics are imported where they are used: that takes a second, and processes that only judge need none of them.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq
-from scipy.stats import binomtest, norm
-from scipy.stats import t as student
 
 
 class Accuracy(NamedTuple):
@@ -51,6 +51,8 @@ def mean(values: ArrayLike) -> Mean:
 
     Paper: Student 1908, doi:10.2307/2331554.
     """
+    from scipy.stats import t as student
+
     array = np.asarray(values, dtype=np.float64)
     value = float(array.mean())
     if array.size == 1:
@@ -91,6 +93,8 @@ def paired(a_hits: ArrayLike, b_hits: ArrayLike, *, comparisons: int = 1) -> Pai
     Raises ValueError for columns that differ in length, are empty, or hold something else than booleans.
     Papers: McNemar 1947, doi:10.1007/BF02295996; Tango 1998, Statistics in Medicine 17, 891-908.
     """
+    from scipy.stats import binomtest
+
     a, b = np.asarray(a_hits), np.asarray(b_hits)
     if a.dtype != bool or b.dtype != bool or a.ndim != 1 or a.shape != b.shape or not a.size:
         raise ValueError(f"hits must be two columns of as many booleans, got {a.dtype} {a.shape} and {b.dtype} {b.shape}")
@@ -103,6 +107,9 @@ def paired(a_hits: ArrayLike, b_hits: ArrayLike, *, comparisons: int = 1) -> Pai
 
 def tango(only_a: int, only_b: int, n: int, *, level: float = 0.95) -> tuple[float, float]:
     """Tango's interval for the difference of paired shares (only_b - only_a) / n, in [-1, 1]; see `paired`."""
+    from scipy.optimize import brentq
+    from scipy.stats import norm
+
     z, observed = norm.ppf((1 + level) / 2), (only_b - only_a) / n
 
     def statistic(delta: float) -> float:
@@ -131,5 +138,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def _share(hits: int, n: int, method: str) -> Accuracy:
+    from scipy.stats import binomtest
+
     interval = binomtest(hits, n).proportion_ci(0.95, method=method)
     return Accuracy(hits, n, 100 * hits / n, 100 * interval.low, 100 * interval.high)
