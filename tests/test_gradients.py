@@ -35,23 +35,26 @@ def through(model: nn.Module, choice: str) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("model", "choices"),
+    ("made", "choices"),
     [
-        (network(), ["exact"]),
-        (lambda x: x, ["exact"]),
-        (Steps(), ["exact", "identity"]),
-        (sanitize(network(), MedianFilter(3)), ["exact", "identity", "mean"]),
-        (sanitize(network(), Mask(0.1)), ["exact", "identity", "sigmoid", "moving sigmoid", "leaky"]),
+        (network, ["exact"]),
+        (lambda: lambda x: x, ["exact"]),
+        (Steps, ["exact", "identity"]),
+        (lambda: sanitize(network(), MedianFilter(3)), ["exact", "identity", "mean"]),
+        (lambda: sanitize(network(), Mask(0.1)), ["exact", "identity", "sigmoid", "moving sigmoid", "leaky"]),
         (
-            sanitize(network(), {"0": NonLocalMeans(), "2": KWTA()}),
+            lambda: sanitize(network(), {"0": NonLocalMeans(), "2": KWTA()}),
             ["exact", "identity", "constant weights", "mean", "sigmoid", "moving sigmoid", "leaky"],
         ),
-        (sanitize(network(), {"0": NonLocalMeans(), "2": MedianFilter()}), ["exact", "identity", "constant weights", "mean"]),
+        (
+            lambda: sanitize(network(), {"0": NonLocalMeans(), "2": MedianFilter()}),
+            ["exact", "identity", "constant weights", "mean"],
+        ),
     ],
     ids=["undefended", "function", "own", "one", "everywhere", "mixed", "shared name"],
 )
-def test_choices(model, choices):
-    assert gradient_choices(model) == choices
+def test_choices(made, choices):
+    assert gradient_choices(made()) == choices
 
 
 @pytest.mark.parametrize("choice", ["sigmoid", "Exact", ""])
