@@ -7,12 +7,12 @@ import os
 from dataclasses import replace
 
 import pytest
-from filelock import FileLock
 from typer.testing import CliRunner
 
 from sanact.cli import app
 from sanact.experiments.setting import SOURCES
 from sanact.experiments.table2 import PLANS, RELATIVES
+from sanact.files import alone
 from sanact.models import load_model
 from sanact.plan import list_layers, plan_from_dict
 from tests.conftest import load_or_skip
@@ -28,7 +28,7 @@ def run(tmp_path_factory):
     root = tmp_path_factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
     out, listed = root / "table2", root / "table2.json"
-    with FileLock(root / "table2.lock"):
+    with alone(root / "table2.lock", wait=True):
         if not listed.exists():
             listed.write_text(_run(out))
     return out, json.loads(listed.read_text())

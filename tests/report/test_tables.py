@@ -12,6 +12,7 @@ from rich.console import Console
 
 from sanact.evaluation.packed import files_of
 from sanact.evaluation.rows import SCHEMA, write_rows
+from sanact.report.page import write_page
 from sanact.report.results import plan_text, results
 from sanact.report.tables import Grid, Listing, as_json, grid, layer_table, markdown, rich_tables, shares, words
 
@@ -22,8 +23,10 @@ CW = {"name": "cw", "steps": 1000}
 
 def test_rows_without_hashes_are_said_to_have_none(caplog):
     packed = Path(__file__).parents[2] / "docs" / "results" / "mnist" / "budgets"
-    results(files_of(packed)[:2])
-    assert "2 of 2 files of rows were written without hashes" in caplog.text
+    for show in (results, write_page):
+        caplog.clear()
+        show(files_of(packed)[:2])
+        assert "2 of 2 files of rows were written without hashes" in caplog.text
 
 
 def write(folder, number, *, right, defense=None, attack=PGD, knowledge="white-box", l2=1.0, verdict="reliable", failed=""):

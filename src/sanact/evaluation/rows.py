@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,8 @@ import pyarrow.parquet as pq
 from sanact.evaluation.packed import is_packed, read_packed
 from sanact.evaluation.statistics import Accuracy, wilson
 from sanact.files import replacing
+
+log = logging.getLogger(__name__)
 
 
 class Detection(NamedTuple):
@@ -91,6 +94,14 @@ def read_rows(path: Path) -> pa.Table:
     if not wanted == len(table) == different:
         raise ValueError(f"'{path}' holds {len(table)} rows of {different} images, its header says {wanted}; {REPLACED}")
     return table
+
+
+def read_all(paths: Iterable[Path]) -> dict[Path, pa.Table]:
+    """The rows of several cells, to be shown; a warning says how many files have no hashes.  Raises what `read_rows` raises."""
+    tables = {path: read_rows(path) for path in paths}
+    if bare := sum(not is_verified(rows) for rows in tables.values()):
+        log.warning("%d of %d files of rows were written without hashes: a change in them would not show", bare, len(tables))
+    return tables
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from rich.table import Table
 
 from sanact.evaluation.packed import files_of
-from sanact.evaluation.rows import accuracy, header, hits, part, read_rows, verdict_of
+from sanact.evaluation.rows import accuracy, header, hits, part, read_all, read_rows, verdict_of
 from sanact.evaluation.statistics import Accuracy, Paired, paired
 from sanact.evaluation.threat import KNOWLEDGE, Radius, l2_budget
 from sanact.report.results import attack_title, defense_name, plan_text
@@ -115,7 +115,8 @@ def compare(
             )
     else:
         found = [(a, b)]
-        if differing := _differing(*(header(read_rows(path))["cell"] for path in (a, b))):
+        tables = read_all((a, b))
+        if differing := _differing(*(header(tables[path])["cell"] for path in (a, b))):
             raise ValueError(f"'{a}' and '{b}' cannot be compared, they differ in {'; '.join(differing)}")
     return [_compare(*pair, comparisons=len(found), l2=l2) for pair in found]
 
@@ -123,7 +124,7 @@ def compare(
 def _cells(path: Path) -> dict[Path, dict[str, Any]]:
     """The files of rows at a path with their cells: the undefended model first, then by attack and budget."""
     paths = files_of(path) if path.is_dir() else [path]
-    cells = {path: header(read_rows(path))["cell"] for path in paths}
+    cells = {path: header(rows)["cell"] for path, rows in read_all(paths).items()}
 
     def place(item: tuple[Path, Mapping[str, Any]]) -> tuple[bool, str, float]:
         return item[1]["defense"] is not None, item[1]["attack"]["name"], item[1]["attack"].get("eps", 0.0)

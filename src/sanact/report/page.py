@@ -21,7 +21,7 @@ from matplotlib import rc_context
 from PIL import Image
 
 from sanact.evaluation.packed import files_of, is_there
-from sanact.evaluation.rows import Parts, header, hits, part, read_rows
+from sanact.evaluation.rows import Parts, header, hits, part, read_all
 from sanact.evaluation.statistics import Paired, paired
 from sanact.evaluation.threat import KNOWLEDGE, Radius
 from sanact.report.drawing import THEME, as_svg
@@ -96,7 +96,7 @@ def write_page(sources: Sequence[Path], *, l2: Radius | None = "usual") -> str:
     paths = [path for path in paths if path.name != JUDGED_ROWS]  # of a search whose best plan was not judged again
     if not paths and not searches:
         raise ValueError(f"no rows in {', '.join(map(repr, map(str, sources)))}: a run writes one .parquet file per cell")
-    tables = {path: read_rows(path) for path in paths}
+    tables = read_all(paths)
     cells = {path: header(rows)["cell"] for path, rows in tables.items()}
     groups: dict[tuple[str, str], dict[Path, pa.Table]] = {}
     for path in sorted(paths, key=lambda path: _place(cells[path])):

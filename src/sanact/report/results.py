@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,17 +16,14 @@ from sanact.evaluation.rows import (
     detection,
     failures,
     header,
-    is_verified,
     part,
-    read_rows,
+    read_all,
     refusals,
     verdict_of,
     won_by,
 )
 from sanact.evaluation.statistics import Accuracy
 from sanact.evaluation.threat import Radius, l2_budget
-
-log = logging.getLogger(__name__)
 
 TITLES = {
     "fgsm": "FGSM",
@@ -96,10 +92,7 @@ def results(paths: Iterable[Path], *, l2: Radius | None = None) -> list[Result]:
 
     l2: a budget at which attacks without one are reported a second time; "usual" is the usual one for the data.
     """
-    tables = {path.name: read_rows(path) for path in paths}
-    if bare := sum(not is_verified(rows) for rows in tables.values()):
-        log.warning("%d of %d files of rows were written without hashes: a change in them would not show", bare, len(tables))
-    return results_of(tables, l2=l2)
+    return results_of({path.name: rows for path, rows in read_all(paths).items()}, l2=l2)
 
 
 def results_of(tables: Mapping[str, pa.Table], *, l2: Radius | None = None) -> list[Result]:
